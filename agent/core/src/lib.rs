@@ -1,0 +1,21 @@
+//! The agent's logic without any I/O: configuration, leases, desired state and plan.
+//!
+//! ```text
+//! Event ─▸ State::apply ─▸ desired() ─▸ plan(observed, desired) ─▸ ops
+//! ```
+//!
+//! Nothing here reads a clock, a file or a socket; what the world looks like is
+//! handed in, what should be done to it is handed out.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod desired;
+pub mod event;
+pub mod lease;
+pub mod observed;
+pub mod plan;
+pub mod state;
+pub mod subnet;
+pub mod uplink;
+pub mod vtep;

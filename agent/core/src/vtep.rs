@@ -1,0 +1,107 @@
+//! VTEPs and the numbers that name them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A VXLAN network identifier: 24 bits (RFC 7348, section 5).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Vni(u32);
+
+/// A VNI that does not fit 24 bits.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("VNI {0} is larger than 16777215, the largest that 24 bits hold")]
+pub struct VniTooLarge(pub u64);
+
+impl Vni {
+    /// The largest VNI.
+    pub const MAX: u32 = (1 << 24) - 1;
+
+    /// A VNI, if `raw` fits 24 bits.
+    pub fn new(raw: u64) -> Result<Self, VniTooLarge> {
+        match u32::try_from(raw) {
+            Ok(value) if value <= Self::MAX => Ok(Self(value)),
+            _ => Err(VniTooLarge(raw)),
+        }
+    }
+
+    /// The number, in the low 24 bits.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A MAC address, in the order of the wire.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct MacAddr(pub [u8; 6]);
+
+/// Text that is no MAC address.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("MAC address {0:?}: write six hexadecimal bytes with colons, as 02:00:5e:10:00:01")]
+pub struct ParseMacError(pub String);
+
+impl MacAddr {
+    /// Whether one device may own it: neither multicast nor zero.
+    pub fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, f] = self.0;
+        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    }
+}
+
+impl FromStr for MacAddr {
+    type Err = ParseMacError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseMacError(text.to_owned());
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().ok_or_else(error)?;
+            if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(error());
+            }
+            *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
+        }
+        if parts.next().is_some() {
+            return Err(error());
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for MacAddr {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MacAddr {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The tunnel end point of another node.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RemoteVtep {
+    /// Outer destination of what we send, outer source of what it sends.
+    pub underlay: IpAddr,
+    /// MAC address of its vxlan device: inner Ethernet destination.
+    pub mac: MacAddr,
+}

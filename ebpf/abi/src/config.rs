@@ -1,0 +1,103 @@
+//! Run-time settings, the one value that every program reads first.
+
+use crate::layout::abi_struct;
+use crate::{Address, Be16};
+
+/// Key of the agent's settings in the map `config`.
+pub const CONFIG_KEY_AGENT: u32 = 0;
+/// Key of the operator's override in the map `config`; the agent never writes it.
+/// Of its value only [`Config::mode`] counts.
+pub const CONFIG_KEY_OPERATOR: u32 = 1;
+
+/// Odd prefixes exist: a miss in `overlay_routes` looks into `odd_routes`.
+pub const CONFIG_FLAG_ODD_ROUTES: u32 = 1 << 0;
+/// The conntrack settings that TCP permits need are in force.
+pub const CONFIG_FLAG_TCP_PERMITS: u32 = 1 << 1;
+/// Somebody listens to the map `events`.
+pub const CONFIG_FLAG_EVENTS: u32 = 1 << 2;
+/// The agent could not verify its own assumptions (a sysctl was lost): no fast path.
+pub const CONFIG_FLAG_STALE: u32 = 1 << 3;
+
+/// Who carries packets, `Config::mode`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Mode {
+    /// Nothing said. From the agent it means [`Mode::Kernel`]: a zeroed map is safe.
+    Unset = 0,
+    /// Every program passes every packet on.
+    Kernel = 1,
+    /// The programs work.
+    Bpf = 2,
+}
+
+/// Which flows may skip the host's stack, `Config::fast_path`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum FastPath {
+    /// None.
+    Off = 0,
+    /// Flows that netfilter has accepted a moment ago.
+    Permit = 1,
+    /// Pod to pod without asking.
+    Direct = 2,
+}
+
+abi_struct! {
+    /// Run-time settings; see [`CONFIG_KEY_AGENT`] and [`CONFIG_KEY_OPERATOR`].
+    pub struct Config: 160, align 8 {
+        /// Time a direction's acceptance lasts, nanoseconds.
+        pub permit_ns: u64 = 0,
+        /// Time a VTEP's outer permit lasts, nanoseconds.
+        pub outer_permit_ns: u64 = 8,
+        /// The agent's last sign of life, `CLOCK_MONOTONIC` nanoseconds.
+        pub heartbeat_ns: u64 = 16,
+        /// A [`Mode`].
+        pub mode: u32 = 24,
+        /// A [`FastPath`].
+        pub fast_path: u32 = 28,
+        /// `CONFIG_FLAG_*`.
+        pub flags: u32 = 32,
+        /// VNI in the low 24 bits.
+        pub vni: u32 = 36,
+        /// The one bit of `skb->mark` that says "accepted as established".
+        pub mark_bit: u32 = 40,
+        /// Interface index of the uplink.
+        pub uplink_ifindex: u32 = 44,
+        /// Interface index of the kernel's vxlan device.
+        pub overlay_ifindex: u32 = 48,
+        /// Guard: 0 off, 1 count, 2 enforce.
+        pub guard: u32 = 52,
+        /// Outer UDP destination port.
+        pub vxlan_port: Be16 = 56,
+        /// Lowest outer UDP source port, host order (`net.ipv4.ip_local_port_range`).
+        pub source_port_min: u16 = 58,
+        /// One above the highest outer UDP source port, as the kernel's vxlan counts, host order.
+        pub source_port_max: u16 = 60,
+        /// Prefix length of the keys of `overlay_routes` for IPv4 destinations, 0 to 32.
+        pub common_prefix_v4: u8 = 62,
+        /// Prefix length of the keys of `overlay_routes` for IPv6 destinations, 0 to 128.
+        pub common_prefix_v6: u8 = 63,
+        /// Own underlay address: outer source, and the only outer destination decapsulated.
+        pub underlay: Address = 64,
+        /// Network address of the own IPv4 subnet, v4-mapped.
+        pub own_subnet: Address = 80,
+        /// Network address of the own IPv6 subnet.
+        pub own_subnet_v6: Address = 96,
+        /// Network address of the overlay network, v4-mapped.
+        pub network: Address = 112,
+        /// MAC address of the own vxlan device.
+        pub vtep_mac: [u8; 6] = 128,
+        /// Prefix length of `own_subnet`, 0 to 32.
+        pub own_prefix_v4: u8 = 134,
+        /// Prefix length of `own_subnet_v6`, 0 to 128.
+        pub own_prefix_v6: u8 = 135,
+        /// Prefix length of `network`, 0 to 32.
+        pub network_prefix_v4: u8 = 136,
+        /// Zero.
+        pub reserved: [u8; 7] = 137,
+        /// Counts the agent's writes, so that a reader can tell a new one.
+        pub generation: u64 = 144,
+        /// Room.
+        pub reserved_tail: [u8; 8] = 152,
+    }
+}

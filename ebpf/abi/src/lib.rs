@@ -1,0 +1,48 @@
+//! The border between Twill's BPF programs and its userspace: every type that
+//! crosses it, every map's name and capacity, every reason that is counted.
+//!
+//! Both sides compile this very source, so each compilation proves its own
+//! layout (see [`layout`]). A change of any layout, map or meaning is a new
+//! [`ABI_VERSION`]; versions live side by side under `pins::directory`.
+
+#![no_std]
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+pub mod layout;
+
+mod address;
+mod config;
+mod counter;
+mod event;
+mod flow;
+pub mod maps;
+mod order;
+#[cfg(feature = "user")]
+mod pod;
+mod reason;
+mod route;
+mod vtep;
+
+pub use address::Address;
+pub use config::{
+    CONFIG_FLAG_EVENTS, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS,
+    CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, FastPath, Mode,
+};
+pub use counter::{Counter, VtepCounter};
+pub use event::Event;
+pub use flow::{
+    FlowTuple, Mapping, PERMIT_LIVE, PERMIT_TOMBSTONE, Pending, Permit, VETH_FLAG_ATTACHED,
+    VETH_FLAG_NEVER_FAST, VethFlags,
+};
+pub use maps::{MAPS, MapKind, MapSpec};
+pub use order::{Be16, Be32};
+pub use reason::{COUNTERS, Program, REASONS_PER_PROGRAM, Reason, counter_index};
+pub use route::{RouteKey, RoutePrefix};
+pub use vtep::{VTEP_FLAG_ACTIVE, Vtep, VtepState};
+
+/// Version of everything in this crate; part of the pin path
+/// `/sys/fs/bpf/twill/<instance>/v<ABI_VERSION>/`.
+pub const ABI_VERSION: u32 = 1;
+
+/// Name of the read-only global in which the programs carry [`ABI_VERSION`].
+pub const ABI_VERSION_SYMBOL: &str = "TWILL_ABI_VERSION";

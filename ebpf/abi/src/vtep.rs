@@ -1,0 +1,58 @@
+//! Remote VTEPs: what the agent says of them, and what the programs found out.
+
+use crate::Address;
+use crate::layout::abi_struct;
+
+/// The entry is in use.
+pub const VTEP_FLAG_ACTIVE: u32 = 1 << 0;
+
+abi_struct! {
+    /// Where to send a packet whose destination lies in a remote subnet. Written by the
+    /// agent alone; index of the map `vteps`.
+    pub struct Vtep: 64, align 4 {
+        /// Underlay address of the remote node: outer destination, and the only trusted outer source.
+        pub underlay: Address = 0,
+        /// Network address of the first subnet behind this VTEP, for people.
+        pub subnet: Address = 16,
+        /// MAC address of the remote vxlan device: the inner Ethernet destination.
+        pub mac: [u8; 6] = 32,
+        /// Prefix length of `subnet` in the mapped form, 0 to 128.
+        pub subnet_prefix: u8 = 38,
+        /// Zero.
+        pub reserved: u8 = 39,
+        /// VNI in the low 24 bits.
+        pub vni: u32 = 40,
+        /// `VTEP_FLAG_*`.
+        pub flags: u32 = 44,
+        /// Changes whenever the entry does: a [`VtepState`] of another generation is void.
+        pub generation: u32 = 48,
+        /// Room.
+        pub reserved_tail: [u32; 3] = 52,
+    }
+}
+
+abi_struct! {
+    /// What the programs found out about the VTEP of the same index: written by the programs
+    /// alone, in the map `vtep_state`, each field by one aligned store, so that a reader on
+    /// another CPU never sees half of one.
+    pub struct VtepState: 64, align 8 {
+        /// Until when BPF may encapsulate to this VTEP, `CLOCK_MONOTONIC` nanoseconds.
+        pub outer_permit_until_ns: u64 = 0,
+        /// When a packet goes the kernel's way to ask again, `CLOCK_MONOTONIC` nanoseconds.
+        pub outer_probe_at_ns: u64 = 8,
+        /// Until when the next hop below may be used, `CLOCK_MONOTONIC` nanoseconds.
+        pub nexthop_until_ns: u64 = 16,
+        /// MAC address of the next hop, in the first six bytes in memory.
+        pub nexthop_mac: u64 = 24,
+        /// MAC address of the interface towards it, in the first six bytes in memory.
+        pub source_mac: u64 = 32,
+        /// Interface index towards the next hop; 0: none.
+        pub ifindex: u32 = 40,
+        /// Largest outer IP packet on the way, bytes.
+        pub path_mtu: u32 = 44,
+        /// The [`Vtep::generation`] that this belongs to.
+        pub generation: u32 = 48,
+        /// Room.
+        pub reserved: [u32; 3] = 52,
+    }
+}
