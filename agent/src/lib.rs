@@ -1,1 +1,15 @@
-//! Placeholder.
+//! Twill's agent: the parts that touch the world, each its own kind.
+//!
+//! `run` alone knows them all; they never import one another.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod args;
+pub mod datapath;
+pub mod files;
+pub mod netlink;
+pub mod nft;
+pub mod run;
+pub mod serve;
+pub mod store;

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod allocate;
 pub mod config;
 pub mod desired;
 pub mod event;

@@ -1,7 +1,7 @@
 //! What the node looks like, read from the kernel and from the maps.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnetwork::Ipv4Network;
 

@@ -1,0 +1,2 @@
+//! Where leases come from.
+pub mod server;
