@@ -9,6 +9,13 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod directory;
 pub mod netns;
+pub mod pod;
+pub mod stock;
+pub mod subnet_env;
 pub mod sweep;
+pub mod topology;
+pub mod traffic;
 pub mod wait;
+pub mod world;

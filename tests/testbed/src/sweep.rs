@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use crate::netns;
+use crate::{directory, netns};
 
 /// Where agents keep their pins, a directory for each instance.
 pub const PINS: &str = "/sys/fs/bpf/twill";
@@ -34,7 +34,7 @@ pub fn leftovers() -> Result<()> {
             netns::delete(&name)?;
         }
     }
-    for parent in [Path::new(PINS), &std::env::temp_dir()] {
+    for parent in [PINS, directory::PARENT].map(Path::new) {
         remove_directories(parent, is_dead)?;
     }
     Ok(())
