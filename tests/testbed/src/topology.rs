@@ -57,8 +57,8 @@ impl Underlay {
         let switch = Namespace::under(&prefix, "switch")?;
         let UnderlayOptions { mtu_bytes, .. } = options;
         switch.run_lines(&format!(
-            "ip link add switch type bridge
-             ip link set switch mtu {mtu_bytes} up
+            "ip link add name switch type bridge
+             ip link set dev switch mtu {mtu_bytes} up
              ip addr add {GATEWAY}/{UNDERLAY_PREFIX} dev switch"
         ))?;
         // The switch forwards frames; it does not ask a host's firewall about them.
@@ -91,8 +91,8 @@ impl Underlay {
         let mac = mac_text(uplink_mac(address));
         let name = namespace.name();
         self.switch.run_lines(&format!(
-            "ip link add {label} mtu {mtu_bytes} type veth peer name {UPLINK} mtu {mtu_bytes} address {mac} netns {name}
-             ip link set {label} master switch up"
+            "ip link add name {label} mtu {mtu_bytes} type veth peer name {UPLINK} mtu {mtu_bytes} address {mac} netns {name}
+             ip link set dev {label} master switch up"
         ))?;
         namespace.set_sysctl("net.ipv4.ip_forward", "1")?;
         namespace.run_lines(&format!(
