@@ -75,14 +75,9 @@ impl Agent {
         let path = self.subnet_file();
         let daemon = self.daemon.as_mut().context("the agent is not running")?;
         let instance = &self.instance;
-        daemon.wait_for(
-            &format!("{instance} has its subnet.env"),
-            READY,
-            || match path.exists() {
-                true => SubnetEnv::read(&path).map(Some),
-                false => Ok(None),
-            },
-        )
+        daemon.wait_for(&format!("{instance} has its subnet.env"), READY, || {
+            path.exists().then(|| SubnetEnv::read(&path)).transpose()
+        })
     }
 
     /// What the agent told CNI plugins.
