@@ -89,7 +89,7 @@ impl Cluster {
     pub fn add_node(&mut self, label: &str, address: Ipv4Addr) -> Result<&mut Member> {
         let node = self.underlay.join(label, address)?;
         let url = self.lease_server.url();
-        let agent = self.explain(Agent::start(&node, &url))?;
+        let agent = self.explained(Agent::start(&node, &url))?;
         let env = agent.subnet_env()?;
         let member = Member {
             pods: Vec::new(),
@@ -109,13 +109,13 @@ impl Cluster {
                 let routes = member.overlay_routes().unwrap_or_default();
                 others().all(|other| routes.contains(&other.env.prefix()))
             });
-            self.explain(waited)?;
+            self.explained(waited)?;
         }
         Ok(())
     }
 
     /// Adds the end of every log to an error.
-    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
+    pub fn explained<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| {
             let agents = self.members.iter().map(|member| member.agent.log_tail());
             std::iter::once(self.lease_server.log_tail())

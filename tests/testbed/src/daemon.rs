@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::command::apart;
 use crate::netns::{Namespace, report};
 use crate::wait::wait_for;
 
@@ -57,9 +58,7 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);
-        // A process group of its own: Ctrl-C is for the program that started it, which
-        // decides what ends when.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        apart(&mut command);
         Ok(Self {
             child: namespace.spawn(&mut command)?,
             log: log.to_owned(),

@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod cluster;
 pub mod command;
+pub mod counters;
 pub mod daemon;
 pub mod directory;
 pub mod lease_server;
