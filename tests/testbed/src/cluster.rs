@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use ipnetwork::Ipv4Network;
 
 use crate::agent::Agent;
@@ -114,14 +114,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Adds the end of every log to an error.
+    /// Adds the end of every log to an error, after its own words.
     pub fn explained<T>(&self, result: Result<T>) -> Result<T> {
-        result.with_context(|| {
+        result.map_err(|error| {
             let agents = self.members.iter().map(|member| member.agent.log_tail());
-            std::iter::once(self.lease_server.log_tail())
+            let logs: Vec<_> = std::iter::once(self.lease_server.log_tail())
                 .chain(agents)
-                .collect::<Vec<_>>()
-                .join("\n\n")
+                .collect();
+            anyhow!("{error:#}\n\n{}", logs.join("\n\n"))
         })
     }
 }

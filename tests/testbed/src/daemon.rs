@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -98,7 +98,7 @@ impl Daemon {
                 None => format!("the process ended before {what}"),
             })
         });
-        outcome.with_context(|| self.log_tail())
+        outcome.map_err(|error| anyhow!("{error:#}\n\n{}", self.log_tail()))
     }
 
     /// Asks it to end (SIGTERM) and waits for that; one that does not is killed, and that is
@@ -157,6 +157,9 @@ pub fn log_tail(log: &Path) -> String {
         Err(error) => return format!("{name}: {error}"),
     };
     let lines: Vec<_> = text.lines().collect();
+    if lines.is_empty() {
+        return format!("{name} is empty");
+    }
     let shown = lines.len().saturating_sub(SHOWN_LINES);
     format!("end of {name}:\n{}", lines[shown..].join("\n"))
 }
