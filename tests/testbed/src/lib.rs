@@ -1,1 +1,5 @@
-//! Placeholder.
+//! What tests, benchmarks and the demo stand on.
+
+#![forbid(unsafe_code)]
+
+pub mod packet;
