@@ -28,9 +28,11 @@ pub fn side_by_side(left_title: &str, left: &[u8], right_title: &str, right: &[u
                 .map_or("none".to_owned(), |b| format!("{b:02x}"))
         };
         let (left, right) = (byte(left), byte(right));
-        text.push_str(&format!(
-            "  first difference at byte {place}: {left} and {right}\n"
-        ));
+        writeln!(
+            text,
+            "  first difference at byte {place}: {left} and {right}"
+        )
+        .expect("a string takes everything");
     }
     text
 }
