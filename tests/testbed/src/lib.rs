@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod directory;
 pub mod lease_server;
 pub mod netns;
+pub mod packet;
 pub mod pod;
 pub mod stock;
 pub mod subnet_env;
