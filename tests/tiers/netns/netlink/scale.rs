@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use twill_agent::netlink::Netlink;
 use twill_core::plan::KernelOp;
 use twill_testbed::netns::Namespace;
 use twill_testbed::world::OVERLAY_LINK;
@@ -136,17 +137,28 @@ fn fifty_thousand_foreign_routes_do_not_slow_us_down() -> Result<()> {
         let ops: Vec<KernelOp> = peers(100).flat_map(Peer::set).collect();
         apply(&netlink, &ops).await;
 
+        let alone = best_of_five(&netlink).await?;
         fill_with_routes(namespace, "eth0")?;
-
-        let start = Instant::now();
-        let observed = netlink.observe(OVERLAY_LINK, network()).await?;
-        let read = start.elapsed();
-        report("100 peers observed beside 50,000 foreign routes in", read);
-        assert_eq!(observed.routes.len(), 100);
+        let beside = best_of_five(&netlink).await?;
+        report("100 peers observed in", alone);
+        report("100 peers observed beside 50,000 foreign routes in", beside);
+        // Reading all of them takes over 100 ms in a debug build.
         assert!(
-            read < Duration::from_millis(500),
-            "{read:?}: does the kernel filter by oif?"
+            beside < 3 * alone + Duration::from_millis(30),
+            "the kernel does not filter by oif"
         );
         Ok(())
     })
+}
+
+/// The quickest of five observations of 100 peers: a busy machine only makes them slower.
+async fn best_of_five(netlink: &Netlink) -> Result<Duration> {
+    let mut best = Duration::MAX;
+    for _ in 0..5 {
+        let start = Instant::now();
+        let observed = netlink.observe(OVERLAY_LINK, network()).await?;
+        best = best.min(start.elapsed());
+        assert_eq!(observed.routes.len(), 100);
+    }
+    Ok(best)
 }
