@@ -98,13 +98,15 @@ impl<'a> KernelPlan<'a> {
         }
     }
 
-    /// Without its route a neighbour entry is ours by its FDB entry.
+    /// Without its route a neighbour entry is ours by its FDB entry, or by one to come.
     fn remove_stale_neighbor(&mut self, address: IpAddr) {
         if !self.wanted.complete || !self.wanted.network.contains(address) {
             return;
         }
+        let has_fdb =
+            |mac| self.wanted.peers.has_mac(mac) || self.destinations(mac).next().is_some();
         let mac = self.observed.neighbors.get(&address);
-        if mac.is_some_and(|&mac| mac.is_unicast() && self.destinations(mac).next().is_some()) {
+        if mac.is_some_and(|&mac| mac.is_unicast() && has_fdb(mac)) {
             self.remove_neighbor(address);
         }
     }

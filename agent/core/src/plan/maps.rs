@@ -54,6 +54,7 @@ impl<'a> MapPlan<'a> {
         let movers = plan.sort_routes();
         let occupied = plan.clear(&admitted, stale, &movers);
         plan.assign(&occupied);
+        plan.leave_out();
         plan
     }
 
@@ -130,6 +131,12 @@ impl<'a> MapPlan<'a> {
             return None;
         }
         let old = observed.routes.get(&subnet).copied();
+        let others_mapped = observed.routes.len() - usize::from(old.is_some());
+        let others = peers.len() - usize::from(peers.get(subnet).is_some());
+        if others_mapped < others {
+            // Some had no room, and may have now.
+            return None;
+        }
         let Some(vtep) = peers.get(subnet) else {
             if let Some(old) = old.filter(|_| self.wanted.complete) {
                 self.early.push(MapOp::RemoveRoute { subnet });
@@ -284,36 +291,45 @@ impl<'a> MapPlan<'a> {
     }
 
     /// Gives every admitted VTEP without an index the lowest free one, by ascending subnet.
+    ///
+    /// Free ones run out only before the list is complete, when nothing stale may go. A
+    /// route that is there leads elsewhere then.
     fn assign(&mut self, occupied: &BTreeSet<u32>) {
+        let capacity = self.observed.vtep_capacity;
+        let mut free = (0..capacity).filter(|index| !occupied.contains(index));
+        for (subnet, vtep) in self.wanted.peers.iter() {
+            if self.unmapped.contains(&subnet) || self.index.contains_key(&vtep.underlay) {
+                continue;
+            }
+            if let Some(index) = free.next() {
+                self.index.insert(vtep.underlay, index);
+                self.unwritten.insert(index);
+            } else {
+                self.unmapped.insert(subnet);
+                if self.observed.routes.contains_key(&subnet) {
+                    self.early.push(MapOp::RemoveRoute { subnet });
+                }
+            }
+        }
+    }
+
+    /// Leaves out new routes, by ascending subnet, that stale ones leave no room for.
+    fn leave_out(&mut self) {
         let observed = self.observed;
-        let mut free = (0..observed.vtep_capacity).filter(|index| !occupied.contains(index));
         let removals = |op: &&MapOp| matches!(op, MapOp::RemoveRoute { .. });
         let removed = self.early.iter().filter(removals).count();
         let mut routes = observed.routes.len() - removed;
-        for (subnet, vtep) in self.wanted.peers.iter() {
-            if self.unmapped.contains(&subnet) {
-                continue;
-            }
+        for (subnet, _) in self.wanted.peers.iter() {
             let has_route =
                 observed.routes.contains_key(&subnet) && !self.evicted.contains(&subnet);
-            if !has_route && exceeds(routes + 1, observed.route_capacity) {
-                self.unmapped.insert(subnet);
+            if has_route || self.unmapped.contains(&subnet) {
                 continue;
             }
-            if !self.index.contains_key(&vtep.underlay) {
-                let Some(index) = free.next() else {
-                    // Only before the list is complete, when nothing stale may go. The route
-                    // that is there leads elsewhere.
-                    self.unmapped.insert(subnet);
-                    if has_route {
-                        self.early.push(MapOp::RemoveRoute { subnet });
-                    }
-                    continue;
-                };
-                self.index.insert(vtep.underlay, index);
-                self.unwritten.insert(index);
+            if exceeds(routes + 1, observed.route_capacity) {
+                self.unmapped.insert(subnet);
+            } else {
+                routes += 1;
             }
-            routes += usize::from(!has_route);
         }
     }
 }
