@@ -1,5 +1,6 @@
 //! A network namespace of the test's own, with an uplink, a vxlan device and the programs.
 
+use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -19,6 +20,8 @@ use super::world::{
     UPLINK_MTU, VNI, VTEP_MAC_A, VXLAN_PORT,
 };
 
+/// The shortest frame that `BPF_PROG_TEST_RUN` takes as IPv4, by its `EtherType`: both headers.
+pub(crate) const SHORTEST: usize = 34;
 /// Room that a program may add in front of or behind a packet.
 const ROOM: usize = 256;
 
@@ -31,13 +34,13 @@ pub(crate) const OVERLAY: &str = "flannel.1";
 
 /// The programs in a network namespace of this thread's own; both are gone with the thread.
 pub(crate) struct Lab {
-    ebpf: Ebpf,
+    ebpf: RefCell<Ebpf>,
     /// Interface index of the uplink.
     pub(crate) uplink: u32,
     /// Interface index of the vxlan device.
     pub(crate) overlay: u32,
-    counters: BTreeMap<u32, Counter>,
-    vtep_counters: BTreeMap<u32, VtepCounter>,
+    counters: RefCell<BTreeMap<u32, Counter>>,
+    vtep_counters: RefCell<BTreeMap<u32, VtepCounter>>,
 }
 
 /// What a program did with one packet.
@@ -88,11 +91,11 @@ impl Lab {
             }
         }
         Some(Self {
-            ebpf,
+            ebpf: RefCell::new(ebpf),
             uplink: index_of(UPLINK),
             overlay: index_of(OVERLAY),
-            counters: BTreeMap::new(),
-            vtep_counters: BTreeMap::new(),
+            counters: RefCell::default(),
+            vtep_counters: RefCell::default(),
         })
     }
 
@@ -102,24 +105,27 @@ impl Lab {
     }
 
     /// A program of the object.
-    pub(crate) fn program(&mut self, program: Program) -> &mut SchedClassifier {
+    pub(crate) fn program(&self, program: Program) -> RefMut<'_, SchedClassifier> {
         let name = program.label();
-        let program = self.ebpf.program_mut(name);
-        let program = program.unwrap_or_else(|| panic!("the object has no program {name}"));
-        program.try_into().expect("a TC program")
+        RefMut::map(self.ebpf.borrow_mut(), |ebpf| {
+            let program = ebpf.program_mut(name);
+            let program = program.unwrap_or_else(|| panic!("the object has no program {name}"));
+            program.try_into().expect("a TC program")
+        })
     }
 
     /// Makes the maps hold exactly `tables`, and forgets what was counted.
-    pub(crate) fn prepare(&mut self, tables: &Tables) {
-        tables.write(&mut self.ebpf);
-        self.counters = read_counters(&mut self.ebpf);
-        self.vtep_counters = read_vtep_counters(&mut self.ebpf);
+    pub(crate) fn prepare(&self, tables: &Tables) {
+        let ebpf = &mut *self.ebpf.borrow_mut();
+        tables.write(ebpf);
+        *self.counters.borrow_mut() = read_counters(ebpf);
+        *self.vtep_counters.borrow_mut() = read_vtep_counters(ebpf);
     }
 
     /// Gives one packet to a program. `Err` where the kernel refuses to run it on such a
     /// packet.
     pub(crate) fn run(
-        &mut self,
+        &self,
         program: Program,
         tables: &Tables,
         packet: &[u8],
@@ -149,16 +155,16 @@ impl Lab {
             context: SkBuff::from_bytes(&ctx_out),
             counted: self.counted(),
             counted_vteps: self.counted_vteps(),
-            tables: Tables::read(&mut self.ebpf),
+            tables: Tables::read(&mut self.ebpf.borrow_mut()),
             time_ns,
         })
     }
 
     /// Counters that moved since [`Lab::prepare`], and by how much.
-    pub(crate) fn counted(&mut self) -> BTreeMap<u32, Counter> {
-        let mut moved = read_counters(&mut self.ebpf);
+    pub(crate) fn counted(&self) -> BTreeMap<u32, Counter> {
+        let mut moved = read_counters(&mut self.ebpf.borrow_mut());
         moved.retain(|place, now| {
-            let before = self.counters[place];
+            let before = self.counters.borrow()[place];
             let changed = *now != before;
             now.packets = now.packets.wrapping_sub(before.packets);
             now.bytes = now.bytes.wrapping_sub(before.bytes);
@@ -167,10 +173,10 @@ impl Lab {
         moved
     }
 
-    fn counted_vteps(&mut self) -> BTreeMap<u32, VtepCounter> {
-        let mut moved = read_vtep_counters(&mut self.ebpf);
+    fn counted_vteps(&self) -> BTreeMap<u32, VtepCounter> {
+        let mut moved = read_vtep_counters(&mut self.ebpf.borrow_mut());
         moved.retain(|place, now| {
-            let before = self.vtep_counters[place];
+            let before = self.vtep_counters.borrow()[place];
             let changed = *now != before;
             now.encap_packets = now.encap_packets.wrapping_sub(before.encap_packets);
             now.encap_bytes = now.encap_bytes.wrapping_sub(before.encap_bytes);
@@ -262,7 +268,7 @@ link add elsewhere type veth peer name elsewhere-wire
 link set elsewhere up
 link set elsewhere-wire arp off up
 address add 198.51.100.129/25 dev elsewhere
-link add {OVERLAY} address {vtep_mac} mtu 1450 type vxlan id {VNI} local {NODE_A} dev {UPLINK} dstport {VXLAN_PORT} nolearning
+link add {OVERLAY} address {vtep_mac} mtu 1450 type vxlan id {VNI} local {NODE_A} dev {UPLINK} dstport {VXLAN_PORT} nolearning noudpcsum
 address add 10.244.1.0/32 dev {OVERLAY}
 link set {OVERLAY} up
 "

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use aya::programs::TcAttachType;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recv, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use twill_abi::{Counter, Mode, Program, Reason, counter_index};
@@ -16,7 +16,7 @@ use twill_testbed::packet::{
     side_by_side,
 };
 
-use super::lab::{Lab, OVERLAY, UPLINK, WIRE, counter_name, ip, mac};
+use super::lab::{Lab, OVERLAY, SHORTEST, UPLINK, WIRE, counter_name, ip, mac};
 use super::packets::{Outer, datagram, echo, from_pod_b, leaving, payload, to_pod_b};
 use super::world::{NODE_B, POD_B1, VTEP_B, VTEP_MAC_B, pod_of};
 
@@ -77,13 +77,13 @@ fn is_vxlan(frame: &[u8]) -> bool {
     frame.get(36..38) == Some(&[0x21, 0x18])
 }
 
-fn attach(lab: &mut Lab, program: Program, interface: &str, direction: TcAttachType) {
+fn attach(lab: &Lab, program: Program, interface: &str, direction: TcAttachType) {
     let link = lab.program(program).attach(interface, direction);
     link.unwrap_or_else(|error| panic!("attach {} to {interface}: {error}", program.label()));
 }
 
 /// Waits until counters moved, and checks that none but this one did, by one packet.
-fn check_counted(lab: &mut Lab, program: Program, reason: Reason, bytes: usize) {
+fn check_counted(lab: &Lab, program: Program, reason: Reason, bytes: usize) {
     let deadline = Instant::now() + DEADLINE;
     let mut moved = lab.counted();
     while moved.is_empty() && Instant::now() < deadline {
@@ -132,7 +132,7 @@ route add 10.244.2.0/24 via {gateway} dev {OVERLAY} onlink
 
 #[test]
 fn a_vlan_tag_beside_the_packet_keeps_it_from_both_programs() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let tables = lab.tables();
     let wire = Frames::on(WIRE);
     // The kernel takes the tag off before TC ingress and keeps it beside the packet, on every
@@ -162,15 +162,41 @@ fn a_vlan_tag_beside_the_packet_keeps_it_from_both_programs() {
             }
             .over(&tagged),
         );
-        check_counted(&mut lab, program, Reason::VlanTag, frame.len());
+        check_counted(&lab, program, Reason::VlanTag, frame.len());
+        lab.program(program).detach(link).expect("detach");
+    }
+}
+
+#[test]
+fn frames_that_end_before_the_ipv4_header_does_are_truncated() {
+    let Some(lab) = Lab::open() else { return };
+    let tables = lab.tables();
+    let wire = Frames::on(WIRE);
+    let frames = [
+        (
+            Program::FromUplink,
+            Outer::from_node_b().over(&datagram(&from_pod_b(), 64)),
+        ),
+        (Program::ToOverlay, leaving(&datagram(&to_pod_b(), 64))),
+    ];
+    for (program, frame) in frames {
+        let link = lab
+            .program(program)
+            .attach(UPLINK, TcAttachType::Ingress)
+            .expect("attach");
+        for length in Ethernet::LENGTH + 1..SHORTEST {
+            lab.prepare(&tables);
+            wire.send(&frame[..length]);
+            check_counted(&lab, program, Reason::Truncated, length);
+        }
         lab.program(program).detach(link).expect("detach");
     }
 }
 
 #[test]
 fn an_encapsulated_packet_leaves_by_the_uplink() {
-    let Some(mut lab) = Lab::open() else { return };
-    attach(&mut lab, Program::ToOverlay, OVERLAY, TcAttachType::Egress);
+    let Some(lab) = Lab::open() else { return };
+    attach(&lab, Program::ToOverlay, OVERLAY, TcAttachType::Egress);
     let (overlay, wire) = (Frames::on(OVERLAY), Frames::on(WIRE));
     let tables = lab.tables();
     for inner in [
@@ -188,7 +214,7 @@ fn an_encapsulated_packet_leaves_by_the_uplink() {
             side_by_side("expected", &wanted, "on the wire", &found)
         );
         check_counted(
-            &mut lab,
+            &lab,
             Program::ToOverlay,
             Reason::Fast,
             leaving(&inner).len(),
@@ -198,9 +224,9 @@ fn an_encapsulated_packet_leaves_by_the_uplink() {
 
 #[test]
 fn the_wire_cannot_tell_bpf_from_the_kernels_device() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     teach_the_kernel();
-    attach(&mut lab, Program::ToOverlay, OVERLAY, TcAttachType::Egress);
+    attach(&lab, Program::ToOverlay, OVERLAY, TcAttachType::Egress);
     let (overlay, wire) = (Frames::on(OVERLAY), Frames::on(WIRE));
     let mut bpf = lab.tables();
     (bpf.config.source_port_min, bpf.config.source_port_max) = DEFAULT_PORTS;
@@ -213,7 +239,7 @@ fn the_wire_cannot_tell_bpf_from_the_kernels_device() {
             ..super::packets::TO_OVERLAY
         }
         .over(&inner);
-        let mut across = |tables| {
+        let across = |tables| {
             lab.prepare(tables);
             overlay.send(&frame);
             without_identification(wire.receive(is_vxlan))
@@ -288,9 +314,9 @@ fn without_identification(mut frame: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn a_gso_packet_is_encapsulated_whole() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     teach_the_kernel();
-    attach(&mut lab, Program::ToOverlay, OVERLAY, TcAttachType::Egress);
+    attach(&lab, Program::ToOverlay, OVERLAY, TcAttachType::Egress);
     let wire = Frames::on(WIRE);
     let tables = lab.tables();
     lab.prepare(&tables);
@@ -303,5 +329,5 @@ fn a_gso_packet_is_encapsulated_whole() {
     let found = wire.receive(is_vxlan);
     let inner = 20 + 8 + all;
     assert_eq!(found.len(), 50 + 14 + inner);
-    check_counted(&mut lab, Program::ToOverlay, Reason::Fast, 14 + inner);
+    check_counted(&lab, Program::ToOverlay, Reason::Fast, 14 + inner);
 }

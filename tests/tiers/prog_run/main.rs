@@ -25,6 +25,7 @@ mod mode;
 mod next_hop;
 mod noise;
 mod object;
+mod outer_permit;
 mod packets;
 mod sk_buff;
 mod source_port;

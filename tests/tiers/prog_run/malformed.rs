@@ -1,36 +1,36 @@
 //! Malformed packets: every prefix of a good one, and every length that lies.
 //!
-//! `BPF_PROG_TEST_RUN` refuses what is shorter than an Ethernet header, so prefixes start
-//! there; a test below holds it to that.
+//! `BPF_PROG_TEST_RUN` refuses IPv4 that is shorter than its header, so prefixes start there; a
+//! test below holds it to that, and `live` sends the shorter ones.
 
 use twill_abi::{Program, Reason};
 use twill_testbed::packet::{Ethernet, Ipv4, Udp, Vxlan};
 
 use super::check::{Case, check};
-use super::lab::Lab;
+use super::lab::{Lab, SHORTEST};
 use super::packets::{Outer, TO_OVERLAY, datagram, from_pod_b, leaving, payload, to_pod_b};
 use super::sk_buff::SkBuff;
 
 const ETHERNET: usize = Ethernet::LENGTH;
 /// End of the inner IPv4 header as `to_overlay` meets it.
 const IP_END: usize = ETHERNET + Ipv4::LENGTH;
-/// End of the outer UDP header.
-const UDP_END: usize = IP_END + Udp::LENGTH;
+/// End of the inner Ethernet header: `from_uplink` reads from UDP to there in one piece.
+const TAIL_END: usize = IP_END + Udp::LENGTH + Vxlan::LENGTH + ETHERNET;
 /// End of the inner IPv4 header as `from_uplink` meets it.
-const INNER_IP_END: usize = UDP_END + Vxlan::LENGTH + Ethernet::LENGTH + Ipv4::LENGTH;
+const INNER_IP_END: usize = TAIL_END + Ipv4::LENGTH;
 
-fn passed(lab: &mut Lab, name: &str, program: Program, frame: Vec<u8>, reason: Reason) {
+fn passed(lab: &Lab, name: &str, program: Program, frame: Vec<u8>, reason: Reason) {
     let tables = lab.tables();
     check(lab, &Case::passed(name, program, tables, frame, reason));
 }
 
 #[test]
-fn the_kernel_refuses_less_than_an_ethernet_header() {
-    let Some(mut lab) = Lab::open() else { return };
+fn the_kernel_runs_nothing_on_less_than_an_ipv4_header() {
+    let Some(lab) = Lab::open() else { return };
     let tables = lab.tables();
     let frame = leaving(&datagram(&to_pod_b(), 64));
     for program in [Program::ToOverlay, Program::FromUplink] {
-        for length in 0..ETHERNET {
+        for length in 0..SHORTEST {
             let result = lab.run(program, &tables, &frame[..length], SkBuff::default());
             assert!(result.is_err(), "{length} bytes were run");
         }
@@ -39,38 +39,28 @@ fn the_kernel_refuses_less_than_an_ethernet_header() {
 
 #[test]
 fn no_prefix_of_a_packet_is_encapsulated() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let frame = leaving(&datagram(&to_pod_b(), 30));
-    for length in ETHERNET..frame.len() {
-        let reason = if length < IP_END {
-            Reason::Truncated
-        } else {
-            Reason::IpMalformed
-        };
+    for length in SHORTEST..frame.len() {
         let name = format!("{length} of {} bytes", frame.len());
-        passed(
-            &mut lab,
-            &name,
-            Program::ToOverlay,
-            frame[..length].to_vec(),
-            reason,
-        );
+        let prefix = frame[..length].to_vec();
+        passed(&lab, &name, Program::ToOverlay, prefix, Reason::IpMalformed);
     }
 }
 
 #[test]
 fn every_prefix_of_a_vxlan_packet_is_counted_for_what_it_lacks() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let frame = Outer::from_node_b().over(&datagram(&from_pod_b(), 30));
-    for length in ETHERNET..frame.len() {
-        let reason = if length < UDP_END {
+    for length in SHORTEST..frame.len() {
+        let reason = if length < TAIL_END {
             Reason::Truncated
         } else {
             Reason::OuterMalformed
         };
         let name = format!("{length} of {} bytes", frame.len());
         passed(
-            &mut lab,
+            &lab,
             &name,
             Program::FromUplink,
             frame[..length].to_vec(),
@@ -82,7 +72,7 @@ fn every_prefix_of_a_vxlan_packet_is_counted_for_what_it_lacks() {
 #[test]
 fn every_prefix_of_the_inner_frame_is_counted_for_what_it_lacks() {
     // The outer lengths are right: the sender itself encapsulated too little.
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let outer = Outer::from_node_b();
     let whole = outer.inner.over(&datagram(&from_pod_b(), 30));
     for length in 0..whole.len() {
@@ -94,13 +84,13 @@ fn every_prefix_of_the_inner_frame_is_counted_for_what_it_lacks() {
             Reason::IpMalformed
         };
         let name = format!("{length} of {} inner bytes", whole.len());
-        passed(&mut lab, &name, Program::FromUplink, frame, reason);
+        passed(&lab, &name, Program::FromUplink, frame, reason);
     }
     for length in 0..Vxlan::LENGTH {
         let frame = outer.ip.udp(&outer.udp, &outer.vxlan.over(&[])[..length]);
         let name = format!("{length} bytes of VXLAN header");
         passed(
-            &mut lab,
+            &lab,
             &name,
             Program::FromUplink,
             outer.ethernet.over(&frame),
@@ -109,28 +99,28 @@ fn every_prefix_of_the_inner_frame_is_counted_for_what_it_lacks() {
     }
 }
 
-/// Headers that contradict themselves or what is behind them.
-fn lies(honest: &Ipv4, length: u16) -> Vec<(String, Ipv4)> {
-    let mut lies = Vec::new();
-    for version in [0, 3, 5, 6, 15] {
-        lies.push((
-            format!("version {version}"),
-            Ipv4 {
-                version,
-                ..honest.clone()
-            },
-        ));
-    }
-    for ihl in 0..5 {
-        lies.push((
-            format!("IHL {ihl}"),
-            Ipv4 {
-                ihl: Some(ihl),
-                ..honest.clone()
-            },
-        ));
-    }
-    let lengths = [
+/// Headers that are not IPv4's, or shorter than one.
+fn false_starts(honest: &Ipv4) -> Vec<(String, Ipv4)> {
+    let versions = [0, 3, 5, 6, 15].map(|version| {
+        let header = Ipv4 {
+            version,
+            ..honest.clone()
+        };
+        (format!("version {version}"), header)
+    });
+    let lengths = [0, 1, 2, 3, 4].map(|ihl| {
+        let header = Ipv4 {
+            ihl: Some(ihl),
+            ..honest.clone()
+        };
+        (format!("IHL {ihl}"), header)
+    });
+    versions.into_iter().chain(lengths).collect()
+}
+
+/// Headers that say less than a header or more than there is, which is `length` bytes.
+fn false_lengths(honest: &Ipv4, length: u16) -> Vec<(String, Ipv4)> {
+    [
         0,
         1,
         19,
@@ -139,32 +129,28 @@ fn lies(honest: &Ipv4, length: u16) -> Vec<(String, Ipv4)> {
         length + 64,
         0x7fff,
         0xffff,
-    ];
-    for total_length in lengths {
-        let name = format!("total length {total_length} of {length}");
-        lies.push((
-            name,
-            Ipv4 {
-                total_length: Some(total_length),
-                ..honest.clone()
-            },
-        ));
-    }
-    lies
+    ]
+    .map(|total_length| {
+        let header = Ipv4 {
+            total_length: Some(total_length),
+            ..honest.clone()
+        };
+        (format!("total length {total_length} of {length}"), header)
+    })
+    .into()
 }
 
 #[test]
 fn a_lying_header_is_not_encapsulated() {
-    let Some(mut lab) = Lab::open() else { return };
-    for (name, header) in lies(&to_pod_b(), 20 + 64) {
+    let Some(lab) = Lab::open() else { return };
+    let headers = [
+        false_starts(&to_pod_b()),
+        false_lengths(&to_pod_b(), 20 + 64),
+    ]
+    .concat();
+    for (name, header) in headers {
         let frame = TO_OVERLAY.over(&header.over(&payload(64)));
-        passed(
-            &mut lab,
-            &name,
-            Program::ToOverlay,
-            frame,
-            Reason::IpMalformed,
-        );
+        passed(&lab, &name, Program::ToOverlay, frame, Reason::IpMalformed);
     }
     // IHL 15 says 60 bytes of header where there are 20 and too little behind them.
     let header = Ipv4 {
@@ -173,7 +159,7 @@ fn a_lying_header_is_not_encapsulated() {
     };
     let frame = TO_OVERLAY.over(&header.over(&payload(39)));
     passed(
-        &mut lab,
+        &lab,
         "IHL 15",
         Program::ToOverlay,
         frame,
@@ -183,31 +169,29 @@ fn a_lying_header_is_not_encapsulated() {
 
 #[test]
 fn a_lying_outer_header_is_not_vxlan_to_us() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let outer = Outer::from_node_b();
     let inner = datagram(&from_pod_b(), 64);
     let length = u16::try_from(inner.len() + 50).expect("a small packet");
-    for (name, header) in lies(&outer.ip, length) {
-        let frame = Outer {
-            ip: header,
-            ..outer.clone()
+    let refused = |headers: Vec<(String, Ipv4)>, reason| {
+        for (name, ip) in headers {
+            let frame = Outer {
+                ip,
+                ..outer.clone()
+            }
+            .over(&inner);
+            passed(&lab, &name, Program::FromUplink, frame, reason);
         }
-        .over(&inner);
-        passed(
-            &mut lab,
-            &name,
-            Program::FromUplink,
-            frame,
-            Reason::OuterMalformed,
-        );
-    }
+    };
+    refused(false_starts(&outer.ip), Reason::IpMalformed);
+    refused(false_lengths(&outer.ip, length), Reason::OuterMalformed);
     let ip = Ipv4 {
         ihl: Some(15),
         ..outer.ip.clone()
     };
     let frame = Outer { ip, ..outer }.over(&inner);
     passed(
-        &mut lab,
+        &lab,
         "outer IHL 15",
         Program::FromUplink,
         frame,
@@ -217,7 +201,7 @@ fn a_lying_outer_header_is_not_vxlan_to_us() {
 
 #[test]
 fn a_lying_udp_length_is_malformed() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let inner = datagram(&from_pod_b(), 64);
     let right = u16::try_from(Udp::LENGTH + Vxlan::LENGTH + ETHERNET + inner.len()).expect("small");
     for length in [0, 1, 7, 8, 15, 16, right - 1, right + 1, right + 20, 0xffff] {
@@ -225,7 +209,7 @@ fn a_lying_udp_length_is_malformed() {
         outer.udp.length = Some(length);
         let name = format!("UDP length {length} instead of {right}");
         passed(
-            &mut lab,
+            &lab,
             &name,
             Program::FromUplink,
             outer.over(&inner),
@@ -236,16 +220,15 @@ fn a_lying_udp_length_is_malformed() {
 
 #[test]
 fn a_lying_inner_header_is_malformed() {
-    let Some(mut lab) = Lab::open() else { return };
-    for (name, header) in lies(&from_pod_b(), 20 + 64) {
+    let Some(lab) = Lab::open() else { return };
+    let headers = [
+        false_starts(&from_pod_b()),
+        false_lengths(&from_pod_b(), 20 + 64),
+    ]
+    .concat();
+    for (name, header) in headers {
         let frame = Outer::from_node_b().over(&header.over(&payload(64)));
-        passed(
-            &mut lab,
-            &name,
-            Program::FromUplink,
-            frame,
-            Reason::IpMalformed,
-        );
+        passed(&lab, &name, Program::FromUplink, frame, Reason::IpMalformed);
     }
     let header = Ipv4 {
         ihl: Some(15),
@@ -253,7 +236,7 @@ fn a_lying_inner_header_is_malformed() {
     };
     let frame = Outer::from_node_b().over(&header.over(&payload(39)));
     passed(
-        &mut lab,
+        &lab,
         "inner IHL 15",
         Program::FromUplink,
         frame,

@@ -21,7 +21,7 @@ const MODES: [(Mode, Mode, bool); 9] = [
 
 #[test]
 fn the_operator_overrides_the_agent() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let out = datagram(&to_pod_b(), 64);
     let frame = Outer::from_node_b().over(&datagram(&from_pod_b(), 64));
     for (agent, operator, carries) in MODES {
@@ -29,9 +29,9 @@ fn the_operator_overrides_the_agent() {
         let name = format!("agent {agent:?}, operator {operator:?}");
         if carries {
             let case = Case::encapped(&name, &lab, &out, &Outer::to_node_b());
-            check(&mut lab, &case.with(|before| *before = tables.clone()));
+            check(&lab, &case.with(|before| *before = tables.clone()));
             let case = Case::trusted(&name, &lab, frame.clone());
-            check(&mut lab, &case.with(|before| *before = tables));
+            check(&lab, &case.with(|before| *before = tables));
         } else {
             for (program, packet) in [
                 (Program::ToOverlay, leaving(&out)),
@@ -39,7 +39,7 @@ fn the_operator_overrides_the_agent() {
             ] {
                 let tables = tables.clone();
                 let case = Case::passed(&name, program, tables, packet, Reason::ModeKernel);
-                check(&mut lab, &case);
+                check(&lab, &case);
             }
         }
     }
@@ -47,7 +47,7 @@ fn the_operator_overrides_the_agent() {
 
 #[test]
 fn an_unknown_mode_is_the_kernels() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     for mode in [3, 0x0200_0000, u32::MAX] {
         let packet = leaving(&datagram(&to_pod_b(), 64));
         let case = Case::passed(
@@ -58,18 +58,18 @@ fn an_unknown_mode_is_the_kernels() {
             Reason::ModeKernel,
         )
         .with(|tables| tables.config.mode = mode);
-        check(&mut lab, &case);
+        check(&lab, &case);
     }
 }
 
 #[test]
 fn zeroed_settings_pass_everything() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let out = leaving(&datagram(&to_pod_b(), 64));
     let frame = Outer::from_node_b().over(&datagram(&from_pod_b(), 64));
     for (program, packet) in [(Program::ToOverlay, out), (Program::FromUplink, frame)] {
         let case = Case::passed("zeroed", program, lab.tables(), packet, Reason::ModeKernel)
             .with(|tables| tables.config = tables.operator);
-        check(&mut lab, &case);
+        check(&lab, &case);
     }
 }

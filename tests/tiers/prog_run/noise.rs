@@ -1,8 +1,6 @@
 //! Random packets. Whatever comes, `from_uplink` hands it on as it came, and `to_overlay`
 //! either does so or puts exactly its 50 bytes in front.
 
-use std::cell::RefCell;
-
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -11,7 +9,7 @@ use twill_abi::{Program, counter_index};
 use twill_testbed::packet::Ethernet;
 
 use super::check::{NEXT, REDIRECT};
-use super::lab::{Lab, Output, counter_name};
+use super::lab::{Lab, Output, SHORTEST, counter_name};
 use super::packets::{Outer, datagram, echo, from_pod_b, leaving, segment, to_pod_b};
 use super::sk_buff::SkBuff;
 use super::tables::MARK_BIT;
@@ -21,7 +19,7 @@ const CASES: u32 = 1_500;
 /// Bytes that are put in front of an encapsulated packet.
 const OVERHEAD: usize = 50;
 /// What `BPF_PROG_TEST_RUN` takes.
-const LENGTHS: std::ops::RangeInclusive<usize> = 14..=3_000;
+const LENGTHS: std::ops::RangeInclusive<usize> = SHORTEST..=3_000;
 
 /// A good packet with some bytes changed, some cut off or added.
 fn mutated(good: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
@@ -34,7 +32,7 @@ fn mutated(good: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
             }
         }
         let length = packet.len().saturating_add_signed(grow.min(grow * 3));
-        packet.resize(length.max(14), 0xa5);
+        packet.resize(length.max(SHORTEST), 0xa5);
         packet
     })
 }
@@ -54,7 +52,6 @@ fn for_all(
 ) {
     let Some(lab) = Lab::open() else { return };
     let tables = lab.tables();
-    let lab = RefCell::new(lab);
     let config = Config {
         cases: CASES,
         failure_persistence: None,
@@ -65,7 +62,7 @@ fn for_all(
         ..SkBuff::default()
     };
     let result = TestRunner::new(config).run(&noise(good), |packet| {
-        let output = lab.borrow_mut().run(program, &tables, &packet, context);
+        let output = lab.run(program, &tables, &packet, context);
         let output = output.map_err(|error| TestCaseError::fail(error.to_string()))?;
         check_one_counter(program, &packet, &output)?;
         prop_assert_eq!(&output.tables.config, &tables.config);

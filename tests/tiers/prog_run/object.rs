@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aya_obj::Object as ParsedObject;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use twill_abi::maps::EVENTS;
 use twill_abi::{ABI_VERSION, ABI_VERSION_SYMBOL, MAPS, MapKind, MapSpec, Program};
 
 use super::lab::object;
@@ -29,6 +30,10 @@ fn wanted(map: &MapSpec) -> Shape {
     )
 }
 
+/// Maps of the ABI that no program uses yet. The linker leaves out what nobody uses, so one
+/// that appears must leave this list.
+const UNUSED: [MapSpec; 1] = [EVENTS];
+
 #[test]
 fn the_maps_are_those_of_the_abi() {
     let Some(bytes) = object() else { return };
@@ -49,7 +54,11 @@ fn the_maps_are_those_of_the_abi() {
             (name.as_str(), shape)
         })
         .collect();
-    let wanted: BTreeMap<&str, Shape> = MAPS.iter().map(|map| (map.name, wanted(map))).collect();
+    let wanted: BTreeMap<&str, Shape> = MAPS
+        .iter()
+        .filter(|map| !UNUSED.contains(map))
+        .map(|map| (map.name, wanted(map)))
+        .collect();
     let differing: Vec<String> = wanted
         .keys()
         .chain(found.keys().filter(|name| !wanted.contains_key(*name)))

@@ -22,7 +22,7 @@ type Range = (u16, u16);
 const WIDEST: Range = (0, u16::MAX);
 
 /// The source port of an encapsulated packet.
-fn source_port(lab: &mut Lab, inner: &[u8], (min, max): Range) -> u16 {
+fn source_port(lab: &Lab, inner: &[u8], (min, max): Range) -> u16 {
     let mut tables = lab.tables();
     tables.config.source_port_min = min;
     tables.config.source_port_max = max;
@@ -66,7 +66,7 @@ fn flows() -> Vec<Vec<u8>> {
 
 #[test]
 fn the_port_follows_the_kernels_formula() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let ranges = [
         (32_768, 60_999),
         (1, u16::MAX),
@@ -76,9 +76,9 @@ fn the_port_follows_the_kernels_formula() {
     ];
     let (mut exact, mut all) = (0, 0);
     for inner in flows() {
-        let hashes = hashes(source_port(&mut lab, &inner, WIDEST));
+        let hashes = hashes(source_port(&lab, &inner, WIDEST));
         for range in ranges {
-            let port = source_port(&mut lab, &inner, range);
+            let port = source_port(&lab, &inner, range);
             let wanted = port_of(*hashes.start(), range)..=port_of(*hashes.end(), range);
             assert!(
                 wanted.contains(&port),
@@ -94,15 +94,15 @@ fn the_port_follows_the_kernels_formula() {
 
 #[test]
 fn a_flow_keeps_its_port_and_flows_spread() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let flows = flows();
     let ports: Vec<u16> = flows
         .iter()
-        .map(|inner| source_port(&mut lab, inner, WIDEST))
+        .map(|inner| source_port(&lab, inner, WIDEST))
         .collect();
     let again: Vec<u16> = flows
         .iter()
-        .map(|inner| source_port(&mut lab, inner, WIDEST))
+        .map(|inner| source_port(&lab, inner, WIDEST))
         .collect();
     assert_eq!(ports, again);
     let distinct: BTreeSet<u16> = ports.iter().copied().collect();
@@ -116,10 +116,10 @@ fn a_flow_keeps_its_port_and_flows_spread() {
 
 #[test]
 fn the_payload_does_not_move_the_port() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let ip = to_pod_b();
     let udp = Udp::new(40_000, 53);
-    let port = source_port(&mut lab, &ip.udp(&udp, b"a"), WIDEST);
+    let port = source_port(&lab, &ip.udp(&udp, b"a"), WIDEST);
     for inner in [
         ip.udp(&udp, &payload(1_000)),
         Ipv4 {
@@ -130,15 +130,15 @@ fn the_payload_does_not_move_the_port() {
         }
         .udp(&udp, b"b"),
     ] {
-        assert_eq!(source_port(&mut lab, &inner, WIDEST), port);
+        assert_eq!(source_port(&lab, &inner, WIDEST), port);
     }
 }
 
 #[test]
 fn an_empty_range_is_its_first_port() {
-    let Some(mut lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let inner = to_pod_b().udp(&Udp::new(40_000, 53), b"a");
     for range in [(4_789, 4_790), (4_789, 4_789)] {
-        assert_eq!(source_port(&mut lab, &inner, range), 4_789, "{range:?}");
+        assert_eq!(source_port(&lab, &inner, range), 4_789, "{range:?}");
     }
 }
