@@ -5,4 +5,5 @@
 #![forbid(unsafe_code)]
 
 mod netlink;
+mod pods;
 mod testbed;
