@@ -18,7 +18,7 @@ use super::lines::Lines;
 use super::{IDLE_TIMEOUT, ServerStore};
 
 /// For a whole list: 50,000 leases are 12 MB.
-const LIST_TIMEOUT: Duration = Duration::from_secs(120);
+const LIST_TIMEOUT: Duration = Duration::from_mins(2);
 const LIST_BYTES: usize = 256 << 20;
 
 /// For one line of a watch, which holds one lease.
@@ -155,12 +155,17 @@ impl Watcher {
         } = step;
         for lease in unread {
             let subnet = lease.subnet.map(|subnet| subnet.to_string());
-            warn!(subnet, value = lease.value, why = lease.why,
-                "a lease cannot be read; this one stays as it was, the others are taken");
+            warn!(
+                subnet,
+                value = lease.value,
+                why = lease.why,
+                "a lease cannot be read; this one stays as it was, the others are taken"
+            );
         }
         for event in events {
-            let sent = self.events.send(event).await;
-            sent.map_err(|_| RoundEnd::NobodyListens)?;
+            if self.events.send(event).await.is_err() {
+                return Err(RoundEnd::NobodyListens);
+            }
         }
         if let Some(own) = self.store.own.get()
             && !self.known.confirms(own)
