@@ -78,16 +78,7 @@ pub(super) fn attrs(headers: &HeaderMap, body: &[u8]) -> Result<LeaseAttrs, Erro
 
 /// A subnet in a path, in the form of flannel's keys: `10.244.1.0-24`.
 pub(super) fn subnet_key(text: &str) -> Result<Subnet, ErrorAnswer> {
-    let wrong = |why: &str| {
-        ErrorAnswer::invalid("subnet", text, &format!("{why}; write it as 10.244.1.0-24"))
-    };
-    let (address, prefix) = text.rsplit_once('-').ok_or_else(|| wrong("has no -"))?;
-    if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(wrong("has no prefix length after the -"));
-    }
-    format!("{address}/{prefix}")
-        .parse()
-        .map_err(|error: twill_core::subnet::ParseSubnetError| wrong(&error.why))
+    Subnet::from_key(text).map_err(|error| ErrorAnswer::invalid("subnet", text, &error.why))
 }
 
 fn json<T: DeserializeOwned>(

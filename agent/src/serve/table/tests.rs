@@ -1,28 +1,14 @@
 //! Who gets what.
 
-use twill_core::config::VxlanConfig;
-use twill_core::vtep::Vni;
-
 use super::*;
 
 const HOUR: Duration = Duration::from_hours(1);
 const NOON: Timestamp = Timestamp(1_800_000_000_000);
 
 fn config() -> NetworkConfig {
-    NetworkConfig {
-        network: "10.244.0.0/16".parse().unwrap(),
-        subnet_len: 24,
-        subnet_min: Ipv4Addr::new(10, 244, 1, 0),
-        subnet_max: Ipv4Addr::new(10, 244, 3, 0),
-        backend: VxlanConfig {
-            vni: Vni::new(1).unwrap(),
-            port: None,
-            mtu: None,
-            gbp: false,
-            learning: false,
-            direct_routing: false,
-        },
-    }
+    let text = r#"{"Network":"10.244.0.0/16","SubnetMin":"10.244.1.0","SubnetMax":"10.244.3.0",
+        "Backend":{"Type":"vxlan"}}"#;
+    NetworkConfig::parse(text).unwrap()
 }
 
 fn table() -> Table {

@@ -276,7 +276,7 @@ impl Answered {
 }
 
 fn lease_path(subnet: Subnet) -> String {
-    format!("leases/{}-{}", subnet.network(), subnet.prefix())
+    format!("leases/{}", subnet.to_key())
 }
 
 fn base(text: &str) -> Result<String, Error> {
