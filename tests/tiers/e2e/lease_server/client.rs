@@ -72,50 +72,74 @@ async fn a_client_follows_over_restarts_and_a_new_store_removes_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kept_lease_is_renewed_published_and_claimed_again() {
+async fn a_kept_lease_outlives_its_term_and_others_do_not() {
     let directory = tempfile::tempdir().unwrap();
     let term = Duration::from_secs(2);
     let listen = ([127, 0, 0, 1], 0).into();
     let server = Running::start_at(directory.path(), USUAL, listen, term).await;
     let store = server.store();
-    let (sender, mut events) = mpsc::channel(64);
-    let shutdown = CancellationToken::new();
     let lease = store.acquire(&attrs(1), None).await.unwrap();
-    let idle = store.acquire(&attrs(2), None).await.unwrap().subnet;
+    let kept = lease.subnet;
+    let (_publish, published) = watch::channel(attrs(1));
+    let shutdown = CancellationToken::new();
+    let (keeper, stop) = (store.clone(), shutdown.clone());
+    let keeping = tokio::spawn(async move { keeper.keep(lease, published, stop).await });
+    let (sender, mut events) = mpsc::channel(64);
+    tokio::spawn(store.clone().watch(sender, shutdown.clone()));
+    assert_eq!(listed(event(&mut events).await), [kept].into());
+
+    // Three leases that nobody keeps, one after the other: three terms at least.
+    for n in 2..5 {
+        let idle = store.acquire(&attrs(n), None).await.unwrap().subnet;
+        let Event::LeaseAdded(added) = event(&mut events).await else {
+            panic!("no lease added");
+        };
+        assert_eq!(added.subnet, idle);
+        assert_eq!(event(&mut events).await, Event::LeaseRemoved(idle));
+    }
+    shutdown.cancel();
+    let ended = tokio::time::timeout(PATIENCE, keeping).await.unwrap();
+    assert!(matches!(ended.unwrap(), Ended::Stopped));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_lease_is_published_and_claimed_again_but_not_fought_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Running::start(directory.path(), USUAL).await;
+    let store = server.store();
+    let lease = store.acquire(&attrs(1), None).await.unwrap();
     let kept = lease.subnet;
     let (publish, published) = watch::channel(attrs(1));
-    let keeper = store.clone();
-    let stop = shutdown.clone();
+    let shutdown = CancellationToken::new();
+    let (keeper, stop) = (store.clone(), shutdown.clone());
     let keeping = tokio::spawn(async move { keeper.keep(lease, published, stop).await });
+    let (sender, mut events) = mpsc::channel(64);
     tokio::spawn(store.clone().watch(sender, shutdown.clone()));
-    assert!(matches!(event(&mut events).await, Event::Resync(_)));
+    assert_eq!(listed(event(&mut events).await), [kept].into());
 
-    // The lease that nobody keeps ends; the kept one goes on.
-    assert_eq!(event(&mut events).await, Event::LeaseRemoved(idle));
     // A new address and MAC are published at once, and nothing is removed meanwhile.
     publish.send(attrs(7)).unwrap();
     let Event::LeaseAdded(added) = event(&mut events).await else {
         panic!("no lease added");
     };
     assert_eq!((added.subnet, &added.attrs), (kept, &attrs(7)));
-    // Somebody deletes it: it is claimed again at once.
+    // Somebody deletes it: it is claimed again at once, not half a day later.
     store.release(kept, attrs(7).public_ip).await.unwrap();
     assert_eq!(event(&mut events).await, Event::LeaseRemoved(kept));
     let Event::LeaseAdded(added) = event(&mut events).await else {
         panic!("no lease added");
     };
-    assert_eq!(added.subnet, kept);
+    assert_eq!((added.subnet, &added.attrs), (kept, &attrs(7)));
     // Somebody else gets it: no fight.
     store
         .renew(kept, attrs(7).public_ip, &attrs(9))
         .await
         .unwrap();
-    let ended = tokio::time::timeout(PATIENCE, keeping)
-        .await
-        .unwrap()
-        .unwrap();
-    let Ended::Lost { subnet, error } = ended else {
-        panic!("{ended:?}");
+    publish.send(attrs(8)).unwrap();
+    let ended = tokio::time::timeout(PATIENCE, keeping).await.unwrap();
+    let Ended::Lost { subnet, error } = ended.unwrap() else {
+        panic!("the lease was not lost");
     };
     assert_eq!(subnet, kept);
     assert!(matches!(error, Error::HeldByAnother { .. }), "{error}");
