@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use twill_tests::required;
+
 use super::{LARGE, Running, attrs, get};
 
 /// How many nodes start at once.
@@ -17,6 +19,10 @@ const LANES: u32 = 64;
 /// Limits are generous, for a debug build on shared cores; the figures are printed.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_nodes_start_together() {
+    if !required() {
+        eprintln!("left out: it takes long; run cargo xtask test e2e");
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let server = Running::start(directory.path(), LARGE).await;
     let store = server.store();
