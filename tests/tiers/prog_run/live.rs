@@ -82,23 +82,29 @@ fn attach(lab: &Lab, program: Program, interface: &str, direction: TcAttachType)
     link.unwrap_or_else(|error| panic!("attach {} to {interface}: {error}", program.label()));
 }
 
-/// Waits until counters moved, and checks that none but this one did, by one packet.
+/// Waits until this counter moved by one packet, and no other. The packet is met on another CPU
+/// than this test's, perhaps, so a first look may come too early.
 fn check_counted(lab: &Lab, program: Program, reason: Reason, bytes: usize) {
-    let deadline = Instant::now() + DEADLINE;
-    let mut moved = lab.counted();
-    while moved.is_empty() && Instant::now() < deadline {
-        moved = lab.counted();
-    }
-    let moved: Vec<_> = moved
-        .into_iter()
-        .map(|(place, counter)| (counter_name(place), counter))
-        .collect();
     let counter = Counter {
         packets: 1,
         bytes: bytes as u64,
     };
-    let place = counter_index(program, reason);
-    assert_eq!(moved, [(counter_name(place), counter)]);
+    let wanted = vec![(counter_name(counter_index(program, reason)), counter)];
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let moved: Vec<_> = lab
+            .counted()
+            .into_iter()
+            .map(|(place, counter)| (counter_name(place), counter))
+            .collect();
+        if moved == wanted {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "expected {wanted:?}\n found   {moved:?}"
+        );
+    }
 }
 
 /// The kernel's own way to node B: FDB, neighbour and route on the vxlan device.
