@@ -121,7 +121,10 @@ fn fast(
         return pass(Reason::ForeignVeth);
     }
     let index = permit.vtep;
-    let (Some(vtep), Some(state)) = (route::vtep(index), maps::vtep_state(index)) else {
+    let Some(vtep) = route::vtep(index) else {
+        return pass(Reason::StaleVtep);
+    };
+    let Some(state) = maps::vtep_state(index) else {
         return pass(Reason::StaleVtep);
     };
     if vtep.generation != permit.vtep_generation {
