@@ -8,6 +8,7 @@ pub mod admin;
 pub mod args;
 pub mod datapath;
 pub mod files;
+pub mod instance;
 pub mod netlink;
 pub mod nft;
 pub mod run;
