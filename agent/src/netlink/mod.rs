@@ -1,1 +1,172 @@
-//! Placeholder.
+//! The kernel's network configuration over rtnetlink: observed, changed, watched.
+//!
+//! [`Netlink::observe`] reads what hangs on our device, [`Netlink::apply`] carries out a plan's
+//! steps, [`Netlink::uplink`] finds the underlay interface, [`monitor`] tells when something
+//! changed that may matter. Nothing here decides what should be, and nothing is changed that no
+//! step names.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "rtnetlink's messages and attributes are open enums of dozens, of which we use few"
+)]
+
+mod addr;
+mod apply;
+mod error;
+mod link;
+mod message;
+pub mod monitor;
+mod neigh;
+mod route;
+mod said;
+mod socket;
+mod uplink;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::sync::Mutex;
+use twill_core::observed::{ObservedDevice, ObservedKernel};
+use twill_core::plan::KernelOp;
+use twill_core::subnet::Subnet;
+use twill_core::uplink::Uplink;
+
+pub use self::error::{Error, Failure};
+pub use self::link::VxlanDevice;
+use self::said::Said;
+use self::socket::Socket;
+pub use self::uplink::{UplinkChoice, UplinkError};
+
+/// A connection to the kernel; clones share it, and take turns.
+#[derive(Clone)]
+pub struct Netlink(Arc<Shared>);
+
+struct Shared {
+    socket: Mutex<Socket>,
+    /// Port number of `socket`.
+    port: Arc<AtomicU32>,
+    said: Said,
+}
+
+impl Netlink {
+    /// Opens a socket in the network namespace of the calling thread. Needs a tokio runtime with
+    /// I/O and time.
+    pub fn connect() -> Result<Self, Error> {
+        let port = Arc::new(AtomicU32::new(0));
+        let socket = Socket::connect(Arc::clone(&port)).map_err(|source| Error::Open { source })?;
+        Ok(Self(Arc::new(Shared {
+            socket: Mutex::new(socket),
+            port,
+            said: Said::default(),
+        })))
+    }
+
+    /// Reads the device of that name, whatever its kind, and what hangs on it: addresses,
+    /// main table routes inside `network`, permanent neighbours and FDB entries. Foreign entries
+    /// are reported like ours. Without the device everything is empty.
+    ///
+    /// A route with a metric or a type of service stands beside ours and is not reported.
+    pub async fn observe(&self, device: &str, network: Subnet) -> Result<ObservedKernel, Error> {
+        let error = |what| {
+            let device = device.to_owned();
+            move |source| Error::Observe {
+                what,
+                device,
+                source,
+            }
+        };
+        let socket = &mut *self.0.socket.lock().await;
+        let mut observed = ObservedKernel::default();
+        let Some(link) = link::by_name(socket, device)
+            .await
+            .map_err(error("properties"))?
+        else {
+            return Ok(observed);
+        };
+        let ifindex = link.device.ifindex;
+        observed.device = Some(link.device);
+
+        let addresses = addr::list(socket, Some(ifindex))
+            .await
+            .map_err(error("addresses"))?;
+        observed.addresses = addresses.iter().map(|address| address.network).collect();
+
+        let routes = route::list(socket, Some(ifindex))
+            .await
+            .map_err(error("routes"))?;
+        observed.routes = routes
+            .iter()
+            .filter(|route| route.in_our_place())
+            .map(route::Route::observed)
+            .filter(|(subnet, _)| network.covers(*subnet))
+            .collect();
+
+        let neighbors = neigh::neighbors(socket, ifindex)
+            .await
+            .map_err(error("neighbours"))?;
+        observed.neighbors = neighbors
+            .iter()
+            .map(|entry| (entry.address, entry.mac))
+            .collect();
+
+        // Only a vxlan device has an FDB of its own.
+        if observed
+            .device
+            .as_ref()
+            .is_some_and(|device| device.vni.is_some())
+        {
+            let fdb = neigh::fdb(socket, ifindex).await.map_err(error("FDB"))?;
+            observed.fdb = fdb.iter().map(|entry| (entry.mac, entry.address)).collect();
+        }
+        Ok(observed)
+    }
+
+    /// Reads a link by its exact name; `None` if there is none.
+    pub async fn device(&self, name: &str) -> Result<Option<ObservedDevice>, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let link = link::by_name(socket, name)
+            .await
+            .map_err(|source| Error::FindDevice {
+                device: name.to_owned(),
+                source,
+            })?;
+        Ok(link.map(|link| link.device))
+    }
+
+    /// Finds the underlay interface and its address. Peers send to `public_ip`, or else to that
+    /// address.
+    pub async fn uplink(
+        &self,
+        choice: &UplinkChoice,
+        public_ip: Option<Ipv4Addr>,
+    ) -> Result<Uplink, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        Ok(uplink::find(socket, choice, public_ip).await?)
+    }
+
+    /// Carries out the steps in order and gives those that failed, each with its error. One that
+    /// fails does not stop the rest. What is to be removed and is not there is success, and so
+    /// is an address that is there already.
+    pub async fn apply(&self, device: &str, ops: &[KernelOp]) -> Vec<(KernelOp, Error)> {
+        let socket = &mut *self.0.socket.lock().await;
+        apply::apply(socket, &self.0.said, device, ops).await
+    }
+
+    /// Every vxlan device, ours included.
+    pub async fn vxlan_devices(&self) -> Result<Vec<VxlanDevice>, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        link::vxlan_devices(socket)
+            .await
+            .map_err(|source| Error::VxlanDevices { source })
+    }
+
+    /// The port number by which notifications name us.
+    fn port(&self) -> u32 {
+        self.0.port.load(Ordering::Relaxed)
+    }
+
+    fn said(&self) -> &Said {
+        &self.0.said
+    }
+}

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! Real packets between namespaces, the kernel's own vxlan device among the peers.
+//!
+//! Needs root, CNI plugins and iperf3: `cargo xtask test netns`.
+
+#![forbid(unsafe_code)]
+
+mod testbed;

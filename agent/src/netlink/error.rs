@@ -1,0 +1,184 @@
+//! What can go wrong between the agent and the kernel's network configuration.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnetwork::Ipv4Network;
+use nix::errno::Errno;
+use thiserror::Error;
+use twill_core::subnet::Subnet;
+use twill_core::vtep::MacAddr;
+
+use super::uplink::UplinkError;
+
+/// A question to the kernel that was not answered as hoped.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum Failure {
+    /// The kernel said no.
+    #[error("{}{}{}", .errno.desc(), if .detail.is_empty() { "" } else { ": " }, .detail)]
+    Refused {
+        /// The reason as a number.
+        errno: Errno,
+        /// The reason in the kernel's words; may be empty.
+        detail: String,
+    },
+    /// The socket itself failed.
+    #[error("netlink socket: {}", .0.desc())]
+    Socket(Errno),
+    /// Answers were lost because the receive buffer was full.
+    #[error("answers were lost: the netlink receive buffer overflowed")]
+    Overrun,
+    /// The kernel took only a part of a request.
+    #[error("the kernel took only a part of the request")]
+    CutShort,
+    /// No answer came.
+    #[error("no answer from the kernel within {seconds} s")]
+    NoAnswer {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// An answer that makes no sense.
+    #[error("answer that cannot be decoded: {why}")]
+    Undecodable {
+        /// The decoder's words.
+        why: String,
+    },
+    /// A dump that changes interrupted again and again.
+    #[error("changes interrupted each of {attempts} attempts to read")]
+    Interrupted {
+        /// How often it was tried.
+        attempts: u32,
+    },
+}
+
+impl Failure {
+    /// The kernel's reason, if it gave one.
+    pub(super) fn refusal(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { errno, .. } => Some(*errno),
+            Self::Socket(_)
+            | Self::Overrun
+            | Self::CutShort
+            | Self::NoAnswer { .. }
+            | Self::Undecodable { .. }
+            | Self::Interrupted { .. } => None,
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            Errno::ENOBUFS => Self::Overrun,
+            errno => Self::Socket(errno),
+        }
+    }
+}
+
+/// An attempt on the kernel's network configuration that did not succeed.
+#[derive(Debug, Error)]
+#[expect(
+    missing_docs,
+    reason = "the texts say what the variants and their fields are"
+)]
+pub enum Error {
+    #[error("open a netlink socket")]
+    Open { source: Failure },
+    #[error("read the {what} of {device}")]
+    Observe {
+        what: &'static str,
+        device: String,
+        source: Failure,
+    },
+    #[error("read the vxlan devices")]
+    VxlanDevices { source: Failure },
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+    #[error("interface {device} does not exist")]
+    NoDevice { device: String },
+    #[error("look for interface {device}")]
+    FindDevice { device: String, source: Failure },
+    #[error("create vxlan device {device}")]
+    CreateDevice { device: String, source: Failure },
+    #[error(
+        "create vxlan device {device}: VNI {vni} on UDP port {port} is in use by {holder}; \
+         remove that device, or set another VNI or Port in the network's backend"
+    )]
+    VniInUse {
+        device: String,
+        vni: u32,
+        port: u16,
+        holder: String,
+    },
+    #[error("remove the device with interface index {ifindex}, in the way of {device}")]
+    RemoveDevice {
+        device: String,
+        ifindex: u32,
+        source: Failure,
+    },
+    #[error("set the MTU of {device} to {mtu}")]
+    SetMtu {
+        device: String,
+        mtu: u32,
+        source: Failure,
+    },
+    #[error("set {device} up")]
+    SetUp { device: String, source: Failure },
+    #[error(
+        "set {device} up: its UDP port is in use; stop the program or the device that has it, \
+         or set another Port in the network's backend"
+    )]
+    PortInUse { device: String },
+    #[error("add address {address} to {device}")]
+    AddAddress {
+        device: String,
+        address: Ipv4Network,
+        source: Failure,
+    },
+    #[error("remove address {address} from {device}")]
+    RemoveAddress {
+        device: String,
+        address: Ipv4Network,
+        source: Failure,
+    },
+    #[error("set neighbour {address} lladdr {mac} on {device}")]
+    SetNeighbor {
+        device: String,
+        address: IpAddr,
+        mac: MacAddr,
+        source: Failure,
+    },
+    #[error("remove neighbour {address} from {device}")]
+    RemoveNeighbor {
+        device: String,
+        address: IpAddr,
+        source: Failure,
+    },
+    #[error("set FDB entry {mac} dst {underlay} on {device}")]
+    SetFdb {
+        device: String,
+        mac: MacAddr,
+        underlay: IpAddr,
+        source: Failure,
+    },
+    #[error("remove FDB entry {mac} dst {underlay} from {device}")]
+    RemoveFdb {
+        device: String,
+        mac: MacAddr,
+        underlay: IpAddr,
+        source: Failure,
+    },
+    #[error("set route {subnet} via {gateway} dev {device}")]
+    SetRoute {
+        device: String,
+        subnet: Subnet,
+        gateway: IpAddr,
+        source: Failure,
+    },
+    #[error("remove route {subnet} dev {device}")]
+    RemoveRoute {
+        device: String,
+        subnet: Subnet,
+        source: Failure,
+    },
+}

@@ -1,0 +1,295 @@
+//! Notifications from the kernel, boiled down to "observe again".
+//!
+//! One [`Event::KernelChanged`] stands for any number of changes: the state is read again, so
+//! nothing depends on what exactly was heard. Nothing is lost either: while the channel is full
+//! the monitor remembers that something changed, and an overrun counts as a change.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use twill_core::event::Event;
+use twill_core::subnet::Subnet;
+
+use super::Netlink;
+use super::addr::Address;
+use super::error::{Error, Failure};
+use super::link::Link;
+use super::neigh::Entry;
+use super::route::Route;
+use super::said::Fdb;
+use super::socket::Socket;
+
+/// `RTNLGRP_LINK`, `RTNLGRP_NEIGH`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`
+/// (`include/uapi/linux/rtnetlink.h`).
+const GROUPS: [u32; 4] = [1, 3, 5, 7];
+/// Receive buffer, bytes: some ten thousand notifications.
+pub const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+/// How long changes are gathered before they are told.
+const GATHER: Duration = Duration::from_millis(10);
+/// The least time between two events.
+const SPACING: Duration = Duration::from_millis(100);
+/// Wait before a socket that failed is opened again.
+const REOPEN: Duration = Duration::from_secs(1);
+
+/// What is watched.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Watch {
+    /// Name of our device.
+    pub device: String,
+    /// The whole overlay prefix: routes into it matter, whoever's they are.
+    pub network: Subnet,
+    /// Size of the receive buffer, normally [`RECEIVE_BUFFER_BYTES`].
+    pub receive_buffer: usize,
+}
+
+/// What the monitor has been through.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Notifications were lost because the receive buffer was full.
+    pub overruns: AtomicU64,
+    /// Notifications that could not be decoded; each counts as a change.
+    pub undecodable: AtomicU64,
+    /// The socket failed and was opened again.
+    pub reopened: AtomicU64,
+    /// Events sent.
+    pub events: AtomicU64,
+}
+
+/// A running monitor; it stops when this is dropped.
+#[derive(Debug)]
+pub struct Monitor {
+    uplink: Arc<AtomicU32>,
+    counters: Arc<Counters>,
+    task: JoinHandle<()>,
+}
+
+impl Monitor {
+    /// Subscribes, in the network namespace of the calling thread, and spawns the task that
+    /// sends to `events`. What happens after this returns is heard.
+    pub async fn start(
+        netlink: Netlink,
+        watch: Watch,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Self, Error> {
+        let socket = Socket::subscribe(&GROUPS, watch.receive_buffer)
+            .map_err(|source| Error::Open { source })?;
+        let device = netlink
+            .device(&watch.device)
+            .await?
+            .map(|device| device.ifindex);
+        let uplink = Arc::new(AtomicU32::new(0));
+        let counters = Arc::new(Counters::default());
+        let filter = Filter {
+            netlink,
+            watch,
+            device,
+            uplink: Arc::clone(&uplink),
+        };
+        let task = tokio::spawn(run(socket, filter, events, Arc::clone(&counters)));
+        Ok(Self {
+            uplink,
+            counters,
+            task,
+        })
+    }
+
+    /// Tells which interface is the uplink. Until then, and with `None`, every link and address
+    /// matters, since it may become the uplink.
+    pub fn watch_uplink(&self, ifindex: Option<u32>) {
+        self.uplink.store(ifindex.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// What the monitor has been through.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn run(
+    mut socket: Socket,
+    mut filter: Filter,
+    events: mpsc::Sender<Event>,
+    counters: Arc<Counters>,
+) {
+    // When the change that was heard is to be told; `None` if there is none.
+    let mut due: Option<Instant> = None;
+    let mut last = Instant::now() - SPACING;
+    loop {
+        let changed = tokio::select! {
+            received = socket.receive() => match received {
+                Ok(()) => filter.any_matters(&socket, &counters),
+                Err(failure) => {
+                    recover(&mut socket, &mut filter, &failure, &counters).await;
+                    true
+                }
+            },
+            permit = when_due(due, &events) => match permit {
+                Some(permit) => {
+                    permit.send(Event::KernelChanged);
+                    counters.events.fetch_add(1, Ordering::Relaxed);
+                    due = None;
+                    last = Instant::now();
+                    false
+                }
+                None => return,
+            },
+        };
+        if changed && due.is_none() {
+            due = Some((Instant::now() + GATHER).max(last + SPACING));
+        }
+    }
+}
+
+/// Room in the channel, not before `due`; `None` when nobody listens any more.
+async fn when_due(
+    due: Option<Instant>,
+    events: &mpsc::Sender<Event>,
+) -> Option<mpsc::Permit<'_, Event>> {
+    let Some(due) = due else {
+        events.closed().await;
+        return None;
+    };
+    tokio::time::sleep_until(due).await;
+    events.reserve().await.ok()
+}
+
+/// After a failure anything may have changed unheard; after all but an overrun the socket is of
+/// no more use.
+async fn recover(socket: &mut Socket, filter: &mut Filter, failure: &Failure, counters: &Counters) {
+    if *failure == Failure::Overrun {
+        counters.overruns.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("kernel notifications were lost, everything is observed again");
+    } else {
+        tracing::warn!(error = %failure, "the kernel's notifications failed, subscribing again");
+        loop {
+            match Socket::subscribe(&GROUPS, filter.watch.receive_buffer) {
+                Ok(new) => {
+                    *socket = new;
+                    counters.reopened.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "no subscription to the kernel's notifications");
+                    tokio::time::sleep(REOPEN).await;
+                }
+            }
+        }
+    }
+    filter.find_device().await;
+}
+
+/// Tells what may matter from what cannot.
+struct Filter {
+    netlink: Netlink,
+    watch: Watch,
+    /// Interface index of our device, as far as is known.
+    device: Option<u32>,
+    /// Interface index of the uplink, 0 if there is none.
+    uplink: Arc<AtomicU32>,
+}
+
+impl Filter {
+    async fn find_device(&mut self) {
+        match self.netlink.device(&self.watch.device).await {
+            Ok(device) => self.device = device.map(|device| device.ifindex),
+            Err(error) => tracing::warn!(%error, "our device's interface index is unknown"),
+        }
+    }
+
+    fn any_matters(&mut self, socket: &Socket, counters: &Counters) -> bool {
+        let mut any = false;
+        for message in socket.received() {
+            let decoded =
+                message.and_then(|message| Ok((message.header.port_number, message.decode()?)));
+            any |= match decoded {
+                Ok((port, message)) => self.matters(port == self.netlink.port(), &message),
+                Err(error) => {
+                    counters.undecodable.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%error, "notification counts as a change");
+                    true
+                }
+            };
+        }
+        any
+    }
+
+    /// `ours`: the change was made by our own request.
+    fn matters(&mut self, ours: bool, message: &RouteNetlinkMessage) -> bool {
+        use RouteNetlinkMessage as Is;
+        match message {
+            Is::NewLink(link) => self.link_matters(link, true),
+            Is::DelLink(link) => self.link_matters(link, false),
+            Is::NewAddress(address) | Is::DelAddress(address) => {
+                !ours && Address::read(address).is_some_and(|a| self.interface_matters(a.ifindex))
+            }
+            Is::NewRoute(route) | Is::DelRoute(route) => !ours && self.route_matters(route),
+            Is::NewNeighbour(entry) => !ours && self.entry_matters(entry, Fdb::Is),
+            Is::DelNeighbour(entry) => !ours && self.entry_matters(entry, Fdb::IsNot),
+            _ => false,
+        }
+    }
+
+    fn link_matters(&mut self, message: &LinkMessage, exists: bool) -> bool {
+        // A bridge's word on one of its ports, also when the port leaves it.
+        if message.header.interface_family == AddressFamily::Bridge {
+            return false;
+        }
+        let link = Link::read(message);
+        let ifindex = link.device.ifindex;
+        let named = link.name == self.watch.device;
+        let was = self.device == Some(ifindex);
+        if named && exists {
+            self.device = Some(ifindex);
+        } else if was {
+            // Gone, or renamed.
+            self.device = None;
+        }
+        named || was || self.uplink_matters(ifindex)
+    }
+
+    fn interface_matters(&self, ifindex: u32) -> bool {
+        self.device == Some(ifindex) || self.uplink_matters(ifindex)
+    }
+
+    fn uplink_matters(&self, ifindex: u32) -> bool {
+        let uplink = self.uplink.load(Ordering::Relaxed);
+        uplink == 0 || uplink == ifindex
+    }
+
+    fn route_matters(&self, message: &RouteMessage) -> bool {
+        let Some(route) = Route::read(message) else {
+            return false;
+        };
+        let destination = Subnet::containing(IpNetwork::V4(route.destination));
+        // Host routes inside the network are pods', not peers'.
+        let overlay = self.watch.network.covers(destination) && destination.prefix() < 32;
+        route.in_main_table()
+            && (destination.prefix() == 0
+                || overlay
+                || self.device.is_some_and(|device| route.uses(device)))
+    }
+
+    fn entry_matters(&self, message: &NeighbourMessage, fdb: fn(IpAddr) -> Fdb) -> bool {
+        // An entry without an address on our device is none that we could have made.
+        Entry::read(message).is_some_and(|entry| {
+            self.device == Some(entry.ifindex)
+                && !(entry.fdb && self.netlink.said().is_echo(entry.mac, fdb(entry.address)))
+        })
+    }
+}

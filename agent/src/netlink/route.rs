@@ -1,0 +1,184 @@
+//! IPv4 routes of the main table.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use twill_core::observed::ObservedRoute;
+use twill_core::subnet::Subnet;
+
+use super::error::Failure;
+use super::link::unexpected;
+use super::socket::{Request, Socket};
+
+/// A route of the main table, as far as we care for routes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Route {
+    pub(super) destination: Ipv4Network,
+    pub(super) gateway: Option<IpAddr>,
+    pub(super) onlink: bool,
+    pub(super) unicast: bool,
+    /// Interface of a route with one next hop.
+    pub(super) interface: Option<u32>,
+    /// Interfaces of a route with several.
+    pub(super) legs: Vec<u32>,
+    pub(super) metric: u32,
+    pub(super) tos: u8,
+    pub(super) table: u32,
+}
+
+impl Route {
+    /// Reads a message; `None` where its destination is no IPv4 prefix.
+    pub(super) fn read(message: &RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        let mut destination = Ipv4Addr::UNSPECIFIED;
+        let mut route = Self {
+            destination: Ipv4Network::new(destination, 0).ok()?,
+            gateway: None,
+            onlink: header.flags.contains(RouteFlags::Onlink),
+            unicast: header.kind == RouteType::Unicast,
+            interface: None,
+            legs: Vec::new(),
+            metric: 0,
+            tos: header.tos,
+            table: header.table.into(),
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+                RouteAttribute::Gateway(RouteAddress::Inet(address))
+                | RouteAttribute::Via(RouteVia::Inet(address)) => {
+                    route.gateway = Some((*address).into());
+                }
+                RouteAttribute::Via(RouteVia::Inet6(address)) => {
+                    route.gateway = Some((*address).into());
+                }
+                RouteAttribute::Oif(ifindex) => route.interface = Some(*ifindex),
+                RouteAttribute::MultiPath(hops) => {
+                    route.legs = hops.iter().map(|hop| hop.interface_index).collect();
+                }
+                RouteAttribute::Priority(metric) => route.metric = *metric,
+                // The header has room for 8 bits only.
+                RouteAttribute::Table(table) => route.table = *table,
+                _ => {}
+            }
+        }
+        route.destination = Ipv4Network::new(destination, header.destination_prefix_length).ok()?;
+        Some(route)
+    }
+
+    pub(super) fn in_main_table(&self) -> bool {
+        self.table == u32::from(RouteHeader::RT_TABLE_MAIN)
+    }
+
+    /// Whether it may leave by this interface.
+    pub(super) fn uses(&self, ifindex: u32) -> bool {
+        self.interface == Some(ifindex) || self.legs.contains(&ifindex)
+    }
+
+    /// Whether it is in the place where our own would be: one more with another metric or type
+    /// of service stands beside it, untouched by what we set and remove.
+    pub(super) fn in_our_place(&self) -> bool {
+        self.metric == 0 && self.tos == 0 && self.unicast && self.in_main_table()
+    }
+
+    /// As the plan sees it.
+    pub(super) fn observed(&self) -> (Subnet, ObservedRoute) {
+        let route = ObservedRoute {
+            gateway: self.gateway,
+            onlink: self.onlink,
+        };
+        (Subnet::containing(IpNetwork::V4(self.destination)), route)
+    }
+}
+
+/// Routes of the main table in the kernel's order: by prefix, then by metric. Only those that
+/// may leave by `ifindex`, if one is given; the kernel sorts the others out where it can.
+pub(super) async fn list(socket: &mut Socket, ifindex: Option<u32>) -> Result<Vec<Route>, Failure> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.attributes.extend(ifindex.map(RouteAttribute::Oif));
+    let keep = |answer| match answer? {
+        RouteNetlinkMessage::NewRoute(message) => Ok(Route::read(&message).filter(|route| {
+            route.in_main_table() && ifindex.is_none_or(|ifindex| route.uses(ifindex))
+        })),
+        other => Err(unexpected(&other)),
+    };
+    socket
+        .dump(RouteNetlinkMessage::GetRoute(message), keep)
+        .await
+}
+
+/// The way the kernel would send to `destination`: interface and source address.
+pub(super) async fn lookup(
+    socket: &mut Socket,
+    destination: Ipv4Addr,
+) -> Result<(Option<u32>, Option<Ipv4Addr>), Failure> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = 32;
+    message
+        .attributes
+        .push(RouteAttribute::Destination(RouteAddress::Inet(destination)));
+    match socket.get(RouteNetlinkMessage::GetRoute(message)).await? {
+        RouteNetlinkMessage::NewRoute(message) => {
+            let source = message.attributes.iter().find_map(|attribute| {
+                if let RouteAttribute::PrefSource(RouteAddress::Inet(source)) = attribute {
+                    Some(*source)
+                } else {
+                    None
+                }
+            });
+            Ok((
+                Route::read(&message).and_then(|route| route.interface),
+                source,
+            ))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `<subnet> via <gateway> dev <ifindex> onlink`, proto boot, as flannel's `RouteReplace`.
+pub(super) fn set(ifindex: u32, subnet: Subnet, gateway: IpAddr) -> Request {
+    let mut message = message(ifindex, subnet, gateway);
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.header.flags = RouteFlags::Onlink;
+    (
+        RouteNetlinkMessage::NewRoute(message),
+        NLM_F_CREATE | NLM_F_REPLACE,
+    )
+}
+
+/// Removes the route that [`set`] makes, and no other one to the same subnet.
+pub(super) fn remove(ifindex: u32, subnet: Subnet) -> Request {
+    let mut message = message(ifindex, subnet, subnet.network());
+    message.header.kind = RouteType::Unicast;
+    message.header.flags = RouteFlags::Onlink;
+    // Any: the scope of a route is no part of what it is known by.
+    message.header.scope = RouteScope::NoWhere;
+    (RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+fn message(ifindex: u32, subnet: Subnet, gateway: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = match subnet.network() {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.destination_prefix_length = subnet.prefix();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.attributes = vec![
+        RouteAttribute::Destination(subnet.network().into()),
+        RouteAttribute::Gateway(gateway.into()),
+        RouteAttribute::Oif(ifindex),
+    ];
+    message
+}

@@ -1,0 +1,303 @@
+//! The underlay interface and its address, chosen as flannel chooses
+//! (`pkg/ipmatch/match.go` and `pkg/ip/iface.go`, v0.28).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use thiserror::Error;
+use twill_core::uplink::Uplink;
+use twill_core::vtep::MacAddr;
+
+use super::addr::Address;
+use super::error::Failure;
+use super::link::Link;
+use super::route::Route;
+use super::socket::Socket;
+use super::{addr, link, route};
+
+/// How the uplink is chosen.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum UplinkChoice {
+    /// The interface of the default route.
+    DefaultRoute,
+    /// The interface of that name (`--iface`).
+    Name(String),
+    /// The interface that has that address (`--iface`, or `--public-ip` alone).
+    Address(IpAddr),
+    /// The interface and source address by which the kernel would send there
+    /// (`--iface-can-reach`).
+    CanReach(Ipv4Addr),
+}
+
+/// Why no uplink was found.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "the texts say what the variants and their fields are"
+)]
+pub enum UplinkError {
+    #[error("look for the uplink")]
+    Ask { source: Failure },
+    #[error(
+        "the main table has no default route; add one, or name the uplink with --iface \
+         (interfaces here: {interfaces})"
+    )]
+    NoDefaultRoute { interfaces: String },
+    #[error(
+        "the default route has several next hops, by {interfaces}; name the one that is to \
+         carry the overlay with --iface"
+    )]
+    MultipathDefaultRoute { interfaces: String },
+    #[error("the default route names no interface; name the uplink with --iface")]
+    DefaultRouteWithoutInterface,
+    #[error("no interface {name:?}; interfaces here: {interfaces}")]
+    NoSuchInterface { name: String, interfaces: String },
+    #[error("no interface has the address {address}; addresses here: {addresses}")]
+    NoSuchAddress { address: IpAddr, addresses: String },
+    #[error("no route to {destination}; give an address that this node can reach")]
+    Unreachable {
+        destination: Ipv4Addr,
+        source: Failure,
+    },
+    #[error(
+        "the kernel's route to {destination} names no interface or source address; give an \
+         address of another node"
+    )]
+    NoWay { destination: Ipv4Addr },
+    #[error("interface index {ifindex} is gone; the uplink is looked for again")]
+    Gone { ifindex: u32 },
+    #[error("interface {interface} is the loopback; name one that other nodes can reach")]
+    Loopback { interface: String },
+    #[error(
+        "interface {interface} has no usable IPv4 address (found: {found}); give it a global or \
+         link-local one, or name another interface with --iface"
+    )]
+    NoAddress { interface: String, found: String },
+    #[error("interface {interface} says its MTU is 0; set one with ip link set {interface} mtu")]
+    NoMtu { interface: String },
+    #[error(
+        "MTU {mtu} of interface {interface} leaves no room for the overlay: VXLAN takes 50 of it"
+    )]
+    SmallMtu { interface: String, mtu: u32 },
+}
+
+impl From<Failure> for UplinkError {
+    fn from(source: Failure) -> Self {
+        Self::Ask { source }
+    }
+}
+
+/// Finds the uplink.
+pub(super) async fn find(
+    socket: &mut Socket,
+    choice: &UplinkChoice,
+    public_ip: Option<Ipv4Addr>,
+) -> Result<Uplink, UplinkError> {
+    let (link, address) = match choice {
+        UplinkChoice::DefaultRoute => {
+            let ifindex = default_route(socket).await?;
+            (interface(socket, ifindex).await?, None)
+        }
+        UplinkChoice::Name(name) => {
+            let Some(link) = link::by_name(socket, name).await? else {
+                let (name, interfaces) = (name.clone(), interfaces(socket).await?);
+                return Err(UplinkError::NoSuchInterface { name, interfaces });
+            };
+            (link, None)
+        }
+        UplinkChoice::Address(wanted) => {
+            let all = addr::list(socket, None).await?;
+            let found = all
+                .iter()
+                .find(|address| IpAddr::V4(address.network.ip()) == *wanted);
+            let Some(found) = found else {
+                let addresses = list_addresses(&all);
+                return Err(UplinkError::NoSuchAddress {
+                    address: *wanted,
+                    addresses,
+                });
+            };
+            (
+                interface(socket, found.ifindex).await?,
+                Some(found.network.ip()),
+            )
+        }
+        UplinkChoice::CanReach(destination) => {
+            let destination = *destination;
+            let (ifindex, source) =
+                route::lookup(socket, destination)
+                    .await
+                    .map_err(|source| match source {
+                        Failure::Refused { .. } => UplinkError::Unreachable {
+                            destination,
+                            source,
+                        },
+                        source => UplinkError::Ask { source },
+                    })?;
+            let (Some(ifindex), Some(source)) = (ifindex, source) else {
+                return Err(UplinkError::NoWay { destination });
+            };
+            (interface(socket, ifindex).await?, Some(source))
+        }
+    };
+
+    if link.loopback {
+        return Err(UplinkError::Loopback {
+            interface: link.name,
+        });
+    }
+    let address = if let Some(address) = address {
+        address
+    } else {
+        let all = addr::list(socket, Some(link.device.ifindex)).await?;
+        best_address(&all).ok_or_else(|| UplinkError::NoAddress {
+            interface: link.name.clone(),
+            found: list_addresses(&all),
+        })?
+    };
+    match link.device.mtu {
+        0 => Err(UplinkError::NoMtu {
+            interface: link.name,
+        }),
+        // 68 is the least that IPv4 works with (RFC 791), inside 50 bytes of encap overhead.
+        mtu if mtu < 68 + 50 => Err(UplinkError::SmallMtu {
+            interface: link.name,
+            mtu,
+        }),
+        mtu => Ok(Uplink {
+            ifindex: link.device.ifindex,
+            name: link.name,
+            mtu,
+            mac: link.mac.unwrap_or(MacAddr([0; 6])),
+            address,
+            public_ip: public_ip.unwrap_or(address),
+        }),
+    }
+}
+
+async fn default_route(socket: &mut Socket) -> Result<u32, UplinkError> {
+    let routes = route::list(socket, None).await?;
+    // The kernel's order is by metric: the first is the one that is used.
+    let default = routes
+        .iter()
+        .find(|route| route.destination.prefix() == 0 && route.unicast);
+    match default {
+        None => Err(UplinkError::NoDefaultRoute {
+            interfaces: interfaces(socket).await?,
+        }),
+        Some(Route {
+            interface: Some(ifindex),
+            ..
+        }) => Ok(*ifindex),
+        Some(Route { legs, .. }) if legs.is_empty() => {
+            Err(UplinkError::DefaultRouteWithoutInterface)
+        }
+        Some(Route { legs, .. }) => {
+            let links = link::all(socket).await?;
+            let names = links
+                .iter()
+                .filter(|link| legs.contains(&link.device.ifindex));
+            Err(UplinkError::MultipathDefaultRoute {
+                interfaces: join(names.map(|l| &l.name)),
+            })
+        }
+    }
+}
+
+async fn interface(socket: &mut Socket, ifindex: u32) -> Result<Link, UplinkError> {
+    link::by_index(socket, ifindex)
+        .await?
+        .ok_or(UplinkError::Gone { ifindex })
+}
+
+async fn interfaces(socket: &mut Socket) -> Result<String, Failure> {
+    let links = link::all(socket).await?;
+    Ok(join(
+        links
+            .iter()
+            .filter(|link| !link.loopback)
+            .map(|link| &link.name),
+    ))
+}
+
+fn list_addresses(all: &[Address]) -> String {
+    join(all.iter().map(|address| address.network.ip()))
+}
+
+fn join(items: impl Iterator<Item = impl ToString>) -> String {
+    let all: Vec<String> = items.map(|item| item.to_string()).collect();
+    if all.is_empty() {
+        "none".to_owned()
+    } else {
+        all.join(", ")
+    }
+}
+
+/// Global before link-local, permanent before not, else the kernel's order; none that is
+/// deprecated or that no peer could send to.
+fn best_address(all: &[Address]) -> Option<Ipv4Addr> {
+    all.iter()
+        .filter(|address| !address.deprecated && is_usable(address.network.ip()))
+        .min_by_key(|address| (address.network.ip().is_link_local(), !address.permanent))
+        .map(|address| address.network.ip())
+}
+
+fn is_usable(ip: Ipv4Addr) -> bool {
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast())
+}
+
+#[cfg(test)]
+mod tests {
+    use ipnetwork::Ipv4Network;
+
+    use super::*;
+
+    const LASTING: (bool, bool) = (true, false);
+    const EXPIRING: (bool, bool) = (false, false);
+    const DEPRECATED: (bool, bool) = (true, true);
+
+    /// Address, whether it is permanent and whether deprecated.
+    type Candidate = (&'static str, (bool, bool));
+
+    fn best(addresses: &[Candidate]) -> Option<String> {
+        let all: Vec<Address> = addresses
+            .iter()
+            .map(|&(ip, (permanent, deprecated))| Address {
+                ifindex: 2,
+                network: Ipv4Network::new(ip.parse().unwrap(), 24).unwrap(),
+                permanent,
+                deprecated,
+            })
+            .collect();
+        best_address(&all).map(|ip| ip.to_string())
+    }
+
+    #[test]
+    fn global_comes_before_link_local_and_permanent_before_expiring() {
+        let table: [(&[Candidate], Option<&str>); 8] = [
+            (&[], None),
+            (&[("127.0.0.1", LASTING), ("224.0.0.1", LASTING)], None),
+            (&[("169.254.1.1", LASTING)], Some("169.254.1.1")),
+            (
+                &[("169.254.1.1", LASTING), ("192.0.2.1", EXPIRING)],
+                Some("192.0.2.1"),
+            ),
+            (
+                &[("192.0.2.1", EXPIRING), ("192.0.2.2", LASTING)],
+                Some("192.0.2.2"),
+            ),
+            (
+                &[("192.0.2.1", LASTING), ("192.0.2.2", LASTING)],
+                Some("192.0.2.1"),
+            ),
+            (
+                &[("192.0.2.1", DEPRECATED), ("169.254.1.1", EXPIRING)],
+                Some("169.254.1.1"),
+            ),
+            (&[("192.0.2.1", DEPRECATED)], None),
+        ];
+        for (addresses, expected) in table {
+            assert_eq!(best(addresses).as_deref(), expected, "{addresses:?}");
+        }
+    }
+}

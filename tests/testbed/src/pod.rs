@@ -1,0 +1,120 @@
+//! Pods: namespaces that real CNI plugins wire to their node.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use ipnetwork::Ipv4Network;
+use serde_json::Value;
+
+use crate::command::checked;
+use crate::netns::{Namespace, Prefix, enter_file, report};
+use crate::subnet_env::{Delegate, SubnetEnv};
+use crate::topology::Node;
+
+/// Where Debian's `containernetworking-plugins` are; `TWILL_CNI_PATH` says otherwise.
+const PLUGINS: &str = "/usr/lib/cni";
+const LINK: &str = "eth0";
+
+/// A pod with one interface, `eth0`. Dropping it asks the plugin to take it off its node.
+#[derive(Debug)]
+pub struct Pod {
+    namespace: Namespace,
+    // Keeps the node's namespace within reach, whichever of the two is dropped first.
+    node: File,
+    label: String,
+    address: Ipv4Addr,
+    config: Value,
+}
+
+impl Pod {
+    /// Makes the pod `<node>-<label>` and wires it by the bridge plugin.
+    pub fn add(node: &Node, label: &str, env: &SubnetEnv) -> Result<Self> {
+        Self::add_by(Delegate::Bridge, node, label, env)
+    }
+
+    /// Makes the pod and wires it by this plugin.
+    pub fn add_by(delegate: Delegate, node: &Node, label: &str, env: &SubnetEnv) -> Result<Self> {
+        let data_dir = node.directory().join("cni");
+        fs::create_dir_all(&data_dir).with_context(|| format!("make {}", data_dir.display()))?;
+        let namespace = Namespace::under(&Prefix::fixed(node.namespace().name()), label)?;
+        let mut pod = Self {
+            namespace,
+            node: node.namespace().open()?,
+            label: label.to_owned(),
+            address: Ipv4Addr::UNSPECIFIED,
+            config: env.delegate(delegate, &data_dir),
+        };
+        let result = pod.call_plugin("ADD")?;
+        pod.address = address_in(&result)?;
+        Ok(pod)
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The short name that it was given.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The address that host-local gave it.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Calls the delegate as a container runtime does, inside the node's namespace.
+    fn call_plugin(&self, verb: &str) -> Result<String> {
+        let plugins = std::env::var_os("TWILL_CNI_PATH").unwrap_or_else(|| PLUGINS.into());
+        let Some(kind) = self.config["type"].as_str() else {
+            bail!("no `type` in {}", self.config);
+        };
+        let mut command = Command::new(PathBuf::from(&plugins).join(kind));
+        command
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", self.namespace.name())
+            .env("CNI_NETNS", self.namespace.path())
+            .env("CNI_IFNAME", LINK)
+            .env("CNI_PATH", &plugins)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let call = || -> Result<String> {
+            enter_file(&self.node)?;
+            let mut child = command
+                .spawn()
+                .with_context(|| format!("start the CNI plugin {kind}"))?;
+            let mut stdin = child.stdin.take().context("no standard input")?;
+            stdin.write_all(self.config.to_string().as_bytes())?;
+            drop(stdin);
+            checked(&command, &child.wait_with_output()?)
+        };
+        std::thread::scope(|scope| match scope.spawn(call).join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+        .with_context(|| format!("CNI {verb} for {}", self.namespace.name()))
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        if let Err(error) = self.call_plugin("DEL") {
+            report(&error);
+        }
+    }
+}
+
+/// The pod's address in a CNI result (version 0.3.1: `ips[].address`).
+fn address_in(result: &str) -> Result<Ipv4Addr> {
+    let result: Value = serde_json::from_str(result).context("the CNI result is no JSON")?;
+    let address = result["ips"][0]["address"]
+        .as_str()
+        .with_context(|| format!("no address in the CNI result {result}"))?;
+    Ok(address.parse::<Ipv4Network>()?.ip())
+}

@@ -1,0 +1,153 @@
+//! The underlay: a switch in a namespace of its own, and nodes plugged into it.
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+
+use crate::directory::Directory;
+use crate::netns::{Namespace, Prefix};
+use crate::world::{GATEWAY, UNDERLAY_PREFIX, UPLINK, mac_text, uplink_mac};
+
+/// What crosses the wire between two nodes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Offload {
+    /// GSO packets of up to 64 KiB cross whole, as between veths or virtio-net guests.
+    #[default]
+    Gso,
+    /// Frames of the MTU's size cross, as from a NIC: the sender cuts, the receiver's GRO
+    /// puts together again.
+    Nic,
+}
+
+/// How the underlay is built.
+#[derive(Clone, Copy, Debug)]
+pub struct UnderlayOptions {
+    /// MTU of the switch and of every uplink, in bytes.
+    pub mtu_bytes: u32,
+    /// What crosses the wire.
+    pub offload: Offload,
+}
+
+impl Default for UnderlayOptions {
+    fn default() -> Self {
+        Self {
+            mtu_bytes: 1500,
+            offload: Offload::Gso,
+        }
+    }
+}
+
+/// The network between the nodes, 192.0.2.0/24: a bridge that stands for a switch. Keep it
+/// as long as its nodes.
+#[derive(Debug)]
+pub struct Underlay {
+    switch: Namespace,
+    prefix: Prefix,
+    options: UnderlayOptions,
+}
+
+impl Underlay {
+    /// An underlay with unique names, an MTU of 1500 and GSO.
+    pub fn new() -> Result<Self> {
+        Self::with(Prefix::unique(), UnderlayOptions::default())
+    }
+
+    /// An underlay whose namespaces are called `<prefix>-…`.
+    pub fn with(prefix: Prefix, options: UnderlayOptions) -> Result<Self> {
+        let switch = Namespace::under(&prefix, "switch")?;
+        let UnderlayOptions { mtu_bytes, .. } = options;
+        switch.run_lines(&format!(
+            "ip link add name switch type bridge
+             ip link set dev switch mtu {mtu_bytes} up
+             ip addr add {GATEWAY}/{UNDERLAY_PREFIX} dev switch"
+        ))?;
+        // The switch forwards frames; it does not ask a host's firewall about them.
+        if switch.sysctl("net.bridge.bridge-nf-call-iptables").is_ok() {
+            switch.set_sysctl("net.bridge.bridge-nf-call-iptables", "0")?;
+        }
+        Ok(Self {
+            switch,
+            prefix,
+            options,
+        })
+    }
+
+    /// The prefix of all names here.
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
+    }
+
+    /// The namespace with the bridge `switch`, whose ports are called as the nodes.
+    pub fn switch(&self) -> &Namespace {
+        &self.switch
+    }
+
+    /// Adds a node with the uplink `eth0`, forwarding on, and a default route to the
+    /// gateway. `label` is at most 15 bytes: it names the port on the switch too.
+    pub fn join(&self, label: &str, address: Ipv4Addr) -> Result<Node> {
+        let namespace = Namespace::under(&self.prefix, label)?;
+        let directory = Directory::new(namespace.name())?;
+        let UnderlayOptions { mtu_bytes, offload } = self.options;
+        let mac = mac_text(uplink_mac(address));
+        let name = namespace.name();
+        self.switch.run_lines(&format!(
+            "ip link add name {label} mtu {mtu_bytes} type veth peer name {UPLINK} mtu {mtu_bytes} address {mac} netns {name}
+             ip link set dev {label} master switch up"
+        ))?;
+        namespace.set_sysctl("net.ipv4.ip_forward", "1")?;
+        namespace.run_lines(&format!(
+            "ip addr add {address}/{UNDERLAY_PREFIX} dev {UPLINK}
+             ip link set {UPLINK} up
+             ip route add default via {GATEWAY} dev {UPLINK}"
+        ))?;
+        if offload == Offload::Nic {
+            namespace.run_lines(&format!(
+                "ethtool -K {UPLINK} tso off gso off tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off tx-udp-segmentation off gro on"
+            ))?;
+        }
+        Ok(Node {
+            namespace,
+            directory,
+            label: label.to_owned(),
+            address,
+        })
+    }
+}
+
+/// A node: a namespace with an uplink, and a directory for its files.
+#[derive(Debug)]
+pub struct Node {
+    namespace: Namespace,
+    directory: Directory,
+    label: String,
+    address: Ipv4Addr,
+}
+
+impl Node {
+    /// Its namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Its directory, removed with it.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The short name that it was given.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Its underlay address, on `eth0`.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// MTU of the uplink in bytes.
+    pub fn uplink_mtu_bytes(&self) -> Result<u32> {
+        let link = self.namespace.link_json(UPLINK)?;
+        let mtu = link["mtu"].as_u64().and_then(|mtu| u32::try_from(mtu).ok());
+        mtu.ok_or_else(|| anyhow::anyhow!("no MTU in {link}"))
+    }
+}

@@ -1,0 +1,53 @@
+//! Sockets with time limits, opened inside a namespace.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+
+use crate::netns::Namespace;
+
+/// How long one answer may take.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+/// How often a server looks whether it shall stop.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+
+/// Listens on every address of the namespace; `accept` returns with `WouldBlock` each tick.
+pub(crate) fn listen(namespace: &Namespace, port: u16) -> Result<TcpListener> {
+    let listener = namespace
+        .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?
+        .with_context(|| format!("listen on TCP port {port} in {}", namespace.name()))?;
+    // Linux keeps to SO_RCVTIMEO in accept(2) as well; see socket(7).
+    let tick = TimeVal::new(0, i64::from(TICK.subsec_micros()));
+    setsockopt(&listener, sockopt::ReceiveTimeout, &tick)?;
+    Ok(listener)
+}
+
+/// A UDP socket on every address of the namespace; `recv` gives up after `timeout`.
+pub(crate) fn bind_udp(namespace: &Namespace, port: u16, timeout: Duration) -> Result<UdpSocket> {
+    let socket = namespace
+        .enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?
+        .with_context(|| format!("bind UDP port {port} in {}", namespace.name()))?;
+    socket.set_read_timeout(Some(timeout))?;
+    Ok(socket)
+}
+
+/// Connects from inside the namespace.
+pub(crate) fn connect(namespace: &Namespace, to: SocketAddrV4) -> Result<TcpStream> {
+    let stream = namespace
+        .enter(|| TcpStream::connect_timeout(&SocketAddr::V4(to), ANSWER))?
+        .with_context(|| format!("connect from {} to {to}", namespace.name()))?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_write_timeout(Some(ANSWER))?;
+    Ok(stream)
+}
+
+/// Whether the error only says that the time limit of a read has passed.
+pub(crate) fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+    )
+}
