@@ -1,2 +1,78 @@
-//! Placeholder.
-fn main() {}
+//! What a person types: `cargo xtask setup`, `build`, `demo`, `test`, `lint`, `abi`.
+//!
+//! Everything that continuous integration does is one of these commands. This program
+//! depends on `twill-abi` alone and runs everything else as a process. Progress goes to
+//! standard error, results go to standard output.
+
+#![forbid(unsafe_code)]
+
+mod abi;
+mod build;
+mod console;
+mod demo;
+mod lint;
+mod places;
+mod privilege;
+mod process;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Twill's tasks: prepare this machine, build, show, test.
+///
+/// Start with `cargo xtask demo`: it prepares and builds what it needs, and says so.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find what building and testing need; install what is missing
+    ///
+    /// On Debian and Ubuntu, as root, it installs. Elsewhere, or as another user, it prints
+    /// the commands to run and fails. With nothing to do it takes a moment.
+    Setup,
+    /// Build the BPF programs, then twilld and twillctl with the programs embedded
+    Build(build::Args),
+    /// Run the tests, tier by tier; all tiers when none is named
+    Test(test::Args),
+    /// Check formatting and lints, warnings denied
+    Lint,
+    /// Three nodes on this machine, pods that talk over Twill, measured (needs root)
+    Demo(demo::Args),
+    /// Compare docs/abi.md with the types that kernel and userspace share
+    Abi(abi::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            console::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup => setup::run()?,
+        Task::Build(args) => build::run(args)?,
+        Task::Test(args) => return test::run(&args),
+        Task::Lint => lint::run()?,
+        Task::Demo(args) => return demo::run(args),
+        Task::Abi(args) => abi::run(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

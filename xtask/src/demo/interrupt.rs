@@ -1,0 +1,88 @@
+//! Waiting for a program that cleans up after Ctrl-C: never end before it does.
+
+use std::process::{Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::libc::SI_USER;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
+/// The signals that ask to stop.
+const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// Runs `command` and waits for its end, whatever signal asks this process to stop meanwhile.
+///
+/// A terminal sends Ctrl-C to both processes. What another process sends reaches this one
+/// alone and is handed on. To be called from the only thread: others would get the signals.
+pub(super) fn wait_for(command: &mut Command) -> Result<ExitStatus> {
+    let set: SigSet = STOP.into_iter().collect();
+    // Blocked, so that they wait in the descriptor. The child starts with an empty mask:
+    // std::process::Command sees to it.
+    set.thread_block().context("block signals")?;
+    let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).context("open a signalfd")?;
+    let mut child = command.spawn().context("start")?;
+    let pid = Pid::from_raw(i32::try_from(child.id()).context("the process id is no pid")?);
+    let running = Arc::new(Mutex::new(Some(pid)));
+    let receiver = Arc::clone(&running);
+    // Not joined: it waits for signals until this process ends.
+    thread::spawn(move || hand_on(&signals, &receiver));
+    // The dead child keeps its number until nobody can send to it any more.
+    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+    *running.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    child.wait().context("wait")
+}
+
+fn hand_on(signals: &SignalFd, running: &Mutex<Option<Pid>>) {
+    while let Ok(Some(info)) = signals.read_signal() {
+        let Some(signal) = to_hand_on(info.ssi_signo, info.ssi_code) else {
+            continue;
+        };
+        let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not reaped yet, so the number is still this child's, and sending cannot fail.
+        if let Some(pid) = *running
+            && kill(pid, signal).is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The signal, if it came from another process; a terminal's has another code.
+fn to_hand_on(number: u32, code: i32) -> Option<Signal> {
+    let signal = Signal::try_from(i32::try_from(number).ok()?).ok()?;
+    (STOP.contains(&signal) && code == SI_USER).then_some(signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::libc::SI_KERNEL;
+
+    use super::*;
+
+    #[test]
+    fn the_childs_end_is_returned() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit 7"]);
+        assert_eq!(wait_for(&mut command).unwrap().code(), Some(7));
+    }
+
+    #[test]
+    fn what_cannot_start_is_an_error() {
+        let error = wait_for(&mut Command::new("/nonexistent/program")).unwrap_err();
+        assert_eq!(error.to_string(), "start");
+    }
+
+    #[test]
+    fn ctrl_c_at_a_terminal_is_not_sent_twice() {
+        assert_eq!(to_hand_on(2, SI_KERNEL), None);
+        assert_eq!(to_hand_on(2, SI_USER), Some(Signal::SIGINT));
+        assert_eq!(to_hand_on(15, SI_USER), Some(Signal::SIGTERM));
+        assert_eq!(to_hand_on(9, SI_USER), None);
+        assert_eq!(to_hand_on(0, SI_USER), None);
+    }
+}

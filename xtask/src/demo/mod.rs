@@ -1,0 +1,75 @@
+//! `cargo xtask demo`: prepares, builds, and hands over to the demo program.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::build::Profile;
+use crate::{build, console, places, privilege, process, setup};
+
+mod interrupt;
+
+/// What `demo` takes.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Leave everything running at the end, and say how to enter it
+    #[arg(long)]
+    keep: bool,
+    /// Print the result as JSON, for scripts
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    profile: Profile,
+}
+
+/// The command; its exit code is the demo's.
+pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    let Args {
+        keep,
+        json,
+        profile,
+    } = args;
+    let toolchain = setup::ensure()?;
+    privilege::require("the demo")?;
+    let built = build::build(&toolchain, profile)?;
+    let demo = build::binary("twill-testbed", "twill-demo", profile)?;
+
+    console::step("run the demo");
+    let mut command = Command::new(demo);
+    command
+        .args(keep.then_some("--keep"))
+        .args(json.then_some("--json"))
+        .current_dir(places::root())
+        .env("TWILL_BIN_DIR", &built.binaries)
+        .env("TWILL_BPF_OBJECT", &built.object)
+        .stdin(Stdio::null());
+    let line = process::line(&command);
+    let status = interrupt::wait_for(&mut command).context(line)?;
+    Ok(code(status))
+}
+
+/// The exit code a shell would give for `status`.
+fn code(status: ExitStatus) -> ExitCode {
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demos_end_is_ours() {
+        for (raw, expected) in [(0, 0), (3 << 8, 3), (2, 130), (15, 143)] {
+            let code = code(ExitStatus::from_raw(raw));
+            assert_eq!(
+                format!("{code:?}"),
+                format!("{:?}", ExitCode::from(expected)),
+                "{raw}"
+            );
+        }
+    }
+}

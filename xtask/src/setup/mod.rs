@@ -1,0 +1,109 @@
+//! `cargo xtask setup`: finds what building and testing need, installs what is missing.
+//!
+//! What is there is found by trying it, not by asking a package manager. Nothing is ever
+//! removed or upgraded.
+
+mod compiler;
+mod linker;
+mod plan;
+mod system;
+mod tools;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{console, places, privilege, process};
+
+pub(crate) use compiler::Compiler;
+use plan::{Missing, Plan};
+use system::System;
+
+/// The BPF toolchain that was found.
+pub(crate) struct Toolchain {
+    pub(crate) compiler: Compiler,
+    pub(crate) linker: PathBuf,
+}
+
+/// What is here, and what is not.
+struct Found {
+    compiler: Option<Compiler>,
+    linker: Option<PathBuf>,
+    missing: Missing,
+}
+
+/// The command.
+pub(crate) fn run() -> Result<()> {
+    let toolchain = ensure()?;
+    console::step("everything is here");
+    console::note(&format!("BPF compiler: {}", toolchain.compiler));
+    console::note(&format!("BPF linker: {}", toolchain.linker.display()));
+    Ok(())
+}
+
+/// Makes sure that everything is here, and says nothing when it is.
+pub(crate) fn ensure() -> Result<Toolchain> {
+    let found = look()?;
+    if !found.missing.is_empty() {
+        install(&found.missing)?;
+    }
+    let Found {
+        compiler,
+        linker,
+        missing,
+    } = if found.missing.is_empty() {
+        found
+    } else {
+        look()?
+    };
+    match (compiler, linker) {
+        (Some(compiler), Some(linker)) if missing.is_empty() => Ok(Toolchain { compiler, linker }),
+        _ => bail!("still not there after installing: {missing}"),
+    }
+}
+
+/// The BPF toolchain alone: what building needs, without the tools of the tests.
+pub(crate) fn toolchain() -> Result<Toolchain> {
+    let compiler = Compiler::find();
+    match (compiler, linker::find()?) {
+        (Some(compiler), Some(linker)) => Ok(Toolchain { compiler, linker }),
+        _ => ensure(),
+    }
+}
+
+fn look() -> Result<Found> {
+    let compiler = Compiler::find();
+    let linker = linker::find()?;
+    let missing = Missing {
+        compiler: compiler.is_none(),
+        linker: linker.is_none(),
+        tools: tools::missing(compiler.as_ref()),
+    };
+    Ok(Found {
+        compiler,
+        linker,
+        missing,
+    })
+}
+
+fn install(missing: &Missing) -> Result<()> {
+    console::step(&format!("missing: {missing}"));
+    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let system = System::from_os_release(&os_release);
+    let plan = Plan::new(missing, system, &places::cache()?);
+    if !plan.possible(privilege::is_root()) {
+        console::result(&plan.instructions());
+        bail!("{} are printed above", plan.why_not(privilege::is_root()));
+    }
+    for step in &plan.steps {
+        console::step(&format!("{} ({})", step.title, step.lasts));
+        let mut command = step.command();
+        console::note(&process::line(&command));
+        let begin = Instant::now();
+        process::run(&mut command).with_context(|| step.title.clone())?;
+        console::note(&format!("took {}", console::duration(begin.elapsed())));
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! The programs that the demo and the tests run.
+
+use std::path::Path;
+
+use super::compiler::Compiler;
+use crate::process;
+
+/// Where the CNI plugins are looked for: Debian's folder, then upstream's.
+const CNI_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+
+/// One thing that must be there, and the Debian package that brings it.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Tool {
+    /// The program's name.
+    pub(super) program: &'static str,
+    /// Its package in Debian and Ubuntu.
+    pub(super) package: &'static str,
+    kind: Kind,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Kind {
+    Command,
+    CniPlugin,
+}
+
+const fn command(program: &'static str, package: &'static str) -> Tool {
+    Tool {
+        program,
+        package,
+        kind: Kind::Command,
+    }
+}
+
+const fn cni_plugin(program: &'static str) -> Tool {
+    Tool {
+        program,
+        package: "containernetworking-plugins",
+        kind: Kind::CniPlugin,
+    }
+}
+
+const TOOLS: &[Tool] = &[
+    command("ip", "iproute2"),
+    command("tc", "iproute2"),
+    command("ping", "iputils-ping"),
+    command("nft", "nftables"),
+    command("iptables", "iptables"),
+    command("iperf3", "iperf3"),
+    command("ethtool", "ethtool"),
+    command("tcpdump", "tcpdump"),
+    command("conntrack", "conntrack"),
+    command("jq", "jq"),
+    command("bpftool", "bpftool"),
+    command("unshare", "util-linux"),
+    cni_plugin("bridge"),
+    cni_plugin("host-local"),
+    cni_plugin("ptp"),
+    cni_plugin("portmap"),
+    cni_plugin("loopback"),
+];
+
+/// The clippy of the BPF compiler. rustup's nightly has it as a component of its own.
+const CLIPPY: &Tool = &command("cargo-clippy", "rust-web-clippy");
+
+/// Every tool that is not there; the linter only once its compiler is.
+pub(super) fn missing(compiler: Option<&Compiler>) -> Vec<&'static Tool> {
+    let clippy = compiler
+        .is_some_and(|compiler| !compiler.has_clippy())
+        .then_some(CLIPPY);
+    TOOLS
+        .iter()
+        .filter(|tool| !tool.is_there())
+        .chain(clippy)
+        .collect()
+}
+
+impl Tool {
+    fn is_there(&self) -> bool {
+        match self.kind {
+            Kind::Command => process::find(self.program).is_some(),
+            Kind::CniPlugin => CNI_FOLDERS
+                .iter()
+                .any(|folder| process::is_executable(&Path::new(folder).join(self.program))),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod samples {
+    use super::{Tool, cni_plugin, command};
+
+    pub(in crate::setup) const NFT: &Tool = &command("nft", "nftables");
+    pub(in crate::setup) const CNI: [&Tool; 2] = [&cni_plugin("bridge"), &cni_plugin("host-local")];
+}

@@ -1,0 +1,128 @@
+//! `cargo xtask test`: the tiers, one after the other, and what came of them.
+
+mod libtest;
+mod summary;
+mod tier;
+
+use std::io::stdout;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::build::{Artifacts, Built, Profile};
+use crate::{build, console, places, privilege, process, setup};
+use libtest::Count;
+use summary::Outcome;
+use tier::{Runs, Tier};
+
+/// What `test` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The tiers to run, all of them when none is named
+    #[arg(value_name = "TIER", value_enum)]
+    tiers: Vec<Tier>,
+    #[command(flatten)]
+    profile: Profile,
+    /// Go on with the next tier after one failed
+    #[arg(long)]
+    keep_going: bool,
+    /// Arguments for every test binary, such as part of a test's name, or --nocapture
+    #[arg(last = true)]
+    libtest: Vec<String>,
+}
+
+/// The command. The last line printed is `N passed, N failed`.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let tiers = tier::in_order(&args.tiers);
+    if let Some(tier) = tiers.iter().find(|tier| tier.privileged()) {
+        let toolchain = setup::ensure()?;
+        privilege::require(&format!("the tier {tier}"))?;
+        let built = build::build(&toolchain, args.profile)?;
+        return Ok(report(&run_tiers(&tiers, Some(&built), args)));
+    }
+    Ok(report(&run_tiers(&tiers, None, args)))
+}
+
+fn run_tiers(tiers: &[Tier], built: Option<&Built>, args: &Args) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for &tier in tiers {
+        let stop = outcomes.iter().any(|outcome: &Outcome| !outcome.good()) && !args.keep_going;
+        let outcome = if stop {
+            Outcome::left_out(tier)
+        } else {
+            run_tier(tier, built, args)
+        };
+        outcomes.push(outcome);
+    }
+    outcomes
+}
+
+fn run_tier(tier: Tier, built: Option<&Built>, args: &Args) -> Outcome {
+    console::step(&format!("tier {tier}: {}", tier.proves()));
+    let begin = Instant::now();
+    let result = match tier.runs() {
+        Runs::Workspace => workspace(args),
+        Runs::Target(target) => built
+            .context("the binaries were not built")
+            .and_then(|built| target_of_tests(target, built, args)),
+    };
+    Outcome::new(tier, result, begin.elapsed())
+}
+
+/// Unit and documentation tests of every package that is built for the host.
+fn workspace(args: &Args) -> Result<Count> {
+    let everything = [
+        "--workspace",
+        "--exclude",
+        "twill-programs",
+        "--no-fail-fast",
+    ];
+    let mut count = Count::default();
+    for kind in [["--lib", "--bins"].as_slice(), &["--doc"]] {
+        let mut command = process::cargo();
+        command
+            .arg("test")
+            .args(everything)
+            .args(kind)
+            .arg("--")
+            .args(&args.libtest);
+        count += libtest::run(&mut command, &mut stdout())?;
+    }
+    Ok(count)
+}
+
+/// One test binary of `tests/tiers`, run as cargo would run it. It is started here and not by
+/// cargo, so that the variables below do not look to cargo like a reason to build again.
+fn target_of_tests(target: &str, built: &Built, args: &Args) -> Result<Count> {
+    let mut command = process::cargo();
+    command.args([
+        "test",
+        "--package",
+        "twill-tests",
+        "--test",
+        target,
+        "--no-run",
+    ]);
+    let binary = Artifacts::build(&mut command)?.test(target)?;
+    let mut command = Command::new(binary);
+    command
+        .current_dir(places::root().join("tests/tiers"))
+        .args(&args.libtest)
+        .env("TWILL_TIERS", "1")
+        .env("REQUIRE_PRIVILEGED", "1")
+        .env("TWILL_BIN_DIR", &built.binaries)
+        .env("TWILL_BPF_OBJECT", &built.object);
+    libtest::run(&mut command, &mut stdout())
+}
+
+fn report(outcomes: &[Outcome]) -> ExitCode {
+    for line in summary::lines(outcomes) {
+        console::result(&line);
+    }
+    if outcomes.iter().all(Outcome::good) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

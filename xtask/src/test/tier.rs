@@ -1,0 +1,92 @@
+//! The tiers. A new one is a variant, and a line in each table below.
+
+use std::fmt;
+
+use clap::ValueEnum;
+
+/// A tier, cheapest first: the order in which they run.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
+pub(crate) enum Tier {
+    /// Unit and property tests, beside the code; needs nothing
+    Unit,
+    /// Each BPF program run on single packets; needs root
+    ProgRun,
+    /// Real packets between network namespaces; needs root
+    Netns,
+    /// Several agents, real servers and real CNI plugins; needs root
+    E2e,
+}
+
+/// What a tier runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Runs {
+    /// The tests beside the code of the whole workspace.
+    Workspace,
+    /// A test target of `tests/tiers`.
+    Target(&'static str),
+}
+
+impl Tier {
+    pub(super) fn runs(self) -> Runs {
+        match self {
+            Self::Unit => Runs::Workspace,
+            Self::ProgRun => Runs::Target("prog_run"),
+            Self::Netns => Runs::Target("netns"),
+            Self::E2e => Runs::Target("e2e"),
+        }
+    }
+
+    /// What it proves, for the line above its output.
+    pub(super) fn proves(self) -> &'static str {
+        match self {
+            Self::Unit => "logic, parsing, planning, configuration",
+            Self::ProgRun => "every program, verdict, byte and counter",
+            Self::Netns => "real packets, against the kernel's own vxlan device",
+            Self::E2e => "whole nodes with real servers and CNI plugins",
+        }
+    }
+
+    /// Whether it needs root, the BPF object and the tools.
+    pub(super) fn privileged(self) -> bool {
+        self.runs() != Runs::Workspace
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        formatter.pad(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+/// The tiers that were asked for, each once, cheapest first; all when none was.
+pub(super) fn in_order(asked: &[Tier]) -> Vec<Tier> {
+    let all = Tier::value_variants().iter().copied();
+    all.filter(|tier| asked.is_empty() || asked.contains(tier))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cheapest_tier_runs_first() {
+        let asked = [Tier::E2e, Tier::Unit, Tier::E2e];
+        assert_eq!(in_order(&asked), [Tier::Unit, Tier::E2e]);
+        assert_eq!(
+            in_order(&[]),
+            [Tier::Unit, Tier::ProgRun, Tier::Netns, Tier::E2e]
+        );
+    }
+
+    #[test]
+    fn every_target_exists() {
+        let manifest = include_str!("../../../tests/tiers/Cargo.toml");
+        for tier in in_order(&[]) {
+            if let Runs::Target(target) = tier.runs() {
+                assert!(manifest.contains(&format!("name = \"{target}\"")), "{tier}");
+            }
+        }
+    }
+}
