@@ -28,6 +28,12 @@ impl InstanceName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The alias (`IFLA_IFALIAS`) of a device that this instance made: the proof, across
+    /// restarts, that it may remove it. A device that it found carries none.
+    pub fn device_mark(&self) -> String {
+        format!("twill:{self}")
+    }
 }
 
 impl fmt::Display for InstanceName {

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod ctl;
 pub mod datapath;
 pub mod files;
 pub mod instance;

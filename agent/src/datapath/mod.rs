@@ -9,6 +9,7 @@ pub mod hooks;
 pub mod maps;
 pub mod object;
 pub mod pins;
+pub mod reader;
 pub mod settings;
 pub mod stats;
 pub mod tcx;
@@ -259,23 +260,40 @@ impl Datapath {
     }
 }
 
+/// One thing that was taken away, or not.
+#[derive(Debug)]
+pub struct Removal {
+    /// What it was.
+    pub what: String,
+    /// Whether that worked.
+    pub result: Result<(), DatapathError>,
+}
+
 /// Detaches every program of ours and leaves the maps: the kernel carries all packets.
-/// Goes on after an error and returns all of them.
-pub async fn detach_all(pins: &Pins) -> Vec<DatapathError> {
-    let mut errors = Vec::new();
+/// Goes on after an error.
+pub async fn detach_all(pins: &Pins) -> Vec<Removal> {
+    let mut removals = Vec::new();
+    let mut failed = |what: String, error: PinError| {
+        removals.push(Removal {
+            what,
+            result: Err(error.into()),
+        });
+    };
     let our_maps = pins.map_ids().unwrap_or_else(|error| {
-        errors.push(error.into());
+        failed("find the pinned maps".to_owned(), error);
         BTreeSet::new()
     });
-    match pins.attachments() {
-        Err(error) => errors.push(error.into()),
-        Ok(attachments) => {
-            for pin in attachments {
-                errors.extend(hooks::detach(&pin, &our_maps).await.err());
-            }
-        }
+    let attachments = pins.attachments().unwrap_or_else(|error| {
+        failed("find the attached programs".to_owned(), error);
+        Vec::new()
+    });
+    for pin in attachments {
+        removals.push(Removal {
+            what: format!("detach {} from interface {}", pin.program, pin.ifindex),
+            result: hooks::detach(&pin, &our_maps).await,
+        });
     }
-    errors
+    removals
 }
 
 fn permission_hint(error: &EbpfError) -> &'static str {
