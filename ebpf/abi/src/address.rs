@@ -62,13 +62,13 @@ impl From<Ipv4Addr> for Address {
 
 impl From<Ipv6Addr> for Address {
     fn from(address: Ipv6Addr) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets();
-        Self([
-            Be32::from_bytes([a, b, c, d]),
-            Be32::from_bytes([e, f, g, h]),
-            Be32::from_bytes([i, j, k, l]),
-            Be32::from_bytes([m, n, o, p]),
-        ])
+        let bits = u128::from(address);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the low 32 bits are what is meant"
+        )]
+        let word = |shift: u32| Be32::from_host((bits >> shift) as u32);
+        Self([word(96), word(64), word(32), word(0)])
     }
 }
 

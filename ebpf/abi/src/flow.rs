@@ -4,9 +4,9 @@ use crate::layout::abi_struct;
 use crate::{Address, Be16};
 
 /// Directions that are accepted make this permit fast.
-pub const PERMIT_LIVE: u8 = 1;
+pub const PERMIT_LIVE: u32 = 1;
 /// The flow was closed: nothing is learned until a SYN or `tombstone_until_ns`.
-pub const PERMIT_TOMBSTONE: u8 = 2;
+pub const PERMIT_TOMBSTONE: u32 = 2;
 
 /// A program of ours sits on this veth.
 pub const VETH_FLAG_ATTACHED: u32 = 1 << 0;
@@ -34,44 +34,50 @@ abi_struct! {
 abi_struct! {
     /// Netfilter's remembered acceptance of one flow; value of `permits_pod`, whose key is the
     /// tuple that the pod sends.
-    pub struct Permit: 160, align 8 {
+    ///
+    /// The tuples come first: an entry that the LRU hands to another flow while a program still
+    /// reads it is overwritten from its beginning, so tuples that still fit after everything else
+    /// was read prove that everything else was this flow's.
+    pub struct Permit: 184, align 8 {
+        /// The tuple that the pod sends: the key.
+        pub pod: FlowTuple = 0,
+        /// The tuple on the wire, seen from the pod: differs from `pod` by NAT alone.
+        pub wire: FlowTuple = 40,
         /// Until when the direction out of the pod is accepted, `CLOCK_MONOTONIC` nanoseconds.
-        pub out_until_ns: u64 = 0,
+        pub out_until_ns: u64 = 80,
         /// Until when the direction into the pod is accepted, `CLOCK_MONOTONIC` nanoseconds.
-        pub in_until_ns: u64 = 8,
+        pub in_until_ns: u64 = 88,
         /// When the next packet out is a probe, `CLOCK_MONOTONIC` nanoseconds.
-        pub probe_out_at_ns: u64 = 16,
-        /// When the next packet in is a probe, `CLOCK_MONOTONIC` nanoseconds; never before
+        pub probe_out_at_ns: u64 = 96,
+        /// When the next packet in is a probe, `CLOCK_MONOTONIC` nanoseconds; `u64::MAX` until
         /// the probe out came back.
-        pub probe_in_at_ns: u64 = 24,
+        pub probe_in_at_ns: u64 = 104,
         /// Until when a tombstone stands, `CLOCK_MONOTONIC` nanoseconds.
-        pub tombstone_until_ns: u64 = 32,
-        /// Packets sent fast out of the pod.
-        pub fast_out: u64 = 40,
-        /// Packets sent fast into the pod.
-        pub fast_in: u64 = 48,
-        /// The tuple on the wire, seen from the pod: differs from the key by NAT alone.
-        pub wire: FlowTuple = 56,
+        pub tombstone_until_ns: u64 = 112,
+        /// When this record was made, `CLOCK_MONOTONIC` nanoseconds.
+        pub since_ns: u64 = 120,
         /// Interface index of the pod's host-side veth.
-        pub ifindex: u32 = 96,
+        pub ifindex: u32 = 128,
         /// Index of the remote VTEP in `vteps`.
-        pub vtep: u32 = 100,
+        pub vtep: u32 = 132,
         /// [`crate::Vtep::generation`] when this was learned.
-        pub vtep_generation: u32 = 104,
+        pub vtep_generation: u32 = 136,
         /// Probes sent, both directions.
-        pub probes: u32 = 108,
+        pub probes: u32 = 140,
         /// Times an acceptance was renewed.
-        pub renewals: u32 = 112,
-        /// The pod's MAC address.
-        pub pod_mac: [u8; 6] = 116,
-        /// The MAC address that the pod sends to.
-        pub gateway_mac: [u8; 6] = 122,
+        pub renewals: u32 = 144,
         /// `PERMIT_LIVE` or `PERMIT_TOMBSTONE`.
-        pub state: u8 = 128,
+        pub state: u32 = 148,
+        /// The pod's MAC address.
+        pub pod_mac: [u8; 6] = 152,
+        /// The MAC address that the host's stack sends to the pod from.
+        pub gateway_mac: [u8; 6] = 158,
+        /// The MAC address that the pod sends this flow to.
+        pub sent_to_mac: [u8; 6] = 164,
         /// Zero.
-        pub reserved: [u8; 7] = 129,
+        pub reserved: [u8; 6] = 170,
         /// Room.
-        pub reserved_tail: [u64; 3] = 136,
+        pub reserved_tail: u64 = 176,
     }
 }
 
@@ -92,19 +98,17 @@ abi_struct! {
 
 abi_struct! {
     /// A tuple that a pod sent a moment ago; value of `pending`, whose key is `skb->hash`.
-    pub struct Pending: 72, align 8 {
+    pub struct Pending: 64, align 8 {
         /// When it was written, `CLOCK_MONOTONIC` nanoseconds.
         pub written_ns: u64 = 0,
         /// The tuple.
         pub tuple: FlowTuple = 8,
         /// Interface index of the veth that it came in by.
         pub ifindex: u32 = 48,
-        /// The pod's MAC address.
-        pub pod_mac: [u8; 6] = 52,
         /// The MAC address that the pod sends to.
-        pub gateway_mac: [u8; 6] = 58,
+        pub sent_to_mac: [u8; 6] = 52,
         /// Zero.
-        pub reserved: [u8; 8] = 64,
+        pub reserved: [u8; 6] = 58,
     }
 }
 

@@ -81,7 +81,28 @@ registry! {
         ForeignInnerMac = 23, "foreign_inner_mac", "The inner Ethernet destination is not the own VTEP's.";
         OuterMalformed = 24, "outer_malformed", "Outer lengths contradict each other or the packet's length.";
         Trusted = 25, "trusted", "VXLAN that passed every check, handed to the kernel's decap.";
-        OverlayControl = 26, "overlay_control", "To the node's own overlay address, or not unicast.";
+        UnknownGso = 26, "unknown_gso", "A GSO packet of a kind that BPF does not encapsulate.";
+        FastPathOff = 27, "fast_path_off", "The fast path is off, or the agent doubts its own settings.";
+        LocalDestination = 28, "local_destination", "To an address of this node's own subnet.";
+        NotTransport = 29, "not_transport", "Neither TCP nor UDP: never fast.";
+        LastHop = 30, "last_hop", "A TTL that ends here.";
+        NoPermit = 31, "no_permit", "Netfilter has not accepted this flow yet, or not remembered.";
+        PermitExpired = 32, "permit_expired", "Netfilter's acceptance is too old in one direction or both.";
+        Probe = 33, "probe", "Sent the slow way on purpose, to renew the permit.";
+        ForeignVeth = 34, "foreign_veth", "The permit belongs to another veth, or the pod sends to another MAC address.";
+        Opening = 35, "opening", "A SYN: conntrack shall see it.";
+        Closing = 36, "closing", "A FIN or RST: conntrack shall see it.";
+        Tombstone = 37, "tombstone", "The flow was closed a moment ago.";
+        StaleVtep = 38, "stale_vtep", "The permit's VTEP has changed or is gone.";
+        UdpSegments = 39, "udp_segments", "UDP segmentation into a pod: the kernel's decap keeps it whole.";
+        EcnBroken = 40, "ecn_broken", "Outer ECN that the inner header cannot carry: the kernel decides.";
+        DecapRefused = 41, "decap_refused", "The kernel refused to take the outer headers off.";
+        NoMemory = 42, "no_memory", "Dropped: memory ran out in the middle of a rewrite.";
+        NotAccepted = 43, "not_accepted", "Netfilter let it pass, but not as part of an established connection.";
+        Learned = 44, "learned", "Netfilter's acceptance was remembered; counted beside the packet's own reason.";
+        Ended = 45, "ended", "A permit was ended because netfilter no longer accepts the flow.";
+        NeverFast = 46, "never_fast", "The veth carries somebody else's qdisc, filter or program, or is excluded.";
+        OuterConfirmed = 47, "outer_confirmed", "The kernel sent VXLAN to a VTEP: its outer permit was renewed.";
     }
 }
 

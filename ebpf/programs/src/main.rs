@@ -1,2 +1,83 @@
-//! Placeholder.
-fn main() {}
+//! Twill's BPF programs. Each entry point builds the packet, asks its module what to do, and
+//! hands the answer to the one exit; see docs/packet-walk.md.
+
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+#![expect(
+    unsafe_code,
+    reason = "sections and symbols are named by unsafe attributes"
+)]
+#![expect(
+    clippy::inline_always,
+    reason = "a BPF function call costs what these functions save"
+)]
+#![expect(
+    unreachable_pub,
+    reason = "a binary exports nothing: `pub` says what a module offers the others"
+)]
+#![expect(
+    missing_docs,
+    reason = "the attribute of an entry point makes a second function without its comment"
+)]
+
+mod access;
+mod count;
+mod decap;
+mod encap;
+mod flow;
+mod from_pod;
+mod from_uplink;
+mod maps;
+mod nexthop;
+mod permit;
+mod route;
+mod settings;
+mod to_overlay;
+mod to_pod;
+mod to_uplink;
+mod verdict;
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+
+use crate::access::Packet;
+
+macro_rules! programs {
+    ($($(#[$meta:meta])* $name:ident;)+) => { $(
+        $(#[$meta])*
+        #[classifier]
+        pub fn $name(ctx: TcContext) -> i32 {
+            let packet = Packet::new(&ctx);
+            verdict::run($name::PROGRAM, &packet, $name::decide(&packet))
+        }
+    )+ };
+}
+
+programs! {
+    /// TC egress of the vxlan device.
+    to_overlay;
+    /// TC ingress of the uplink.
+    from_uplink;
+    /// TC ingress of a pod's host-side veth.
+    from_pod;
+    /// TC egress of a pod's host-side veth.
+    to_pod;
+    /// TC egress of the uplink.
+    to_uplink;
+}
+
+/// The version of the ABI that this object was built for; the agent compares it before use.
+#[unsafe(no_mangle)]
+pub static TWILL_ABI_VERSION: u32 = twill_abi::ABI_VERSION;
+
+/// The licence by which the kernel judges which helpers the programs may call.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier rejects a program from which this can be reached: the loop never ends.
+    loop {}
+}

@@ -1,0 +1,35 @@
+//! Ethernet.
+
+/// Length of an untagged Ethernet header in bytes.
+pub const ETHERNET_LEN: u32 = 14;
+
+/// An `EtherType`, host byte order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EtherType(pub u16);
+
+impl EtherType {
+    /// IPv4.
+    pub const IPV4: Self = Self(0x0800);
+    /// IPv6.
+    pub const IPV6: Self = Self(0x86dd);
+}
+
+/// An untagged Ethernet header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct EthernetHeader {
+    /// Destination MAC address.
+    pub destination: [u8; 6],
+    /// Source MAC address.
+    pub source: [u8; 6],
+    /// `EtherType`, network byte order.
+    pub ether_type: [u8; 2],
+}
+
+impl EthernetHeader {
+    /// The `EtherType`.
+    #[inline(always)]
+    pub fn ether_type(&self) -> EtherType {
+        EtherType(u16::from_be_bytes(self.ether_type))
+    }
+}

@@ -1,0 +1,253 @@
+//! VXLAN (RFC 7348) over IPv4, as the kernel's vxlan device of a flannel node sends it.
+
+use twill_abi::{Be16, Be32};
+
+use crate::checksum;
+use crate::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
+use crate::ipv4::{IPV4_LEN, IpProtocol, Ipv4Header};
+use crate::transport::{UDP_LEN, UdpHeader};
+
+/// Length of a VXLAN header in bytes.
+pub const VXLAN_LEN: u32 = 8;
+
+/// What encapsulation over IPv4 adds to a frame, in bytes.
+pub const ENCAP_OVERHEAD: u32 = 14 + 20 + 8 + 8;
+
+const _: () = assert!(ENCAP_OVERHEAD == ETHERNET_LEN + IPV4_LEN + UDP_LEN + VXLAN_LEN);
+
+/// The flags of a packet with a VNI and nothing else (the I bit).
+pub const FLAGS_VNI: [u8; 4] = [0x08, 0, 0, 0];
+
+/// TTL of outer packets: the kernel's default for a device with `ttl auto`.
+pub const OUTER_TTL: u8 = 64;
+
+/// A VXLAN header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct VxlanHeader {
+    /// Flags and reserved bits.
+    pub flags: [u8; 4],
+    /// VNI.
+    pub vni: [u8; 3],
+    /// Reserved.
+    pub reserved: u8,
+}
+
+impl VxlanHeader {
+    /// VNI, in the low 24 bits.
+    #[inline(always)]
+    pub fn vni(&self) -> u32 {
+        let [a, b, c] = self.vni;
+        u32::from_be_bytes([0, a, b, c])
+    }
+}
+
+/// The outer headers behind IPv4, with the inner Ethernet header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct OuterTail {
+    /// Outer UDP.
+    pub udp: UdpHeader,
+    /// VXLAN.
+    pub vxlan: VxlanHeader,
+    /// Inner Ethernet.
+    pub ethernet: EthernetHeader,
+}
+
+/// Everything in front of the inner IP header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct OuterHeaders {
+    /// Outer Ethernet.
+    pub ethernet: EthernetHeader,
+    /// Outer IPv4.
+    pub ip: Ipv4Header,
+    /// Outer UDP, VXLAN and inner Ethernet.
+    pub tail: OuterTail,
+}
+
+/// Length of [`OuterHeaders`] in bytes: where the inner IP header begins.
+pub const INNER_IP_OFFSET: u32 = ENCAP_OVERHEAD + 14;
+
+const _: () = assert!(size_of::<OuterHeaders>() == INNER_IP_OFFSET as usize);
+
+/// What differs from one encapsulation to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Encap {
+    /// MAC address of the next hop in the underlay.
+    pub nexthop_mac: [u8; 6],
+    /// MAC address of the uplink.
+    pub source_mac: [u8; 6],
+    /// Own underlay address.
+    pub source: Be32,
+    /// Underlay address of the remote VTEP.
+    pub destination: Be32,
+    /// UDP source port, host byte order.
+    pub source_port: u16,
+    /// UDP destination port.
+    pub port: Be16,
+    /// VNI, in the low 24 bits.
+    pub vni: u32,
+    /// MAC address of the remote VTEP.
+    pub remote_vtep_mac: [u8; 6],
+    /// MAC address of the own VTEP.
+    pub local_vtep_mac: [u8; 6],
+    /// TOS byte of the inner packet.
+    pub inner_tos: u8,
+    /// Length of the inner frame with its Ethernet header, bytes.
+    pub frame_len: u32,
+}
+
+impl Encap {
+    /// The headers: DF clear, identification 0, TTL 64, no UDP checksum (a GSO packet
+    /// allows none, and IPv4 receivers take its absence, RFC 7348 section 5).
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an skb is below 64 KiB, or was refused"
+    )]
+    pub fn headers(&self) -> OuterHeaders {
+        let udp_len = (self.frame_len as u16).wrapping_add((UDP_LEN + VXLAN_LEN) as u16);
+        let total_len = udp_len.wrapping_add(IPV4_LEN as u16);
+        let tos = crate::ecn::encap(self.inner_tos);
+        let [_, a, b, c] = self.vni.to_be_bytes();
+        let ether_type = EtherType::IPV4.0.to_be_bytes();
+        OuterHeaders {
+            ethernet: EthernetHeader {
+                destination: self.nexthop_mac,
+                source: self.source_mac,
+                ether_type,
+            },
+            ip: Ipv4Header {
+                version_ihl: Ipv4Header::PLAIN,
+                tos,
+                total_length: total_len.to_be_bytes(),
+                identification: [0; 2],
+                fragment: [0; 2],
+                ttl: OUTER_TTL,
+                protocol: IpProtocol::UDP.0,
+                check: self.ip_checksum(tos, total_len).to_be_bytes(),
+                source: self.source.to_bytes(),
+                destination: self.destination.to_bytes(),
+            },
+            tail: OuterTail {
+                udp: UdpHeader {
+                    source: self.source_port.to_be_bytes(),
+                    destination: self.port.to_bytes(),
+                    length: udp_len.to_be_bytes(),
+                    check: [0; 2],
+                },
+                vxlan: VxlanHeader {
+                    flags: FLAGS_VNI,
+                    vni: [a, b, c],
+                    reserved: 0,
+                },
+                ethernet: EthernetHeader {
+                    destination: self.remote_vtep_mac,
+                    source: self.local_vtep_mac,
+                    ether_type,
+                },
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn ip_checksum(&self, tos: u8, total_len: u16) -> u16 {
+        let (source, destination) = (self.source.to_host(), self.destination.to_host());
+        let sum = u32::from(u16::from_be_bytes([Ipv4Header::PLAIN, tos]))
+            .wrapping_add(u32::from(total_len))
+            .wrapping_add(u32::from(u16::from_be_bytes([
+                OUTER_TTL,
+                IpProtocol::UDP.0,
+            ])))
+            .wrapping_add(source >> 16)
+            .wrapping_add(source & 0xffff)
+            .wrapping_add(destination >> 16)
+            .wrapping_add(destination & 0xffff);
+        !checksum::fold(sum)
+    }
+}
+
+/// Outer UDP source port of a flow: the kernel's own formula (`udp_flow_src_port`,
+/// `include/net/udp.h`, v6.12), so that a flow keeps its port, and with it its queue and
+/// its path, when it changes between BPF and kernel.
+///
+/// `hash` is `skb->hash` of the inner packet; `min` and `max` are the bounds of
+/// `net.ipv4.ip_local_port_range`, host byte order.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the product's upper half is below 2^16"
+)]
+pub const fn source_port(hash: u32, min: u16, max: u16) -> u16 {
+    let hash = (hash ^ (hash << 16)) as u64;
+    let range = max.saturating_sub(min) as u64;
+    min.wrapping_add((hash.wrapping_mul(range) >> 32) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENCAP: Encap = Encap {
+        nexthop_mac: [2, 0, 0, 0, 1, 2],
+        source_mac: [2, 0, 0, 0, 1, 1],
+        source: Be32::from_bytes([192, 0, 2, 1]),
+        destination: Be32::from_bytes([192, 0, 2, 2]),
+        source_port: 50_000,
+        port: Be16::from_host(8472),
+        vni: 1,
+        remote_vtep_mac: [2, 0, 0, 0, 0, 2],
+        local_vtep_mac: [2, 0, 0, 0, 0, 1],
+        inner_tos: 0xb8,
+        frame_len: 98,
+    };
+
+    #[test]
+    fn lengths_count_from_their_own_header() {
+        let headers = ENCAP.headers();
+        assert_eq!(headers.tail.udp.length(), 98 + 16);
+        assert_eq!(headers.ip.total_length(), 98 + 36);
+    }
+
+    #[test]
+    fn the_ip_checksum_sums_to_all_ones() {
+        for tos in 0..=255 {
+            for frame_len in [15, 98, 1464, 65_000] {
+                let ip = Encap {
+                    inner_tos: tos,
+                    frame_len,
+                    ..ENCAP
+                }
+                .headers()
+                .ip;
+                let words = [
+                    [ip.version_ihl, ip.tos],
+                    ip.total_length,
+                    ip.identification,
+                    ip.fragment,
+                    [ip.ttl, ip.protocol],
+                    ip.check,
+                    [192, 0],
+                    [2, 1],
+                    [192, 0],
+                    [2, 2],
+                ];
+                let sum = words
+                    .iter()
+                    .map(|word| u32::from(u16::from_be_bytes(*word)))
+                    .sum();
+                assert_eq!(checksum::fold(sum), 0xffff);
+            }
+        }
+    }
+
+    #[test]
+    fn source_ports_stay_in_the_range() {
+        for hash in [0, 1, 0xffff, 0x1_0000, 0x1234_5678, u32::MAX] {
+            let port = source_port(hash, 32_768, 60_999);
+            assert!((32_768..60_999).contains(&port), "{hash:#x} gave {port}");
+        }
+        assert_eq!(source_port(u32::MAX, 5, 5), 5);
+    }
+}

@@ -1,0 +1,314 @@
+//! The packet: bounds-checked reads, and writes by helper.
+//!
+//! Reads go straight to the packet's memory. Writes never do: a program that stores into the
+//! packet directly gets a prologue from the kernel that copies every cloned skb, and TCP sends
+//! nothing but clones (`bpf_unclone_prologue`, `net/core/filter.c`, v6.12).
+
+#![expect(unsafe_code, reason = "the context and the packet are raw memory")]
+
+use core::arch::asm;
+use core::mem::offset_of;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LOOKUP_OUTPUT, bpf_adj_room_mode, bpf_fib_lookup,
+};
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::programs::TcContext;
+use twill_abi::{Be16, Be32};
+use twill_packet::Wire;
+use twill_packet::ethernet::ETHERNET_LEN;
+use twill_packet::vxlan::ENCAP_OVERHEAD;
+
+/// `AF_INET`.
+const AF_INET: u8 = 2;
+
+/// A packet under a TC program.
+pub struct Packet {
+    skb: *mut __sk_buff,
+}
+
+/// What the kernel's routing says of a destination.
+pub enum Fib {
+    /// Route and neighbour are there.
+    Found(NextHop),
+    /// There is a route, but no neighbour entry yet.
+    NoNeighbour,
+    /// Anything else.
+    Unusable,
+}
+
+/// A resolved next hop.
+#[derive(Clone, Copy)]
+pub struct NextHop {
+    /// Interface index.
+    pub ifindex: u32,
+    /// MAC address of the interface.
+    pub source_mac: [u8; 6],
+    /// MAC address of the neighbour.
+    pub mac: [u8; 6],
+    /// Largest IP packet that the route takes, bytes.
+    pub mtu: u32,
+}
+
+/// Why no outer headers could be added or taken off.
+pub struct Refused;
+
+macro_rules! context {
+    ($(#[$meta:meta] $name:ident: $type:ty;)+) => { $(
+        #[$meta]
+        #[inline(always)]
+        pub fn $name(&self) -> $type {
+            // SAFETY: the verifier checks reads of the context against its layout.
+            unsafe { (*self.skb).$name }
+        }
+    )+ };
+}
+
+impl Packet {
+    /// The packet of a TC program's context.
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        Self {
+            skb: ctx.as_ptr().cast(),
+        }
+    }
+
+    context! {
+        /// Length with the Ethernet header, bytes.
+        len: u32;
+        /// The packet mark.
+        mark: u32;
+        /// Interface index that the program sits on.
+        ifindex: u32;
+        /// The flow hash, as it stands.
+        hash: u32;
+        /// Length of a segment's payload where the packet is a GSO packet, bytes; else 0.
+        gso_size: u32;
+    }
+
+    /// Whether the packet carries a VLAN tag beside its bytes.
+    #[inline(always)]
+    pub fn has_vlan_tag(&self) -> bool {
+        // SAFETY: the verifier checks reads of the context against its layout.
+        unsafe { (*self.skb).vlan_present != 0 }
+    }
+
+    /// Sets the packet mark.
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        // SAFETY: the mark is a field that TC programs may write.
+        unsafe { (*self.skb).mark = mark };
+    }
+
+    /// Where the packet's linear part begins and ends.
+    ///
+    /// By assembly: the context holds both as `u32`, and what the compiler does to widen one
+    /// makes the verifier forget that it is a packet pointer.
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        let (data, end): (usize, usize);
+        // SAFETY: two reads of the context, which the verifier checks against its layout.
+        unsafe {
+            asm!(
+                "{data} = *(u32 *)({skb} + {data_offset})",
+                "{end} = *(u32 *)({skb} + {end_offset})",
+                skb = in(reg) self.skb,
+                data = out(reg) data,
+                end = lateout(reg) end,
+                data_offset = const offset_of!(__sk_buff, data),
+                end_offset = const offset_of!(__sk_buff, data_end),
+                options(nostack, readonly),
+            );
+        }
+        (data, end)
+    }
+
+    /// Copies a value out of the packet, if the linear part reaches that far.
+    #[inline(always)]
+    pub fn get<T: Wire>(&self, offset: u32) -> Option<T> {
+        const { assert!(align_of::<T>() == 1, "packet memory has no alignment") };
+        let (data, end) = self.bounds();
+        let start = data + offset as usize;
+        if start + size_of::<T>() > end {
+            return None;
+        }
+        // SAFETY: the range was checked against `data_end` just above; `T: Wire` has alignment 1
+        // and no invalid bit pattern.
+        Some(unsafe { *(start as *const T) })
+    }
+
+    /// Like [`Self::get`], after making that part linear where it is not.
+    #[inline(always)]
+    pub fn fetch<T: Wire>(&self, offset: u32) -> Option<T> {
+        if let Some(value) = self.get(offset) {
+            return Some(value);
+        }
+        let needed = offset + size_of::<T>() as u32;
+        if self.len() < needed {
+            return None;
+        }
+        // SAFETY: the helper takes any context and length; packet pointers are read anew after it.
+        if unsafe { helpers::bpf_skb_pull_data(self.skb, needed) } != 0 {
+            return None;
+        }
+        self.get(offset)
+    }
+
+    /// Writes a value into the packet; `false` where the kernel could not make it writable.
+    #[inline(always)]
+    pub fn store<T>(&self, offset: u32, value: &T) -> bool {
+        let from = core::ptr::from_ref(value).cast();
+        // SAFETY: `from` points to `size_of::<T>()` readable bytes; the helper checks the range.
+        unsafe {
+            helpers::bpf_skb_store_bytes(self.skb, offset, from, size_of::<T>() as u32, 0) == 0
+        }
+    }
+
+    /// The hash of the flow, computed where it is missing.
+    #[inline(always)]
+    pub fn flow_hash(&self) -> u32 {
+        // SAFETY: the helper takes any context.
+        unsafe { helpers::bpf_get_hash_recalc(self.skb) }
+    }
+
+    /// The hash of the flow, computed from the packet whatever its sender claims.
+    #[inline(always)]
+    pub fn recompute_flow_hash(&self) -> u32 {
+        // SAFETY: the helper takes any context.
+        unsafe { helpers::bpf_set_hash_invalid(self.skb) };
+        self.flow_hash()
+    }
+
+    /// Makes room for the outer headers behind the Ethernet header. GSO packets stay whole.
+    /// On refusal (the packet is a tunnel's already, its GSO type is unknown to the helper, no
+    /// memory) nothing has changed.
+    #[inline(always)]
+    pub fn add_outer_headers(&self) -> Result<(), Refused> {
+        const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
+            | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
+            | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
+            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
+            | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64
+            | (ETHERNET_LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        self.adjust_room(ENCAP_OVERHEAD as i32, FLAGS)
+    }
+
+    /// Takes the outer headers off, from behind the outer Ethernet header. The tunnel's GSO type
+    /// stays on the skb: it may go straight into a pod, never back into the host's stack.
+    #[inline(always)]
+    pub fn remove_outer_headers(&self) -> Result<(), Refused> {
+        const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64;
+        self.adjust_room(-(ENCAP_OVERHEAD as i32), FLAGS)
+    }
+
+    #[inline(always)]
+    fn adjust_room(&self, by: i32, flags: u64) -> Result<(), Refused> {
+        let mode = bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
+        // SAFETY: the helper takes any context; packet pointers are read anew after it.
+        match unsafe { helpers::bpf_skb_adjust_room(self.skb, by, mode, flags) } {
+            0 => Ok(()),
+            _ => Err(Refused),
+        }
+    }
+
+    /// Takes back one level of "checksum verified", that of headers which are gone.
+    #[inline(always)]
+    pub fn consume_checksum_level(&self) {
+        // SAFETY: the helper takes any context. Its answer is the new level, of no use to us.
+        unsafe { helpers::bpf_csum_level(self.skb, u64::from(BPF_CSUM_LEVEL_DEC)) };
+    }
+
+    /// Carries a changed address over into a TCP or UDP checksum, whatever its state: partial,
+    /// complete, none, or UDP's zero.
+    #[inline(always)]
+    pub fn follow_address(&self, check_offset: u32, from: Be32, to: Be32, udp: bool) -> bool {
+        let flags = BPF_F_PSEUDO_HDR as u64 | mangled_zero(udp) | size_of::<Be32>() as u64;
+        self.replace_checksum(
+            check_offset,
+            from.to_network().into(),
+            to.to_network().into(),
+            flags,
+        )
+    }
+
+    /// Carries a changed port over into a TCP or UDP checksum.
+    #[inline(always)]
+    pub fn follow_port(&self, check_offset: u32, from: Be16, to: Be16, udp: bool) -> bool {
+        let flags = mangled_zero(udp) | size_of::<Be16>() as u64;
+        self.replace_checksum(
+            check_offset,
+            from.to_network().into(),
+            to.to_network().into(),
+            flags,
+        )
+    }
+
+    #[inline(always)]
+    fn replace_checksum(&self, offset: u32, from: u64, to: u64, flags: u64) -> bool {
+        // SAFETY: the helper takes any context and checks the offset.
+        unsafe { helpers::bpf_l4_csum_replace(self.skb, offset, from, to, flags) == 0 }
+    }
+
+    /// Asks the kernel how a packet to `destination` leaves by `ifindex`.
+    #[inline(always)]
+    pub fn fib_lookup(&self, ifindex: u32, source: Be32, destination: Be32) -> Fib {
+        // SAFETY: the struct is plain integers; all zero is a value.
+        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        params.family = AF_INET;
+        params.l4_protocol = twill_packet::ipv4::IpProtocol::UDP.0;
+        // Any length that fits: it makes the kernel answer with the route's MTU.
+        params.__bindgen_anon_1.tot_len = 1;
+        params.ifindex = ifindex;
+        params.__bindgen_anon_3.ipv4_src = source.to_network();
+        params.__bindgen_anon_4.ipv4_dst = destination.to_network();
+        let len = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: `params` is a whole `bpf_fib_lookup` on our stack.
+        let answer = unsafe {
+            helpers::bpf_fib_lookup(self.skb.cast(), &raw mut params, len, BPF_FIB_LOOKUP_OUTPUT)
+        };
+        match answer {
+            0 => Fib::Found(NextHop {
+                ifindex: params.ifindex,
+                source_mac: params.smac,
+                mac: params.dmac,
+                // SAFETY: the kernel wrote this member of the union.
+                mtu: unsafe { params.__bindgen_anon_1.mtu_result }.into(),
+            }),
+            no_neighbour if no_neighbour == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) => {
+                Fib::NoNeighbour
+            }
+            _ => Fib::Unusable,
+        }
+    }
+}
+
+/// Sends the packet out of an interface.
+#[inline(always)]
+pub fn redirect(ifindex: u32) -> i32 {
+    // SAFETY: the helper takes any interface index.
+    (unsafe { helpers::bpf_redirect(ifindex, 0) }) as i32
+}
+
+/// Hands the packet to the other end of a veth, inside the pod.
+#[inline(always)]
+pub fn redirect_peer(ifindex: u32) -> i32 {
+    // SAFETY: the helper takes any interface index.
+    (unsafe { helpers::bpf_redirect_peer(ifindex, 0) }) as i32
+}
+
+/// The clock that every time in a map is read from: `CLOCK_MONOTONIC`, nanoseconds.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: the helper has no arguments.
+    unsafe { helpers::bpf_ktime_get_ns() }
+}
+
+/// For UDP a checksum of zero means none, and a computed zero is sent as ones.
+#[inline(always)]
+const fn mangled_zero(udp: bool) -> u64 {
+    if udp { BPF_F_MARK_MANGLED_0 as u64 } else { 0 }
+}

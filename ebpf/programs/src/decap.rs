@@ -1,0 +1,85 @@
+//! Outer headers off, and the inner ones as the pod shall see them.
+
+use twill_abi::{Be16, Permit, Reason};
+use twill_packet::ecn::{self, Decap};
+use twill_packet::ethernet::ETHERNET_LEN;
+use twill_packet::ipv4::{IPV4_LEN, IPV4_TAIL_OFFSET, Rewrite};
+use twill_packet::transport::{TCP_CHECK_OFFSET, UDP_CHECK_OFFSET};
+
+use crate::access::Packet;
+use crate::encap::Failure;
+use crate::flow::Flow;
+
+/// Where the TOS byte is in an IPv4 header.
+const TOS_OFFSET: u32 = 1;
+
+/// MAC addresses of a frame: destination, source.
+#[repr(C)]
+struct Addresses {
+    destination: [u8; 6],
+    source: [u8; 6],
+}
+
+/// Takes the outer headers off a packet of a permitted flow and rewrites the inner ones.
+///
+/// `checked_outer`: the outer UDP header carried a checksum, so one level of what the NIC has
+/// verified goes with it.
+#[inline(always)]
+pub fn into_pod(
+    packet: &Packet,
+    flow: &Flow,
+    permit: &Permit,
+    outer_tos: u8,
+    checked_outer: bool,
+) -> Result<(), Failure> {
+    let mut rewrite = Rewrite::new(&flow.ip);
+    rewrite.decrement_ttl();
+    let mut remark = false;
+    match ecn::decap(outer_tos, flow.ip.tos) {
+        Decap::Keep => {}
+        Decap::Set(bits) => {
+            rewrite.set_ecn(bits);
+            remark = true;
+        }
+        Decap::Drop => return Err(Failure::Untouched(Reason::EcnBroken)),
+    }
+    if packet.remove_outer_headers().is_err() {
+        return Err(Failure::Untouched(Reason::DecapRefused));
+    }
+    if checked_outer {
+        packet.consume_checksum_level();
+    }
+    let addresses = Addresses {
+        destination: permit.pod_mac,
+        source: permit.gateway_mac,
+    };
+    let mut done = packet.store(0, &addresses);
+    let transport = ETHERNET_LEN + IPV4_LEN;
+    let udp = flow.is_udp();
+    let check = transport
+        + if udp {
+            UDP_CHECK_OFFSET
+        } else {
+            TCP_CHECK_OFFSET
+        };
+    let (wire, pod) = (&permit.wire, &permit.pod);
+    if wire.remote != pod.remote {
+        let (from, to) = (wire.remote.last_word(), pod.remote.last_word());
+        rewrite.set_source(to);
+        done &= packet.follow_address(check, from, to, udp);
+    }
+    if wire.remote_port != pod.remote_port {
+        done &= packet.follow_port(check, wire.remote_port, pod.remote_port, udp);
+        let port: Be16 = pod.remote_port;
+        done &= packet.store(transport, &port);
+    }
+    if remark {
+        done &= packet.store(ETHERNET_LEN + TOS_OFFSET, &rewrite.tos());
+    }
+    done &= packet.store(ETHERNET_LEN + IPV4_TAIL_OFFSET, &rewrite.tail());
+    if done {
+        Ok(())
+    } else {
+        Err(Failure::Broken(Reason::NoMemory))
+    }
+}

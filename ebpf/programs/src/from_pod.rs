@@ -1,0 +1,145 @@
+//! TC ingress of a pod's host-side veth: the fast path out.
+
+use twill_abi::{Config, FlowTuple, PERMIT_LIVE, PERMIT_TOMBSTONE, Program, Reason};
+use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
+
+use crate::access::Packet;
+use crate::encap::Failure;
+use crate::flow::Flow;
+use crate::permit::Direction;
+use crate::verdict::Verdict;
+use crate::{count, encap, flow, maps, nexthop, permit, route, settings};
+
+/// The program that this is.
+pub const PROGRAM: Program = Program::FromPod;
+
+/// Decides about one packet.
+#[inline(always)]
+pub fn decide(packet: &Packet) -> Verdict {
+    let Some(config) = settings::active() else {
+        return Verdict::Pass(Reason::ModeKernel);
+    };
+    // A pod cannot claim a permit, whatever mark its packets came with.
+    let mark = packet.mark();
+    if mark & config.mark_bit != 0 {
+        packet.set_mark(mark & !config.mark_bit);
+    }
+    if !settings::fast_path(config) {
+        return Verdict::Pass(Reason::FastPathOff);
+    }
+    if packet.has_vlan_tag() {
+        return Verdict::Pass(Reason::VlanTag);
+    }
+    let Some(ethernet) = packet.get::<EthernetHeader>(0) else {
+        return Verdict::Pass(Reason::Truncated);
+    };
+    if ethernet.ether_type() != EtherType::IPV4 {
+        return Verdict::Pass(Reason::NotIp);
+    }
+    let flow = match parse(packet, config) {
+        Ok(flow) => flow,
+        Err(reason) => return Verdict::Pass(reason),
+    };
+    let pod = flow.sent();
+    let now = permit::now();
+    if flow.flags.closes() {
+        close(&pod, packet.ifindex(), now);
+        return Verdict::Pass(Reason::Closing);
+    }
+    let reason = if flow.flags.opens() {
+        open(&pod, packet.ifindex(), now);
+        Reason::Opening
+    } else {
+        match fast(packet, config, &flow, &pod, &ethernet, now) {
+            Ok(verdict) => return verdict,
+            Err(Failure::Broken(reason)) => return Verdict::Drop(reason),
+            Err(Failure::Untouched(reason)) => reason,
+        }
+    };
+    permit::note_pending(packet, &pod, ethernet.destination, now);
+    Verdict::Pass(reason)
+}
+
+/// The flow, if it could ever have a permit.
+#[inline(always)]
+fn parse(packet: &Packet, config: &Config) -> Result<Flow, Reason> {
+    let ip = flow::ipv4(packet, ETHERNET_LEN)?;
+    if route::is_own(config, ip.destination()) {
+        return Err(Reason::LocalDestination);
+    }
+    let flow = flow::parse(packet, ETHERNET_LEN, &ip)?;
+    if ip.ttl <= 1 {
+        Err(Reason::LastHop)
+    } else {
+        Ok(flow)
+    }
+}
+
+/// Carries the packet, if a permit says so.
+#[inline(always)]
+fn fast(
+    packet: &Packet,
+    config: &Config,
+    flow: &Flow,
+    pod: &FlowTuple,
+    ethernet: &EthernetHeader,
+    now: u64,
+) -> Result<Verdict, Failure> {
+    let pass = |reason| Err(Failure::Untouched(reason));
+    let Some(permit) = maps::permit(pod) else {
+        return pass(Reason::NoPermit);
+    };
+    permit::check(permit, now).map_err(Failure::Untouched)?;
+    if permit.ifindex != packet.ifindex() || permit.sent_to_mac != ethernet.destination {
+        return pass(Reason::ForeignVeth);
+    }
+    let index = permit.vtep;
+    let (Some(vtep), Some(state)) = (route::vtep(index), maps::vtep_state(index)) else {
+        return pass(Reason::StaleVtep);
+    };
+    if vtep.generation != permit.vtep_generation {
+        return pass(Reason::StaleVtep);
+    }
+    let path = nexthop::resolve(packet, config, vtep, state, now).map_err(Failure::Untouched)?;
+    if !nexthop::fits(packet, flow.headers_len, &path) {
+        return pass(Reason::OverPathMtu);
+    }
+    nexthop::outer_permit(config, state, now).map_err(Failure::Untouched)?;
+    if permit::is_probe(config, permit, Direction::Out, now) {
+        return pass(Reason::Probe);
+    }
+    let wire = permit.wire;
+    if permit.pod != *pod {
+        return pass(Reason::NoPermit);
+    }
+    let len = packet.len();
+    encap::outer(packet, config, vtep, &path, flow.ip.tos)?;
+    encap::inner(packet, flow, pod, &wire)?;
+    count::encap(index, len);
+    Ok(Verdict::Redirect {
+        ifindex: path.ifindex,
+        len,
+    })
+}
+
+/// A FIN or RST from the veth that the flow belongs to.
+#[inline(always)]
+fn close(pod: &FlowTuple, ifindex: u32, now: u64) {
+    if let Some(permit) = maps::permit(pod)
+        && permit.ifindex == ifindex
+    {
+        permit::close(permit, now);
+    }
+}
+
+/// A SYN: what is remembered of the tuple was another connection.
+#[inline(always)]
+fn open(pod: &FlowTuple, ifindex: u32, now: u64) {
+    if let Some(permit) = maps::permit(pod) {
+        let lapsed = now >= permit.out_until_ns && now >= permit.in_until_ns;
+        let own = permit.ifindex == ifindex;
+        if own || lapsed && matches!(permit.state, PERMIT_LIVE | PERMIT_TOMBSTONE) {
+            permit::end(pod);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! TC ingress of the uplink: VXLAN that arrives, judged, and carried where a permit says so.
+
+use twill_abi::{Address, Be32, Config, Permit, Program, Reason};
+use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
+use twill_packet::ipv4::{IPV4_LEN, IpProtocol, Ipv4Header};
+use twill_packet::transport::UDP_LEN;
+use twill_packet::vxlan::{FLAGS_VNI, INNER_IP_OFFSET, OuterTail};
+
+use crate::access::Packet;
+use crate::encap::Failure;
+use crate::flow::Flow;
+use crate::permit::Direction;
+use crate::verdict::Verdict;
+use crate::{count, decap, flow, maps, permit, route, settings};
+
+/// The program that this is.
+pub const PROGRAM: Program = Program::FromUplink;
+
+/// What is left to know of a packet that passed every check.
+struct Trusted {
+    /// Index of the VTEP that sent it.
+    vtep: u32,
+    /// The outer TOS byte.
+    outer_tos: u8,
+    /// Whether the outer UDP header carries a checksum.
+    checked_outer: bool,
+    /// The inner IP header.
+    ip: Ipv4Header,
+}
+
+/// Decides about one packet.
+#[inline(always)]
+pub fn decide(packet: &Packet) -> Verdict {
+    let Some(config) = settings::active() else {
+        return Verdict::Pass(Reason::ModeKernel);
+    };
+    let trusted = match judge(packet, config) {
+        Ok(trusted) => trusted,
+        Err(reason) => return Verdict::Pass(reason),
+    };
+    count::from_vtep(trusted.vtep, packet.len());
+    if !settings::fast_path(config) {
+        return Verdict::Pass(Reason::Trusted);
+    }
+    let flow = match flow::parse(packet, INNER_IP_OFFSET, &trusted.ip) {
+        Ok(flow) => flow,
+        Err(reason) => return Verdict::Pass(reason),
+    };
+    match fast(packet, config, &flow, &trusted) {
+        Ok(verdict) => verdict,
+        Err(Failure::Untouched(reason)) => Verdict::Pass(reason),
+        Err(Failure::Broken(reason)) => Verdict::Drop(reason),
+    }
+}
+
+/// Whether this is VXLAN from a known VTEP that has to do with what it carries.
+#[inline(always)]
+fn judge(packet: &Packet, config: &Config) -> Result<Trusted, Reason> {
+    let Some(ethernet) = packet.get::<EthernetHeader>(0) else {
+        return Err(Reason::Truncated);
+    };
+    if ethernet.ether_type() != EtherType::IPV4 {
+        return Err(Reason::NotIp);
+    }
+    let Some(outer) = packet.fetch::<Ipv4Header>(ETHERNET_LEN) else {
+        return Err(Reason::Truncated);
+    };
+    let ours =
+        outer.protocol() == IpProtocol::UDP && outer.destination() == config.underlay.last_word();
+    if !ours {
+        return Err(Reason::NotVxlan);
+    }
+    if packet.has_vlan_tag() {
+        return Err(Reason::VlanTag);
+    }
+    if outer.version() != 4 || outer.header_len() < IPV4_LEN {
+        return Err(Reason::IpMalformed);
+    }
+    if outer.header_len() > IPV4_LEN {
+        return Err(Reason::IpOptions);
+    }
+    if outer.is_fragment() {
+        return Err(Reason::Fragment);
+    }
+    let Some(tail) = packet.fetch::<OuterTail>(ETHERNET_LEN + IPV4_LEN) else {
+        return Err(short_tail(packet, config));
+    };
+    if tail.udp.destination() != config.vxlan_port {
+        return Err(Reason::NotVxlan);
+    }
+    if outer.total_length() + ETHERNET_LEN != packet.len()
+        || tail.udp.length() + IPV4_LEN != outer.total_length()
+    {
+        return Err(Reason::OuterMalformed);
+    }
+    if tail.vxlan.flags != FLAGS_VNI {
+        return Err(Reason::VxlanFlags);
+    }
+    if tail.vxlan.vni() != config.vni {
+        return Err(Reason::WrongVni);
+    }
+    if tail.ethernet.destination != config.vtep_mac {
+        return Err(Reason::ForeignInnerMac);
+    }
+    if tail.ethernet.ether_type() != EtherType::IPV4 {
+        return Err(Reason::NotIp);
+    }
+    let ip = flow::ipv4(packet, INNER_IP_OFFSET)?;
+    let vtep = sender(config, outer.source(), ip.source())?;
+    if !route::is_own(config, ip.destination()) {
+        return Err(Reason::ForeignInnerDestination);
+    }
+    Ok(Trusted {
+        vtep,
+        outer_tos: outer.tos,
+        checked_outer: tail.udp.check != [0; 2],
+        ip,
+    })
+}
+
+/// A UDP packet to our address that ends before an inner Ethernet header would: to our port it
+/// is broken VXLAN, to any other it is somebody else's.
+#[inline(always)]
+fn short_tail(packet: &Packet, config: &Config) -> Reason {
+    match packet.fetch::<[u8; UDP_LEN as usize]>(ETHERNET_LEN + IPV4_LEN) {
+        Some([_, _, high, low, ..]) if [high, low] != config.vxlan_port.to_bytes() => {
+            Reason::NotVxlan
+        }
+        _ => Reason::Truncated,
+    }
+}
+
+/// Index of the VTEP that sent the packet, if the inner source lies behind it.
+#[inline(always)]
+fn sender(config: &Config, outer: Be32, inner: Be32) -> Result<u32, Reason> {
+    let outer = Address::from_v4(outer);
+    if let Some(index) = route::lookup(config, inner)
+        && let Some(vtep) = route::vtep(index)
+        && vtep.underlay == outer
+    {
+        return Ok(index);
+    }
+    match maps::vtep_by_source(outer) {
+        Some(_) => Err(Reason::ForeignInnerSource),
+        None => Err(Reason::UnknownVtep),
+    }
+}
+
+/// Carries the packet into the pod, if a permit says so.
+#[inline(always)]
+fn fast(
+    packet: &Packet,
+    config: &Config,
+    flow: &Flow,
+    trusted: &Trusted,
+) -> Result<Verdict, Failure> {
+    let pass = |reason| Err(Failure::Untouched(reason));
+    let wire = flow.received();
+    let now = permit::now();
+    let Some((pod, permit)) = permit::by_wire(&wire) else {
+        return pass(match flow.flags {
+            flags if flags.closes() => Reason::Closing,
+            flags if flags.opens() => Reason::Opening,
+            _ => Reason::NoPermit,
+        });
+    };
+    if flow.flags.closes() {
+        permit::close(permit, now);
+        return pass(Reason::Closing);
+    }
+    if flow.flags.opens() {
+        if flow.flags.is_first() {
+            permit::end(&pod);
+        }
+        return pass(Reason::Opening);
+    }
+    permit::check(permit, now).map_err(Failure::Untouched)?;
+    if flow.ip.ttl <= 1 {
+        return pass(Reason::LastHop);
+    }
+    // The kernel's decap keeps a UDP GSO packet whole; without the tunnel's GSO type cleared a
+    // socket would drop it.
+    if flow.is_udp() && packet.gso_size() != 0 {
+        return pass(Reason::UdpSegments);
+    }
+    if route::vtep(trusted.vtep).is_none_or(|vtep| vtep.generation != permit.vtep_generation)
+        || permit.vtep != trusted.vtep
+    {
+        return pass(Reason::StaleVtep);
+    }
+    if permit::is_probe(config, permit, Direction::In, now) {
+        return pass(Reason::Probe);
+    }
+    let snapshot: Permit = *permit;
+    if permit.pod != pod || permit.wire != wire {
+        return pass(Reason::NoPermit);
+    }
+    let len = packet.len();
+    decap::into_pod(
+        packet,
+        flow,
+        &snapshot,
+        trusted.outer_tos,
+        trusted.checked_outer,
+    )?;
+    Ok(Verdict::RedirectPeer {
+        ifindex: snapshot.ifindex,
+        len,
+    })
+}

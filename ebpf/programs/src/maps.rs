@@ -1,0 +1,186 @@
+//! Every map, and the few ways in which programs touch one.
+
+#![expect(
+    unsafe_code,
+    reason = "map values are shared with other CPUs and the agent"
+)]
+
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key};
+use aya_ebpf::macros::btf_map;
+use twill_abi::{
+    Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, Counter, FlowTuple, Mapping, Pending,
+    Permit, RouteKey, VethFlags, Vtep, VtepCounter, VtepState, maps,
+};
+
+const NO_PREALLOC: usize = maps::NO_PREALLOC as usize;
+/// `BPF_ANY`: create or replace.
+const ANY: u64 = 0;
+
+#[btf_map(name = "config")]
+static CONFIG: Array<Config, { maps::CONFIG.max_entries as usize }> = Array::new();
+#[btf_map(name = "overlay_routes")]
+static OVERLAY_ROUTES: HashMap<
+    RouteKey,
+    u32,
+    { maps::OVERLAY_ROUTES.max_entries as usize },
+    NO_PREALLOC,
+> = HashMap::new();
+#[btf_map(name = "odd_routes")]
+static ODD_ROUTES: LpmTrie<Address, u32, { maps::ODD_ROUTES.max_entries as usize }> =
+    LpmTrie::new();
+#[btf_map(name = "vteps")]
+static VTEPS: Array<Vtep, { maps::VTEPS.max_entries as usize }> = Array::new();
+#[btf_map(name = "vtep_state")]
+static VTEP_STATE: Array<VtepState, { maps::VTEP_STATE.max_entries as usize }> = Array::new();
+#[btf_map(name = "vtep_sources")]
+static VTEP_SOURCES: HashMap<
+    Address,
+    u32,
+    { maps::VTEP_SOURCES.max_entries as usize },
+    NO_PREALLOC,
+> = HashMap::new();
+#[btf_map(name = "permits_pod")]
+static PERMITS_POD: LruHashMap<FlowTuple, Permit, { maps::PERMITS_POD.max_entries as usize }> =
+    LruHashMap::new();
+#[btf_map(name = "permits_wire")]
+static PERMITS_WIRE: LruHashMap<FlowTuple, Mapping, { maps::PERMITS_WIRE.max_entries as usize }> =
+    LruHashMap::new();
+#[btf_map(name = "pending")]
+static PENDING: LruHashMap<u32, Pending, { maps::PENDING.max_entries as usize }> =
+    LruHashMap::new();
+#[btf_map(name = "mappings")]
+static MAPPINGS: LruHashMap<FlowTuple, Mapping, { maps::MAPPINGS.max_entries as usize }> =
+    LruHashMap::new();
+#[btf_map(name = "veth_flags")]
+static VETH_FLAGS: HashMap<u32, VethFlags, { maps::VETH_FLAGS.max_entries as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map(name = "counters")]
+static COUNTERS: PerCpuArray<Counter, { maps::COUNTERS_MAP.max_entries as usize }> =
+    PerCpuArray::new();
+#[btf_map(name = "vtep_counters")]
+static VTEP_COUNTERS: PerCpuArray<VtepCounter, { maps::VTEP_COUNTERS.max_entries as usize }> =
+    PerCpuArray::new();
+
+/// The agent's settings.
+#[inline(always)]
+pub fn agent_config() -> Option<&'static Config> {
+    CONFIG.get(CONFIG_KEY_AGENT)
+}
+
+/// The operator's override.
+#[inline(always)]
+pub fn operator_config() -> Option<&'static Config> {
+    CONFIG.get(CONFIG_KEY_OPERATOR)
+}
+
+/// Index of the VTEP behind a masked destination.
+#[inline(always)]
+pub fn route(network: Address) -> Option<u32> {
+    // SAFETY: the value is copied out at once; a `u32` is read in one piece.
+    unsafe { OVERLAY_ROUTES.get(RouteKey { network }) }.copied()
+}
+
+/// Index of the VTEP behind the longest odd prefix that covers an address.
+#[inline(always)]
+pub fn odd_route(address: Address) -> Option<u32> {
+    ODD_ROUTES.get(&Key::new(128, address)).copied()
+}
+
+/// A remote VTEP.
+#[inline(always)]
+pub fn vtep(index: u32) -> Option<&'static Vtep> {
+    VTEPS.get(index)
+}
+
+/// What was found out about a VTEP.
+#[inline(always)]
+pub fn vtep_state(index: u32) -> Option<&'static mut VtepState> {
+    let state = VTEP_STATE.get_ptr_mut(index)?;
+    // SAFETY: array entries live as long as the program. Other CPUs write the same words, each
+    // by one aligned store; no reader depends on two of them agreeing.
+    Some(unsafe { &mut *state })
+}
+
+/// Index of the VTEP with this underlay address.
+#[inline(always)]
+pub fn vtep_by_source(underlay: Address) -> Option<u32> {
+    // SAFETY: the value is copied out at once; a `u32` is read in one piece.
+    unsafe { VTEP_SOURCES.get(underlay) }.copied()
+}
+
+macro_rules! flow_map {
+    ($map:ident, $key:ty, $value:ty, $get:ident, $insert:ident $(, $remove:ident)?) => {
+        /// The entry, shared with other CPUs.
+        #[inline(always)]
+        pub fn $get(key: &$key) -> Option<&'static mut $value> {
+            let value = $map.get_ptr_mut(key)?;
+            // SAFETY: the kernel frees an entry only after this program has ended (RCU) and may
+            // hand an evicted one to another key before: whoever depends on an entry's identity
+            // compares the tuple in it. Fields are written by single aligned stores.
+            Some(unsafe { &mut *value })
+        }
+
+        /// Creates or replaces the entry; a full map is no error worth more than slow packets.
+        #[inline(always)]
+        pub fn $insert(key: &$key, value: &$value) -> bool {
+            $map.insert(key, value, ANY).is_ok()
+        }
+
+        $(
+            /// Removes the entry, and says whether there was one.
+            #[inline(always)]
+            pub fn $remove(key: &$key) -> bool {
+                $map.remove(key).is_ok()
+            }
+        )?
+    };
+}
+
+flow_map!(
+    PERMITS_POD,
+    FlowTuple,
+    Permit,
+    permit,
+    insert_permit,
+    remove_permit
+);
+flow_map!(
+    PERMITS_WIRE,
+    FlowTuple,
+    Mapping,
+    wire_mapping,
+    insert_wire_mapping,
+    remove_wire_mapping
+);
+flow_map!(
+    MAPPINGS,
+    FlowTuple,
+    Mapping,
+    mapping,
+    insert_mapping,
+    remove_mapping
+);
+flow_map!(PENDING, u32, Pending, pending, insert_pending);
+
+/// Flags of a veth; none where the agent has said nothing.
+#[inline(always)]
+pub fn veth_flags(ifindex: u32) -> u32 {
+    // SAFETY: the word is copied out at once.
+    unsafe { VETH_FLAGS.get(ifindex) }.map_or(0, |flags| flags.flags)
+}
+
+/// A counter of this CPU.
+#[inline(always)]
+pub fn counter(index: u32) -> Option<&'static mut Counter> {
+    let counter = COUNTERS.get_ptr_mut(index)?;
+    // SAFETY: the entry is this CPU's own, and programs are not preempted by each other here.
+    Some(unsafe { &mut *counter })
+}
+
+/// The counters of a VTEP on this CPU.
+#[inline(always)]
+pub fn vtep_counter(index: u32) -> Option<&'static mut VtepCounter> {
+    let counter = VTEP_COUNTERS.get_ptr_mut(index)?;
+    // SAFETY: the entry is this CPU's own, and programs are not preempted by each other here.
+    Some(unsafe { &mut *counter })
+}

@@ -1,0 +1,134 @@
+//! The way to a VTEP: next hop, path MTU and outer permit, remembered in `vtep_state`.
+//!
+//! Nothing here waits for the agent: the kernel's routing is asked again by the packets
+//! themselves, at most once a second for each VTEP, so a gateway that changes its MAC address
+//! is followed with the agent dead.
+
+use twill_abi::{Config, Reason, Vtep, VtepState};
+use twill_packet::vxlan::ENCAP_OVERHEAD;
+
+use crate::access::{Fib, Packet};
+
+/// How long a next hop is used before the kernel is asked again.
+const NEXTHOP_NS: u64 = 1_000_000_000;
+
+/// Largest total length of an IPv4 packet, bytes.
+const IPV4_MAX: u32 = 65_535;
+
+/// The way to a VTEP, copied out of the shared state.
+#[derive(Clone, Copy)]
+pub struct Path {
+    /// Interface index.
+    pub ifindex: u32,
+    /// MAC address of the interface.
+    pub source_mac: [u8; 6],
+    /// MAC address of the next hop.
+    pub mac: [u8; 6],
+    /// Largest outer IP packet, bytes.
+    pub mtu: u32,
+}
+
+/// Forgets what belongs to an earlier owner of the index.
+#[inline(always)]
+pub fn refresh_generation(state: &mut VtepState, vtep: &Vtep) {
+    if state.generation != vtep.generation {
+        state.outer_permit_until_ns = 0;
+        state.nexthop_until_ns = 0;
+        state.generation = vtep.generation;
+    }
+}
+
+/// The way to a VTEP, from memory or from the kernel.
+#[inline(always)]
+pub fn resolve(
+    packet: &Packet,
+    config: &Config,
+    vtep: &Vtep,
+    state: &mut VtepState,
+    now: u64,
+) -> Result<Path, Reason> {
+    refresh_generation(state, vtep);
+    if now < state.nexthop_until_ns {
+        return Ok(Path {
+            ifindex: state.ifindex,
+            source_mac: unpack_mac(state.source_mac),
+            mac: unpack_mac(state.nexthop_mac),
+            mtu: state.path_mtu,
+        });
+    }
+    let (source, destination) = (config.underlay.last_word(), vtep.underlay.last_word());
+    match packet.fib_lookup(config.uplink_ifindex, source, destination) {
+        Fib::Found(next) if next.ifindex == config.uplink_ifindex => {
+            state.ifindex = next.ifindex;
+            state.source_mac = pack_mac(next.source_mac);
+            state.nexthop_mac = pack_mac(next.mac);
+            state.path_mtu = next.mtu;
+            // Last, so that another CPU never takes the rest for fresh before it is.
+            state.nexthop_until_ns = now + NEXTHOP_NS;
+            Ok(Path {
+                ifindex: next.ifindex,
+                source_mac: next.source_mac,
+                mac: next.mac,
+                mtu: next.mtu,
+            })
+        }
+        Fib::Found(_) => Err(Reason::NextHopElsewhere),
+        Fib::NoNeighbour => Err(Reason::NextHopUnresolved),
+        Fib::Unusable => Err(Reason::NextHopUnusable),
+    }
+}
+
+/// Whether the outer packet's way was confirmed by the kernel's own packets lately.
+///
+/// Now and then one packet is refused on purpose: it goes the kernel's way, past OUTPUT rules,
+/// xfrm policies and netdev egress rules, and asks again.
+#[inline(always)]
+pub fn outer_permit(config: &Config, state: &mut VtepState, now: u64) -> Result<(), Reason> {
+    if config.outer_permit_ns == 0 {
+        return Ok(());
+    }
+    if now >= state.outer_permit_until_ns {
+        return Err(Reason::OuterPermitExpired);
+    }
+    if now >= state.outer_probe_at_ns {
+        state.outer_probe_at_ns = now + config.outer_permit_ns / 8;
+        return Err(Reason::OuterProbe);
+    }
+    Ok(())
+}
+
+/// The kernel has sent VXLAN to this VTEP.
+#[inline(always)]
+pub fn confirm_outer(config: &Config, vtep: &Vtep, state: &mut VtepState, now: u64) {
+    refresh_generation(state, vtep);
+    state.outer_probe_at_ns = now + config.outer_permit_ns / 2;
+    state.outer_permit_until_ns = now + config.outer_permit_ns;
+}
+
+/// Whether the packet fits the path once it is encapsulated; `headers_len` are the IP and
+/// transport headers that each segment of a GSO packet repeats.
+#[inline(always)]
+pub fn fits(packet: &Packet, headers_len: u32, path: &Path) -> bool {
+    let frame_len = packet.len();
+    if frame_len + (ENCAP_OVERHEAD - 14) > IPV4_MAX {
+        return false;
+    }
+    let gso_size = packet.gso_size();
+    let inner_len = if gso_size == 0 {
+        frame_len - 14
+    } else {
+        gso_size + headers_len
+    };
+    inner_len + ENCAP_OVERHEAD <= path.mtu
+}
+
+#[inline(always)]
+fn pack_mac([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+#[inline(always)]
+fn unpack_mac(word: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, _, _] = word.to_ne_bytes();
+    [a, b, c, d, e, f]
+}

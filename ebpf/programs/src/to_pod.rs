@@ -1,0 +1,63 @@
+//! TC egress of a pod's host-side veth: what the host delivers to the pod.
+
+use twill_abi::{Program, Reason};
+use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
+
+use crate::access::Packet;
+use crate::verdict::Verdict;
+use crate::{count, flow, maps, permit, settings};
+
+/// The program that this is.
+pub const PROGRAM: Program = Program::ToPod;
+
+/// Decides about one packet: it always passes.
+#[inline(always)]
+pub fn decide(packet: &Packet) -> Verdict {
+    let Some(config) = settings::active() else {
+        return Verdict::Pass(Reason::ModeKernel);
+    };
+    let mark = packet.mark();
+    let accepted = mark & config.mark_bit != 0;
+    if accepted {
+        packet.set_mark(mark & !config.mark_bit);
+    }
+    if !settings::fast_path(config) {
+        return Verdict::Pass(Reason::FastPathOff);
+    }
+    if packet.has_vlan_tag() {
+        return Verdict::Pass(Reason::VlanTag);
+    }
+    let Some(ethernet) = packet.get::<EthernetHeader>(0) else {
+        return Verdict::Pass(Reason::Truncated);
+    };
+    if ethernet.ether_type() != EtherType::IPV4 {
+        return Verdict::Pass(Reason::NotIp);
+    }
+    let flow = match flow::ipv4(packet, ETHERNET_LEN) {
+        Ok(ip) => flow::parse(packet, ETHERNET_LEN, &ip),
+        Err(reason) => Err(reason),
+    };
+    let flow = match flow {
+        Ok(flow) => flow,
+        Err(reason) => return Verdict::Pass(reason),
+    };
+    let now = permit::now();
+    if flow.flags.closes() {
+        if let Some(permit) = maps::permit(&flow.received()) {
+            permit::close(permit, now);
+        }
+        return Verdict::Pass(Reason::Closing);
+    }
+    if !accepted {
+        return Verdict::Pass(Reason::NotAccepted);
+    }
+    let EthernetHeader {
+        destination: pod_mac,
+        source: gateway_mac,
+        ..
+    } = ethernet;
+    if permit::learn_in(packet, config, &flow, pod_mac, gateway_mac, now) {
+        count::packet(PROGRAM, Reason::Learned, packet.len());
+    }
+    Verdict::Ignore
+}

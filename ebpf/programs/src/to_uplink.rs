@@ -1,0 +1,53 @@
+//! TC egress of the uplink: VXLAN that the kernel sent has passed every rule on its way.
+
+use twill_abi::{Address, Config, Program, Reason};
+use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
+use twill_packet::ipv4::{IPV4_LEN, IpProtocol, Ipv4Header};
+use twill_packet::vxlan::OuterTail;
+
+use crate::access::Packet;
+use crate::verdict::Verdict;
+use crate::{count, maps, nexthop, permit, route, settings};
+
+/// The program that this is.
+pub const PROGRAM: Program = Program::ToUplink;
+
+/// Decides about one packet: it always passes.
+#[inline(always)]
+pub fn decide(packet: &Packet) -> Verdict {
+    let Some(config) = settings::active() else {
+        return Verdict::Ignore;
+    };
+    let mark = packet.mark();
+    if mark & config.mark_bit != 0 {
+        // Made by BPF: no answer to what OUTPUT rules and policies think of it.
+        packet.set_mark(mark & !config.mark_bit);
+        return Verdict::Ignore;
+    }
+    if confirm(packet, config).is_some() {
+        count::packet(PROGRAM, Reason::OuterConfirmed, packet.len());
+    }
+    Verdict::Ignore
+}
+
+/// Renews the outer permit of the VTEP that this packet goes to, if it is the kernel's VXLAN.
+#[inline(always)]
+fn confirm(packet: &Packet, config: &Config) -> Option<()> {
+    let ethernet = packet.get::<EthernetHeader>(0)?;
+    let ip = packet.get::<Ipv4Header>(ETHERNET_LEN)?;
+    let vxlan = ethernet.ether_type() == EtherType::IPV4
+        && ip.version_ihl == Ipv4Header::PLAIN
+        && ip.protocol() == IpProtocol::UDP
+        && ip.source() == config.underlay.last_word();
+    if !vxlan {
+        return None;
+    }
+    let tail = packet.get::<OuterTail>(ETHERNET_LEN + IPV4_LEN)?;
+    if tail.udp.destination() != config.vxlan_port || tail.vxlan.vni() != config.vni {
+        return None;
+    }
+    let index = maps::vtep_by_source(Address::from_v4(ip.destination()))?;
+    let (vtep, state) = (route::vtep(index)?, maps::vtep_state(index)?);
+    nexthop::confirm_outer(config, vtep, state, permit::now());
+    Some(())
+}
