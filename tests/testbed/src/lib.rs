@@ -8,8 +8,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
+pub mod cluster;
 pub mod command;
+pub mod daemon;
 pub mod directory;
+pub mod lease_server;
 pub mod netns;
 pub mod pod;
 pub mod stock;

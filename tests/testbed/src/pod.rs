@@ -1,17 +1,18 @@
 //! Pods: namespaces that real CNI plugins wire to their node.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use ipnetwork::Ipv4Network;
 use serde_json::Value;
 
 use crate::command::checked;
-use crate::netns::{Namespace, Prefix, enter_file, report};
+use crate::netns::{Namespace, Prefix, report};
 use crate::subnet_env::{Delegate, SubnetEnv};
 use crate::topology::Node;
 
@@ -23,8 +24,7 @@ const LINK: &str = "eth0";
 #[derive(Debug)]
 pub struct Pod {
     namespace: Namespace,
-    // Keeps the node's namespace within reach, whichever of the two is dropped first.
-    node: File,
+    node: Arc<Namespace>,
     label: String,
     address: Ipv4Addr,
     config: Value,
@@ -43,7 +43,7 @@ impl Pod {
         let namespace = Namespace::under(&Prefix::fixed(node.namespace().name()), label)?;
         let mut pod = Self {
             namespace,
-            node: node.namespace().open()?,
+            node: Arc::clone(node.namespace()),
             label: label.to_owned(),
             address: Ipv4Addr::UNSPECIFIED,
             config: env.delegate(delegate, &data_dir),
@@ -85,7 +85,6 @@ impl Pod {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let call = || -> Result<String> {
-            enter_file(&self.node)?;
             let mut child = command
                 .spawn()
                 .with_context(|| format!("start the CNI plugin {kind}"))?;
@@ -94,11 +93,9 @@ impl Pod {
             drop(stdin);
             checked(&command, &child.wait_with_output()?)
         };
-        std::thread::scope(|scope| match scope.spawn(call).join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-        .with_context(|| format!("CNI {verb} for {}", self.namespace.name()))
+        self.node
+            .enter(call)?
+            .with_context(|| format!("CNI {verb} for {}", self.namespace.name()))
     }
 }
 

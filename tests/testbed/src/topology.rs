@@ -1,6 +1,7 @@
 //! The underlay: a switch in a namespace of its own, and nodes plugged into it.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -106,7 +107,7 @@ impl Underlay {
             ))?;
         }
         Ok(Node {
-            namespace,
+            namespace: Arc::new(namespace),
             directory,
             label: label.to_owned(),
             address,
@@ -117,15 +118,16 @@ impl Underlay {
 /// A node: a namespace with an uplink, and a directory for its files.
 #[derive(Debug)]
 pub struct Node {
-    namespace: Namespace,
+    namespace: Arc<Namespace>,
     directory: Directory,
     label: String,
     address: Ipv4Addr,
 }
 
 impl Node {
-    /// Its namespace.
-    pub fn namespace(&self) -> &Namespace {
+    /// Its namespace, which lives until the last of those who hold it is gone: the node, its
+    /// pods, its agent.
+    pub fn namespace(&self) -> &Arc<Namespace> {
         &self.namespace
     }
 

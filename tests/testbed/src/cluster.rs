@@ -1,0 +1,127 @@
+//! Nodes that run Twill: underlay, lease server, agents, pods.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ipnetwork::Ipv4Network;
+
+use crate::agent::Agent;
+use crate::lease_server::LeaseServer;
+use crate::netns::Prefix;
+use crate::pod::Pod;
+use crate::subnet_env::SubnetEnv;
+use crate::topology::{Node, Underlay, UnderlayOptions};
+use crate::wait::wait_until;
+use crate::world::OVERLAY_LINK;
+
+/// How long the agents may take to know each other.
+const MESH: Duration = Duration::from_secs(20);
+
+/// A node with its agent, and the pods on it.
+#[derive(Debug)]
+pub struct Member {
+    /// The pods, in the order they were added. Dropped before their node.
+    pub pods: Vec<Pod>,
+    /// The agent.
+    pub agent: Agent,
+    /// The node.
+    pub node: Node,
+    /// What the agent told CNI plugins.
+    pub env: SubnetEnv,
+}
+
+impl Member {
+    /// Adds a pod, wired by the bridge plugin.
+    pub fn add_pod(&mut self, label: &str) -> Result<&Pod> {
+        let pod = Pod::add(&self.node, label, &self.env)?;
+        Ok(self.pods.push_mut(pod))
+    }
+
+    /// Subnets that the node's kernel sends to the overlay: those of its peers.
+    pub fn overlay_routes(&self) -> Result<Vec<Ipv4Network>> {
+        let routes = ["ip", "-json", "route", "show", "dev", OVERLAY_LINK];
+        let routes: serde_json::Value = serde_json::from_str(&self.node.namespace().run(&routes)?)?;
+        let routes = routes.as_array().context("no list of routes")?;
+        routes
+            .iter()
+            .map(|route| {
+                let subnet = route["dst"].as_str().context("a route without `dst`")?;
+                Ok(subnet.parse()?)
+            })
+            .collect()
+    }
+}
+
+/// Several nodes of one overlay network.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The nodes, in the order they were added.
+    pub members: Vec<Member>,
+    /// The lease server.
+    pub lease_server: LeaseServer,
+    /// The network between them.
+    pub underlay: Underlay,
+}
+
+impl Cluster {
+    /// An underlay and a lease server, no nodes yet.
+    pub fn new(prefix: Prefix, options: UnderlayOptions) -> Result<Self> {
+        let underlay = Underlay::with(prefix, options)?;
+        Ok(Self {
+            members: Vec::new(),
+            lease_server: LeaseServer::start(&underlay)?,
+            underlay,
+        })
+    }
+
+    /// Nodes with an agent and a pod `1` each, once they all know each other.
+    pub fn of(nodes: &[(&str, Ipv4Addr)]) -> Result<Self> {
+        let mut cluster = Self::new(Prefix::unique(), UnderlayOptions::default())?;
+        for (label, address) in nodes {
+            cluster.add_node(label, *address)?.add_pod("1")?;
+        }
+        cluster.wait_mesh()?;
+        Ok(cluster)
+    }
+
+    /// Adds a node and starts its agent; returns once the agent is ready.
+    pub fn add_node(&mut self, label: &str, address: Ipv4Addr) -> Result<&mut Member> {
+        let node = self.underlay.join(label, address)?;
+        let url = self.lease_server.url();
+        let agent = self.explain(Agent::start(&node, &url))?;
+        let env = agent.subnet_env()?;
+        let member = Member {
+            pods: Vec::new(),
+            agent,
+            node,
+            env,
+        };
+        Ok(self.members.push_mut(member))
+    }
+
+    /// Waits until every node has a route to every other node's subnet.
+    pub fn wait_mesh(&self) -> Result<()> {
+        for member in &self.members {
+            let others = || self.members.iter().filter(|other| other.env != member.env);
+            let what = format!("{} knows its peers", member.node.namespace().name());
+            let waited = wait_until(&what, MESH, || {
+                let routes = member.overlay_routes().unwrap_or_default();
+                others().all(|other| routes.contains(&other.env.prefix()))
+            });
+            self.explain(waited)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the end of every log to an error.
+    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        result.with_context(|| {
+            let agents = self.members.iter().map(|member| member.agent.log_tail());
+            std::iter::once(self.lease_server.log_tail())
+                .chain(agents)
+                .collect::<Vec<_>>()
+                .join("\n\n")
+        })
+    }
+}
