@@ -24,7 +24,7 @@ pub(super) fn line(text: &str) {
 pub(super) fn rows(headings: &[&str], rows: Vec<Vec<String>>) {
     let terminal = std::io::stdout().is_terminal();
     let mut table = Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header(headings.iter().map(|heading| {
         let cell = Cell::new(heading);
         if terminal {

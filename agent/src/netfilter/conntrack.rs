@@ -1,0 +1,194 @@
+//! The conntrack settings without which a flow that BPF carried cannot come back to the stack.
+//!
+//! Conntrack does not see fast packets, so its picture of a TCP flow is frozen: windows
+//! (`be_liberal`), the order of an RST after two gigabytes (`ignore_invalid_rst`), and the
+//! short timeouts of a flow with unanswered data (`unacknowledged`, `max_retrans`) all have to
+//! let the flow pass when it shows up again. They are never reset: a flow that was ever fast
+//! needs them for as long as it lives.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tracing::info;
+
+const DIRECTORY: &str = "/proc/sys/net/netfilter";
+const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
+const UDP: &str = "nf_conntrack_udp_timeout";
+const UDP_STREAM: &str = "nf_conntrack_udp_timeout_stream";
+const SWITCHES: [&str; 2] = [
+    "nf_conntrack_tcp_be_liberal",
+    "nf_conntrack_tcp_ignore_invalid_rst",
+];
+const TIMEOUTS: [&str; 2] = [
+    "nf_conntrack_tcp_timeout_unacknowledged",
+    "nf_conntrack_tcp_timeout_max_retrans",
+];
+
+/// Why TCP flows cannot have permits.
+#[derive(Debug, Error)]
+pub enum ConntrackError {
+    /// A setting could not be read.
+    #[error("read {}; is the module nf_conntrack loaded?", path.display())]
+    Read {
+        /// The setting.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A setting could not be written.
+    #[error("set {} to {value}", path.display())]
+    Write {
+        /// The setting.
+        path: PathBuf,
+        /// What it should be.
+        value: u64,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A setting is not a number.
+    #[error("{} reads {text:?}; it should be a number", path.display())]
+    NotANumber {
+        /// The setting.
+        path: PathBuf,
+        /// What it reads.
+        text: String,
+    },
+    /// A setting was written and reads differently.
+    #[error("{} reads {found} after it was set to {value}", path.display())]
+    NotKept {
+        /// The setting.
+        path: PathBuf,
+        /// What it should be.
+        value: u64,
+        /// What it is.
+        found: u64,
+    },
+}
+
+/// The network namespace's conntrack settings.
+#[derive(Clone, Debug)]
+pub struct Conntrack {
+    directory: PathBuf,
+}
+
+impl Default for Conntrack {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from(DIRECTORY),
+        }
+    }
+}
+
+impl Conntrack {
+    /// Puts the settings in force that TCP permits need, and reads each one back.
+    pub fn assert(&self) -> Result<(), ConntrackError> {
+        let established = self.read(ESTABLISHED)?;
+        let wanted = SWITCHES
+            .map(|name| (name, 1))
+            .into_iter()
+            .chain(TIMEOUTS.map(|name| (name, established)));
+        for (name, value) in wanted {
+            let was = self.read(name)?;
+            if was == value {
+                continue;
+            }
+            self.write(name, value)?;
+            let found = self.read(name)?;
+            if found != value {
+                return Err(ConntrackError::NotKept {
+                    path: self.path(name),
+                    value,
+                    found,
+                });
+            }
+            info!(setting = name, was, value, "conntrack setting changed");
+        }
+        Ok(())
+    }
+
+    /// The smallest timeout that applies to a flow which may be fast, seconds.
+    pub fn smallest_timeout(&self) -> Result<u64, ConntrackError> {
+        let mut smallest = u64::MAX;
+        for name in [ESTABLISHED, UDP, UDP_STREAM] {
+            smallest = smallest.min(self.read(name)?);
+        }
+        Ok(smallest)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new(&self.directory).join(name)
+    }
+
+    fn read(&self, name: &str) -> Result<u64, ConntrackError> {
+        let path = self.path(name);
+        let text = fs::read_to_string(&path).map_err(|source| ConntrackError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let text = text.trim();
+        text.parse().map_err(|_| ConntrackError::NotANumber {
+            path,
+            text: text.to_owned(),
+        })
+    }
+
+    fn write(&self, name: &str, value: u64) -> Result<(), ConntrackError> {
+        let path = self.path(name);
+        fs::write(&path, value.to_string()).map_err(|source| ConntrackError::Write {
+            path,
+            value,
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(values: &[(&str, &str)]) -> (tempfile::TempDir, Conntrack) {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, value) in values {
+            fs::write(directory.path().join(name), value).unwrap();
+        }
+        let conntrack = Conntrack {
+            directory: directory.path().to_owned(),
+        };
+        (directory, conntrack)
+    }
+
+    #[test]
+    fn timeouts_follow_the_established_one() {
+        let (_directory, conntrack) = settings(&[
+            (ESTABLISHED, "86400\n"),
+            (SWITCHES[0], "0\n"),
+            (SWITCHES[1], "1\n"),
+            (TIMEOUTS[0], "300\n"),
+            (TIMEOUTS[1], "300\n"),
+        ]);
+        conntrack.assert().unwrap();
+        let values = SWITCHES
+            .iter()
+            .chain(&TIMEOUTS)
+            .map(|name| conntrack.read(name).unwrap());
+        assert_eq!(values.collect::<Vec<_>>(), [1, 1, 86_400, 86_400]);
+    }
+
+    #[test]
+    fn a_setting_that_is_missing_is_named() {
+        let (_directory, conntrack) = settings(&[(ESTABLISHED, "86400\n")]);
+        let error = conntrack.assert().unwrap_err().to_string();
+        assert!(error.contains(SWITCHES[0]), "{error}");
+    }
+
+    #[test]
+    fn the_smallest_timeout_counts() {
+        let (_directory, conntrack) = settings(&[
+            (ESTABLISHED, "86400\n"),
+            (UDP, "30\n"),
+            (UDP_STREAM, "120\n"),
+        ]);
+        assert_eq!(conntrack.smallest_timeout().unwrap(), 30);
+    }
+}

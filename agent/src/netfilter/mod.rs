@@ -1,0 +1,10 @@
+//! What Twill asks of netfilter: one small table that marks what it has accepted, and the
+//! conntrack settings that let a flow rest while BPF carries it.
+//!
+//! Nothing else of the host's rule set is read or changed.
+
+mod conntrack;
+mod table;
+
+pub use conntrack::{Conntrack, ConntrackError};
+pub use table::{InForce, PermitTable, TABLE, TableError};
