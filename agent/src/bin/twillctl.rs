@@ -1,7 +1,10 @@
 //! The operator's tool.
 
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stderr, reason = "errors are told to the person who asked")]
+#![expect(
+    clippy::print_stderr,
+    reason = "errors are told to the person who asked"
+)]
 
 use std::process::ExitCode;
 

@@ -117,7 +117,12 @@ fn print_table(
         Some(said) => {
             row(
                 "twilld",
-                format!("{} (process {}, {})", word(liveness), said.pid, said.version),
+                format!(
+                    "{} (process {}, {})",
+                    word(liveness),
+                    said.pid,
+                    said.version
+                ),
             );
             row(
                 "mode",
@@ -192,7 +197,12 @@ fn print_table(
             for pin in &pinned.attachments {
                 row(
                     "pinned",
-                    format!("{} on {} by {}", pin.program, interface(pin.ifindex), by(pin.kind)),
+                    format!(
+                        "{} on {} by {}",
+                        pin.program,
+                        interface(pin.ifindex),
+                        by(pin.kind)
+                    ),
                 );
             }
         }

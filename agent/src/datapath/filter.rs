@@ -12,7 +12,7 @@ use aya::programs::tc::{
 };
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use futures_util::TryStreamExt as _;
-use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
+use netlink_packet_route::tc::{TcAttribute, TcFilterBpf, TcFilterBpfOption, TcMessage, TcOption};
 use nix::errno::Errno;
 use thiserror::Error;
 
@@ -96,7 +96,7 @@ pub enum FilterError {
     },
 }
 
-/// The filter in `slot`, if there is one.
+/// The filter that fills `slot`, if there is one.
 pub async fn find(
     interface: &Interface,
     direction: TcAttachType,
@@ -116,7 +116,17 @@ pub async fn find(
         interface: interface.name.clone(),
         source,
     })?;
-    Ok(filters.iter().find_map(|message| in_slot(message, slot)))
+    let of_priority = || {
+        let ours = |message: &&TcMessage| message.header.info >> 16 == u32::from(slot.priority);
+        filters.iter().filter(ours)
+    };
+    let here = of_priority().find(|message| u32::from(message.header.handle) == slot.handle);
+    // All filters of one priority are of one kind: one of another kind fills it.
+    let other_kind = || {
+        let mut others = of_priority().map(read);
+        others.find(|filter| filter.kind != TcFilterBpf::KIND)
+    };
+    Ok(here.map(read).or_else(other_kind))
 }
 
 /// Attaches the program in `slot`, or puts it in the place of `existing`, which is ours.
@@ -184,11 +194,7 @@ fn add_clsact(interface: &Interface) -> Result<(), FilterError> {
     }
 }
 
-fn in_slot(message: &TcMessage, slot: Slot) -> Option<Filter> {
-    let priority = message.header.info >> 16;
-    if priority != u32::from(slot.priority) || u32::from(message.header.handle) != slot.handle {
-        return None;
-    }
+fn read(message: &TcMessage) -> Filter {
     let mut filter = Filter {
         kind: String::new(),
         name: None,
@@ -210,5 +216,5 @@ fn in_slot(message: &TcMessage, slot: Slot) -> Option<Filter> {
             }
         }
     }
-    Some(filter)
+    filter
 }

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::net::if_::if_nametoindex;
-use serde_json::Value;
 use twill_abi::Mode;
 use twill_agent::datapath::filter::Slot;
 use twill_agent::datapath::hooks::{AttachBy, Interface, Interfaces};
@@ -92,18 +92,21 @@ impl Lab {
         Pins::new(Path::new(BPFFS), &self.options.instance)
     }
 
-    /// What is attached to an interface, by the word of bpftool: name and program.
+    /// What is attached to an interface by TCX, in order: name and program.
     fn attached(&self, interface: &str) -> Result<Vec<(String, u32)>> {
-        let text = self.namespace.run(&["bpftool", "-j", "net", "show"])?;
-        let all: Value = serde_json::from_str(&text)?;
-        let tc = all[0]["tc"].as_array().context("no tc in bpftool's answer")?;
-        Ok(tc
+        let direction = if interface == "flannel.7" {
+            TcAttachType::Egress
+        } else {
+            TcAttachType::Ingress
+        };
+        let (_, programs) = self
+            .namespace
+            .enter(|| SchedClassifier::query_tcx(interface, direction))??;
+        Ok(programs
             .iter()
-            .filter(|entry| entry["devname"] == interface)
-            .filter_map(|entry| {
-                let name = entry["name"].as_str()?.to_owned();
-                let id = entry["prog_id"].as_u64().or(entry["id"].as_u64())?;
-                Some((name, u32::try_from(id).ok()?))
+            .map(|program| {
+                let name = program.name_as_str().unwrap_or_default();
+                (name.to_owned(), program.id())
             })
             .collect())
     }
@@ -111,7 +114,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(self.pins().instance());
+        for error in self.pins().remove_all() {
+            eprintln!("cleaning up: {error}");
+        }
     }
 }
 
@@ -163,7 +168,10 @@ fn a_restart_continues_with_the_maps_and_replaces_the_programs_in_place() -> Res
     }
     let lab = Lab::new(AttachBy::Auto)?;
     let first = lab.start()?;
-    assert_eq!(lab.attached("flannel.7")?, [("to_overlay".to_owned(), first[0])]);
+    assert_eq!(
+        lab.attached("flannel.7")?,
+        [("to_overlay".to_owned(), first[0])]
+    );
     assert_eq!(lab.attached("up0")?, [("from_uplink".to_owned(), first[1])]);
     let maps = lab.pins().map_ids()?;
 
@@ -177,8 +185,14 @@ fn a_restart_continues_with_the_maps_and_replaces_the_programs_in_place() -> Res
         Ok(ids(&datapath))
     })?;
     assert!(first.iter().all(|old| !second.contains(old)));
-    assert_eq!(lab.attached("flannel.7")?, [("to_overlay".to_owned(), second[0])]);
-    assert_eq!(lab.attached("up0")?, [("from_uplink".to_owned(), second[1])]);
+    assert_eq!(
+        lab.attached("flannel.7")?,
+        [("to_overlay".to_owned(), second[0])]
+    );
+    assert_eq!(
+        lab.attached("up0")?,
+        [("from_uplink".to_owned(), second[1])]
+    );
     assert_eq!(lab.pins().map_ids()?, maps, "the same maps");
     Ok(())
 }
@@ -204,17 +218,15 @@ fn a_pin_that_does_not_fit_is_never_read_through() -> Result<()> {
         let mut datapath = Datapath::open(options, 7, 24)?;
         assert_eq!(datapath.observe()?.routes.len(), 0, "a new set is empty");
         // The old programs still use the old maps: nothing was taken from under them.
-        let uplink = &interfaces.uplink;
-        let running = twill_agent::datapath::tcx::on_hook(
-            uplink,
-            aya::programs::TcAttachType::Ingress,
-        );
-        assert_eq!(running.iter().map(|p| p.id).collect::<Vec<_>>(), first[1..]);
+        assert_eq!(lab.attached("up0")?, [("from_uplink".to_owned(), first[1])]);
         datapath.write_settings(&settings(&interfaces))?;
         datapath.attach(&interfaces).await?;
         Ok(ids(&datapath))
     })?;
-    assert_eq!(lab.attached("up0")?, [("from_uplink".to_owned(), second[1])]);
+    assert_eq!(
+        lab.attached("up0")?,
+        [("from_uplink".to_owned(), second[1])]
+    );
     let after = lab.pins().map_ids()?;
     assert!(before.is_disjoint(&after), "a whole new set");
     assert!(!lab.pins().next().exists(), "nothing is left half way");
@@ -253,18 +265,27 @@ fn what_somebody_detaches_comes_back() -> Result<()> {
         assert_eq!(lab.attached("flannel.7")?, []);
         datapath.attach(&interfaces).await?;
         assert_eq!(ids(&datapath), expected);
-        assert_eq!(lab.attached("flannel.7")?, [("to_overlay".to_owned(), expected[0])]);
+        assert_eq!(
+            lab.attached("flannel.7")?,
+            [("to_overlay".to_owned(), expected[0])]
+        );
 
         let link_text = link.display().to_string();
         lab.namespace
             .run(&["bpftool", "link", "detach", "pinned", &link_text])?;
         assert_eq!(lab.attached("flannel.7")?, []);
         datapath.attach(&interfaces).await?;
-        assert_eq!(lab.attached("flannel.7")?, [("to_overlay".to_owned(), expected[0])]);
+        assert_eq!(
+            lab.attached("flannel.7")?,
+            [("to_overlay".to_owned(), expected[0])]
+        );
 
         // Attaching what is attached changes nothing.
         datapath.attach(&interfaces).await?;
-        assert_eq!(lab.attached("flannel.7")?, [("to_overlay".to_owned(), expected[0])]);
+        assert_eq!(
+            lab.attached("flannel.7")?,
+            [("to_overlay".to_owned(), expected[0])]
+        );
         Ok(())
     })
 }
@@ -329,9 +350,15 @@ fn tc_filters_are_replaced_in_place_and_removed_only_if_ours() -> Result<()> {
 
     // And back, then everything away.
     lab.start()?;
-    assert_eq!(filters("up0", "ingress")?.matches("direct-action").count(), 1);
+    assert_eq!(
+        filters("up0", "ingress")?.matches("direct-action").count(),
+        1
+    );
     let removals = lab.with(async |_, _| Ok(detach_all(&lab.pins()).await))?;
-    assert!(removals.iter().all(|removal| removal.result.is_ok()), "{removals:?}");
+    assert!(
+        removals.iter().all(|removal| removal.result.is_ok()),
+        "{removals:?}"
+    );
     assert_eq!(filters("flannel.7", "egress")?, "");
     assert_eq!(filters("up0", "ingress")?, "");
     Ok(())
@@ -345,14 +372,17 @@ fn a_foreign_filter_in_our_slot_stays_and_is_named() -> Result<()> {
     let lab = Lab::new(AttachBy::Netlink)?;
     lab.namespace.run_lines(
         "tc qdisc add dev up0 clsact
-         tc filter add dev up0 ingress prio 50 handle 1 protocol all u32 match u32 0 0 action pass",
+         tc filter add dev up0 ingress prio 50 protocol all u32 match u32 0 0 action mirred egress redirect dev up1",
     )?;
     let error = lab.start().expect_err("the slot is taken");
     let error = error
         .downcast_ref::<DatapathError>()
         .context("a datapath error")?;
     let text = twill_agent::datapath::chain(error);
-    assert!(text.contains("--tc-priority") && text.contains("up0"), "{text}");
+    assert!(
+        text.contains("--tc-priority") && text.contains("up0"),
+        "{text}"
+    );
     let shown = lab
         .namespace
         .run(&["tc", "filter", "show", "dev", "up0", "ingress"])?;
@@ -385,8 +415,14 @@ fn foreign_programs_on_our_hooks_stay() -> Result<()> {
     assert!(ours.iter().all(|old| !ours_again.contains(old)));
     let removals = lab.with(async |_, _| Ok(detach_all(&lab.pins()).await))?;
     assert!(removals.iter().all(|removal| removal.result.is_ok()));
-    assert_eq!(lab.attached("up0")?, [("from_uplink".to_owned(), theirs[1])]);
-    assert_eq!(lab.attached("flannel.7")?, [("to_overlay".to_owned(), theirs[0])]);
+    assert_eq!(
+        lab.attached("up0")?,
+        [("from_uplink".to_owned(), theirs[1])]
+    );
+    assert_eq!(
+        lab.attached("flannel.7")?,
+        [("to_overlay".to_owned(), theirs[0])]
+    );
     assert!(other_pins.remove_all().is_empty());
     Ok(())
 }
