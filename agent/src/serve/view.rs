@@ -178,7 +178,10 @@ impl View {
     /// The next changes after this revision, some hundred at a time.
     pub(super) fn since(&self, revision: u64) -> Result<Changes, Gone> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let behind = state.revision.checked_sub(revision).ok_or(Gone::Future)?;
+        let behind = state
+            .revision
+            .checked_sub(revision)
+            .ok_or(Gone::Future)?;
         let behind = usize::try_from(behind).map_err(|_| Gone::TooOld)?;
         let first = state
             .history
@@ -243,9 +246,7 @@ mod tests {
     fn a_watcher_goes_on_from_where_it_was() {
         let view = view(5, 8);
         let text = |revision: u64| {
-            format!(
-                "{{\"type\":\"removed\",\"revision\":{revision},\"subnet\":\"10.244.1.0/24\"}}\n"
-            )
+            format!("{{\"type\":\"removed\",\"revision\":{revision},\"subnet\":\"10.244.1.0/24\"}}\n")
         };
         let after = |revision| view.since(revision);
         assert_eq!(

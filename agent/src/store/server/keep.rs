@@ -143,10 +143,7 @@ impl Keeper<'_> {
         }
         Err(Error::HeldByAnother {
             subnet,
-            why: format!(
-                "the lease had ended, and the server offers {}",
-                lease.subnet
-            ),
+            why: format!("the lease had ended, and the server offers {}", lease.subnet),
         })
     }
 }

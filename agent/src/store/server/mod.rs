@@ -311,10 +311,7 @@ mod tests {
         for (text, expected) in [
             ("http://192.0.2.1:7890", "http://192.0.2.1:7890"),
             ("http://leases.example:7890/", "http://leases.example:7890"),
-            (
-                "http://[2001:db8::1]:7890/twill",
-                "http://[2001:db8::1]:7890/twill",
-            ),
+            ("http://[2001:db8::1]:7890/twill", "http://[2001:db8::1]:7890/twill"),
         ] {
             assert_eq!(base(text).unwrap(), expected);
         }

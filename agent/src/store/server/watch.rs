@@ -155,12 +155,8 @@ impl Watcher {
         } = step;
         for lease in unread {
             let subnet = lease.subnet.map(|subnet| subnet.to_string());
-            warn!(
-                subnet,
-                value = lease.value,
-                why = lease.why,
-                "a lease cannot be read; this one stays as it was, the others are taken"
-            );
+            warn!(subnet, value = lease.value, why = lease.why,
+                "a lease cannot be read; this one stays as it was, the others are taken");
         }
         for event in events {
             let sent = self.events.send(event).await;
