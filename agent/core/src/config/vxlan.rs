@@ -1,0 +1,104 @@
+//! `Backend`: the settings of the vxlan backend.
+
+use super::json::{Fields, Json};
+use super::{ConfigError, NOT_YET};
+use crate::mtu::{MAX_UNDERLAY_MTU, MIN_UNDERLAY_MTU};
+use crate::vtep::Vni;
+
+/// Flannel's default, `defaultVNI` in `pkg/backend/vxlan/vxlan.go`.
+const DEFAULT_VNI: u64 = 1;
+
+const RIGHT_BACKEND: &str = "{\"Type\": \"vxlan\"}";
+
+/// The keys of flannel's configuration struct, and `Type`. `Name` and `MacPrefix` are for
+/// Windows only, and count as unknown.
+const KEYS: [&str; 7] = [
+    "Type",
+    "VNI",
+    "Port",
+    "MTU",
+    "GBP",
+    "Learning",
+    "DirectRouting",
+];
+
+/// The vxlan backend's settings.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct VxlanConfig {
+    /// VNI, by default 1.
+    pub vni: Vni,
+    /// UDP destination port; `None` leaves the kernel its default, 8472.
+    pub port: Option<u16>,
+    /// MTU of the underlay in bytes, where it is not the uplink's.
+    pub mtu: Option<u32>,
+    /// Group Based Policy extension.
+    pub gbp: bool,
+    /// FDB learning.
+    pub learning: bool,
+    /// Plain routes to peers on the same link.
+    pub direct_routing: bool,
+}
+
+impl VxlanConfig {
+    /// Reads the value of `Backend`, and adds to `warnings` what it leaves out of account.
+    pub(super) fn from_json(
+        backend: Option<&Json>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, ConfigError> {
+        let object = match backend {
+            // Without the key flannel takes `udp`, whatever its documentation says
+            // (`parseBackendType` in `pkg/subnet/config.go`); without `Type`, the empty name.
+            None => return Err(unknown_backend("udp", "the default without Backend")),
+            Some(Json::Object(object)) => object,
+            Some(other) => {
+                return Err(ConfigError::WrongType {
+                    key: "Backend".to_owned(),
+                    value: other.to_string(),
+                    right: RIGHT_BACKEND,
+                });
+            }
+        };
+        let fields = Fields::new("Backend.", object);
+        match fields.string("Type", "\"vxlan\"")? {
+            None => return Err(unknown_backend("", "the default without Type")),
+            Some(name) if name.eq_ignore_ascii_case("vxlan") => {}
+            Some(name) => return Err(unknown_backend(name, "Backend.Type")),
+        }
+
+        let vni_right = "an integer from 0 to 16777215, as 24 bits hold it";
+        let vni = fields.integer("VNI", 0..=u64::from(Vni::MAX), vni_right)?;
+        let port_right = "a UDP port from 1 to 65535, or 0 for the kernel's default, 8472";
+        let port = fields.integer("Port", 0..=u64::from(u16::MAX), port_right)?;
+        let mtu_right = "the underlay's MTU in bytes, an integer from 626 to 65535, \
+                         or leave the key out to take the uplink's";
+        let mtu_range = u64::from(MIN_UNDERLAY_MTU)..=u64::from(MAX_UNDERLAY_MTU);
+        let mtu = fields.integer("MTU", mtu_range, mtu_right)?;
+
+        let config = Self {
+            vni: Vni::new(vni.unwrap_or(DEFAULT_VNI)).map_err(|error| {
+                fields.invalid("VNI", error.0.to_string(), "out of range", vni_right)
+            })?,
+            port: port
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|port| *port != 0),
+            mtu: mtu.and_then(|mtu| u32::try_from(mtu).ok()),
+            gbp: fields.boolean("GBP", false)?,
+            learning: fields.boolean("Learning", false)?,
+            direct_routing: fields.boolean("DirectRouting", false)?,
+        };
+        if config.direct_routing {
+            warnings.push(format!(
+                "Backend.DirectRouting is true: {NOT_YET}, packets are encapsulated"
+            ));
+        }
+        warnings.extend(fields.unknown(&KEYS));
+        Ok(config)
+    }
+}
+
+fn unknown_backend(name: &str, origin: &'static str) -> ConfigError {
+    ConfigError::UnknownBackend {
+        name: name.chars().take(32).collect(),
+        origin,
+    }
+}
