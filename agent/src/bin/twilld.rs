@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use twill_agent::args::{Command, Twilld};
-use twill_agent::{run, serve};
+use twill_agent::run;
 
 fn main() -> ExitCode {
     let Twilld {
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         log,
     } = Twilld::parse();
     let ended = run::logging(&log).and_then(|()| match command {
-        Some(Command::Serve(args)) => run::block_on(async { Ok(serve::run(args).await?) }),
+        Some(Command::Serve(args)) => run::block_on(run::serve(args)),
         None => run::block_on(run::run(&agent)),
     });
     match ended {

@@ -39,8 +39,6 @@ pub struct Status {
     pub pins: PathBuf,
     /// Name of the vxlan device.
     pub device: String,
-    /// Whether we made it, or found it.
-    pub device_made_by_us: bool,
     /// Its MAC address.
     pub mac: String,
     /// VNI.
