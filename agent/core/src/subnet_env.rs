@@ -92,12 +92,9 @@ fn first_usable(subnet: Subnet) -> IpAddr {
     }
 }
 
-/// Key and value of a line, without what surrounds them.
+/// Key and value of a line, without what surrounds them. The key of a comment starts
+/// with `#`, so it is none that is asked for.
 fn entry(line: &str) -> Option<(&str, &str)> {
-    let line = line.trim();
-    if line.starts_with('#') {
-        return None;
-    }
     let (key, value) = line.split_once(['=', ':'])?;
     let key = key.trim();
     let key = match key.strip_prefix("export") {

@@ -57,9 +57,10 @@ impl MacAddr {
 }
 
 impl fmt::Display for MacAddr {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, f] = self.0;
-        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, rest @ ..] = self.0;
+        write!(f, "{first:02x}")?;
+        rest.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
     }
 }
 
@@ -75,7 +76,7 @@ impl FromStr for MacAddr {
             if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(error());
             }
-            *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
+            *byte = u8::from_str_radix(part, 16).ok().ok_or_else(error)?;
         }
         if parts.next().is_some() {
             return Err(error());

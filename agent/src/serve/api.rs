@@ -62,10 +62,7 @@ async fn config(State(api): State<Api>) -> Response {
     text(JSON, api.config)
 }
 
-async fn list(
-    State(api): State<Api>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Answer {
+async fn list(State(api): State<Api>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer {
     let Query(query) = query.map_err(|error| wrong_query(&error))?;
     if query.watch {
         return watch_after(&api, &query);

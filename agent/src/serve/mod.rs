@@ -107,6 +107,9 @@ impl Server {
             lease_ttl,
         } = options;
         let (text, network) = read_config(network_config_path)?;
+        for warning in &network.warnings {
+            warn!(warning, "network config");
+        }
         let (disk, stored) = Disk::open(&data_dir)?;
         let clock = Clock::start();
         let writer = open_table(network, lease_ttl, disk, stored, clock)?;
@@ -232,3 +235,6 @@ fn open_table(
         clock,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,7 +153,7 @@ impl From<&Record> for StoredRecord {
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
     const NOON: Timestamp = Timestamp(1_800_000_000_000);
 
     fn resumed(ends: Timestamp) -> Duration {

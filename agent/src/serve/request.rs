@@ -78,16 +78,7 @@ pub(super) fn attrs(headers: &HeaderMap, body: &[u8]) -> Result<LeaseAttrs, Erro
 
 /// A subnet in a path, in the form of flannel's keys: `10.244.1.0-24`.
 pub(super) fn subnet_key(text: &str) -> Result<Subnet, ErrorAnswer> {
-    let wrong = |why: &str| {
-        ErrorAnswer::invalid("subnet", text, &format!("{why}; write it as 10.244.1.0-24"))
-    };
-    let (address, prefix) = text.rsplit_once('-').ok_or_else(|| wrong("has no -"))?;
-    if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(wrong("has no prefix length after the -"));
-    }
-    format!("{address}/{prefix}")
-        .parse()
-        .map_err(|error: twill_core::subnet::ParseSubnetError| wrong(&error.why))
+    Subnet::from_key(text).map_err(|error| ErrorAnswer::invalid("subnet", text, &error.why))
 }
 
 fn json<T: DeserializeOwned>(
@@ -149,7 +140,8 @@ fn checked(body: AttrsBody) -> Result<LeaseAttrs, ErrorAnswer> {
 fn check_vxlan(data: &serde_json::Value) -> Result<(), ErrorAnswer> {
     let wrong = |why: &str| ErrorAnswer::invalid("BackendData", &data.to_string(), why);
     let form = r#"send {"VNI":1,"VtepMAC":"02:00:5e:10:00:01"}"#;
-    let parsed = VxlanData::deserialize(data).map_err(|error| wrong(&format!("{error}; {form}")))?;
+    let parsed =
+        VxlanData::deserialize(data).map_err(|error| wrong(&format!("{error}; {form}")))?;
     Vni::new(u64::from(parsed.vni)).map_err(|error| wrong(&error.to_string()))?;
     if !parsed.vtep_mac.is_unicast() {
         return Err(wrong("VtepMAC is zero or multicast; send the device's own"));
@@ -191,14 +183,46 @@ mod tests {
             ("{}", "body", "missing field `attrs`"),
             (r#"{"attrs":{}}"#, "body", "missing field `PublicIP`"),
             (r#"{"attrs":{"PublicIP":"x"}}"#, "body", "IPv4"),
-            (r#"{"attrs":{"PublicIP":"192.0.2.1","BackendTyp":"vxlan"}}"#, "body", "BackendTyp"),
-            (r#"{"attrs":{"PublicIP":"192.0.2.1"},"prevous":null}"#, "body", "prevous"),
-            (r#"{"attrs":{"PublicIP":"192.0.2.1"},"previous":"10.1.1.1/24"}"#, "body", "host bits"),
-            (r#"{"attrs":{"PublicIP":"192.0.2.1","PublicIP":"192.0.2.2"}}"#, "body", "duplicate"),
-            (r#"{"attrs":{"PublicIP":"192.0.2.1"}} x"#, "body", "trailing"),
-            (r#"{"attrs":{"PublicIP":"0.0.0.0"}}"#, "PublicIP", "underlay address"),
-            (r#"{"attrs":{"PublicIP":"127.0.0.1"}}"#, "PublicIP", "underlay address"),
-            (r#"{"attrs":{"PublicIP":"224.0.0.1"}}"#, "PublicIP", "underlay address"),
+            (
+                r#"{"attrs":{"PublicIP":"192.0.2.1","BackendTyp":"vxlan"}}"#,
+                "body",
+                "BackendTyp",
+            ),
+            (
+                r#"{"attrs":{"PublicIP":"192.0.2.1"},"prevous":null}"#,
+                "body",
+                "prevous",
+            ),
+            (
+                r#"{"attrs":{"PublicIP":"192.0.2.1"},"previous":"10.1.1.1/24"}"#,
+                "body",
+                "host bits",
+            ),
+            (
+                r#"{"attrs":{"PublicIP":"192.0.2.1","PublicIP":"192.0.2.2"}}"#,
+                "body",
+                "duplicate",
+            ),
+            (
+                r#"{"attrs":{"PublicIP":"192.0.2.1"}} x"#,
+                "body",
+                "trailing",
+            ),
+            (
+                r#"{"attrs":{"PublicIP":"0.0.0.0"}}"#,
+                "PublicIP",
+                "underlay address",
+            ),
+            (
+                r#"{"attrs":{"PublicIP":"127.0.0.1"}}"#,
+                "PublicIP",
+                "underlay address",
+            ),
+            (
+                r#"{"attrs":{"PublicIP":"224.0.0.1"}}"#,
+                "PublicIP",
+                "underlay address",
+            ),
             (
                 r#"{"attrs":{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":7}}"#,
                 "BackendData",
@@ -239,8 +263,17 @@ mod tests {
             "10.244.1.0/24".parse().unwrap()
         );
         for wrong in [
-            "", "-", "10.244.1.0", "10.244.1.0-", "10.244.1.0-33", "10.244.1.1-24",
-            "10.244.1.0/24", "10.244.1.0--24", "10.244.1.0-+24", "10.244.01.0-24", "x-24",
+            "",
+            "-",
+            "10.244.1.0",
+            "10.244.1.0-",
+            "10.244.1.0-33",
+            "10.244.1.1-24",
+            "10.244.1.0/24",
+            "10.244.1.0--24",
+            "10.244.1.0-+24",
+            "10.244.01.0-24",
+            "x-24",
             "10.244.1.0-24&fd00::-64",
         ] {
             assert!(subnet_key(wrong).is_err(), "{wrong:?} was taken");

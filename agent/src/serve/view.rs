@@ -178,11 +178,10 @@ impl View {
     /// The next changes after this revision, some hundred at a time.
     pub(super) fn since(&self, revision: u64) -> Result<Changes, Gone> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let behind = state
-            .revision
-            .checked_sub(revision)
-            .ok_or(Gone::Future)?;
-        let behind = usize::try_from(behind).map_err(|_| Gone::TooOld)?;
+        let behind = state.revision.checked_sub(revision).ok_or(Gone::Future)?;
+        let Ok(behind) = usize::try_from(behind) else {
+            return Err(Gone::TooOld);
+        };
         let first = state
             .history
             .len()
@@ -246,7 +245,9 @@ mod tests {
     fn a_watcher_goes_on_from_where_it_was() {
         let view = view(5, 8);
         let text = |revision: u64| {
-            format!("{{\"type\":\"removed\",\"revision\":{revision},\"subnet\":\"10.244.1.0/24\"}}\n")
+            format!(
+                "{{\"type\":\"removed\",\"revision\":{revision},\"subnet\":\"10.244.1.0/24\"}}\n"
+            )
         };
         let after = |revision| view.since(revision);
         assert_eq!(
@@ -282,6 +283,9 @@ mod tests {
         assert_eq!(view.since(9), Err(Gone::TooOld));
         let piece = view.since(10).unwrap();
         assert_eq!(piece.revision, 10 + u64::try_from(CHUNK).unwrap());
-        assert_eq!(piece.lines.iter().filter(|&&b| b == b'\n').count(), CHUNK);
+        assert_eq!(
+            std::str::from_utf8(&piece.lines).unwrap().lines().count(),
+            CHUNK
+        );
     }
 }

@@ -90,3 +90,65 @@ fn gone(revision: u64) -> Bytes {
 fn line(value: &serde_json::Value) -> Bytes {
     Bytes::from(format!("{value}\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+
+    use super::super::clock::Timestamp;
+    use super::super::record::Change;
+    use super::super::view::HISTORY;
+    use super::*;
+
+    fn publish(view: &View, revisions: std::ops::RangeInclusive<u64>) {
+        let changes: Vec<Change> = revisions
+            .map(|revision| Change::Removed {
+                revision,
+                subnet: "10.244.1.0/24".parse().unwrap(),
+            })
+            .collect();
+        view.publish(&changes, Timestamp(0)).unwrap();
+    }
+
+    fn view() -> Arc<View> {
+        Arc::new(View::new("s".to_owned(), 0, std::iter::empty()))
+    }
+
+    async fn read_to_end(body: Body) -> Vec<String> {
+        let mut stream = body.into_data_stream();
+        let mut text = String::new();
+        while let Some(chunk) = stream.next().await {
+            text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
+        }
+        text.lines().map(ToOwned::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_falls_behind_is_told_to_list_again() {
+        let view = view();
+        let body = body(Arc::clone(&view), 0, CancellationToken::new());
+        publish(&view, 1..=u64::try_from(HISTORY).unwrap() + 1);
+        let lines = read_to_end(body).await;
+        let [only] = lines.as_slice() else {
+            panic!("{} lines", lines.len());
+        };
+        assert!(only.contains(r#""type":"gone""#), "{only}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_watch_says_where_it_is_every_ten_seconds() {
+        let view = view();
+        let shutdown = CancellationToken::new();
+        let body = body(Arc::clone(&view), 0, shutdown.clone());
+        publish(&view, 1..=2);
+        let stop = async {
+            tokio::time::sleep(BOOKMARK_EVERY * 2 + BOOKMARK_EVERY / 2).await;
+            shutdown.cancel();
+        };
+        let (lines, ()) = tokio::join!(read_to_end(body), stop);
+        let bookmark = r#"{"revision":2,"store":"s","type":"bookmark"}"#;
+        assert_eq!(lines.len(), 5, "{lines:?}");
+        assert!(lines[1].contains(r#""revision":2"#), "{lines:?}");
+        assert_eq!(lines[2..], [bookmark; 3]);
+    }
+}

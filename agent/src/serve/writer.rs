@@ -22,7 +22,7 @@ use super::view::View;
 const BATCH: usize = 512;
 
 /// How long the writer sleeps at most if no term ends.
-const IDLE: Duration = Duration::from_secs(3600);
+const IDLE: Duration = Duration::from_hours(1);
 
 /// A request, and where its answer goes. An answer that never comes means that the store failed.
 #[derive(Debug)]

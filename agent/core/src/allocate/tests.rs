@@ -38,7 +38,7 @@ fn reservation(text: &str, holder: Ipv4Addr) -> Lease {
 }
 
 /// Allocates for `OWN` in 10.3.1.0 to 10.3.4.0, and takes the first of those that are free.
-fn check(taken: &[Lease], previous: Option<&str>, expected: Option<Allocation>) {
+fn check(taken: &[Lease], previous: Option<&str>, expected: impl Into<Option<Allocation>>) {
     let config = config(r#","SubnetMax":"10.3.4.0""#);
     let result = allocate(&config, taken, &attrs(OWN), previous.map(subnet), |_| 0);
     let out = AllocateError::OutOfSubnets {
@@ -46,19 +46,19 @@ fn check(taken: &[Lease], previous: Option<&str>, expected: Option<Allocation>) 
         min: Ipv4Addr::new(10, 3, 1, 0),
         max: Ipv4Addr::new(10, 3, 4, 0),
     };
-    assert_eq!(result, expected.ok_or(out));
+    assert_eq!(result, expected.into().ok_or(out));
 }
 
-fn kept(text: &str) -> Option<Allocation> {
-    Some(Allocation::Kept(subnet(text)))
+fn kept(text: &str) -> Allocation {
+    Allocation::Kept(subnet(text))
 }
 
-fn previous(text: &str) -> Option<Allocation> {
-    Some(Allocation::Previous(subnet(text)))
+fn previous(text: &str) -> Allocation {
+    Allocation::Previous(subnet(text))
 }
 
-fn new(text: &str) -> Option<Allocation> {
-    Some(Allocation::New(subnet(text)))
+fn new(text: &str) -> Allocation {
+    Allocation::New(subnet(text))
 }
 
 #[test]
@@ -139,6 +139,16 @@ fn previous_subnet_that_is_taken_or_does_not_fit_is_left() {
         "fd00::/24",
     ] {
         check(&[], Some(unfit), new("10.3.1.0/24"));
+    }
+}
+
+#[test]
+fn one_taken_address_takes_the_subnet() {
+    for taken in ["10.3.1.0/32", "10.3.1.77/32", "10.3.1.255/32"] {
+        check(&[lease(taken, OTHER)], None, new("10.3.2.0/24"));
+    }
+    for free in ["10.3.0.255/32", "10.3.2.0/32"] {
+        check(&[lease(free, OTHER)], None, new("10.3.1.0/24"));
     }
 }
 

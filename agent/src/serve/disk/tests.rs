@@ -19,7 +19,7 @@ fn record(n: u8) -> Record {
         subnet: format!("10.244.{n}.0/24").parse().unwrap(),
         attrs: serde_json::from_str(&attrs).unwrap(),
         term: (n % 2 == 1).then_some(Term {
-            granted: Duration::from_secs(60),
+            granted: Duration::from_mins(1),
             ends: Timestamp(1_800_000_000_000),
         }),
     }
@@ -37,7 +37,8 @@ fn filled() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let (disk, _) = Disk::open(directory.path()).unwrap();
     for n in 1..=20 {
-        disk.commit(u64::from(n), &[added(u64::from(n), n)]).unwrap();
+        disk.commit(u64::from(n), &[added(u64::from(n), n)])
+            .unwrap();
     }
     directory
 }
@@ -67,14 +68,16 @@ fn a_new_store_is_empty_and_has_a_name_of_its_own() {
 fn what_was_committed_is_read_again() {
     let directory = tempfile::tempdir().unwrap();
     let (disk, _) = Disk::open(directory.path()).unwrap();
-    disk.commit(3, &[added(1, 1), added(2, 2), added(3, 3)]).unwrap();
+    disk.commit(3, &[added(1, 1), added(2, 2), added(3, 3)])
+        .unwrap();
     let removed = Change::Removed {
         revision: 4,
         subnet: record(2).subnet,
     };
     let mut renewed = record(3);
     renewed.term = Some(Term::starting(Timestamp(5), Duration::from_secs(7)));
-    disk.commit(4, &[removed, Change::Renewed(Arc::new(renewed.clone()))]).unwrap();
+    disk.commit(4, &[removed, Change::Renewed(Arc::new(renewed.clone()))])
+        .unwrap();
     drop(disk);
     let (_, stored) = Disk::open(directory.path()).unwrap();
     assert_eq!(stored.revision, 4);
@@ -85,7 +88,10 @@ fn what_was_committed_is_read_again() {
 fn a_directory_serves_one_server() {
     let directory = tempfile::tempdir().unwrap();
     let (_disk, _) = Disk::open(directory.path()).unwrap();
-    assert!(matches!(Disk::open(directory.path()), Err(Error::InUse { .. })));
+    assert!(matches!(
+        Disk::open(directory.path()),
+        Err(Error::InUse { .. })
+    ));
 }
 
 #[test]
@@ -98,7 +104,7 @@ fn a_store_that_was_begun_and_not_finished_is_begun_again() {
 
 #[test]
 fn a_file_that_is_no_store_is_an_error_and_stays() {
-    let no_store: [&[u8]; 3] = [b"", b"these are my notes", &[0; 65536]];
+    let no_store: [&[u8]; 3] = [b"", b"these are my notes", &[0; 4096]];
     for content in no_store {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
@@ -122,11 +128,18 @@ fn a_store_of_a_later_format_is_an_error() {
     let directory = filled();
     let database = Database::open(directory.path().join(FILE)).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction.open_table(NUMBERS).unwrap().insert(FORMAT_KEY, 2).unwrap();
+    transaction
+        .open_table(NUMBERS)
+        .unwrap()
+        .insert(FORMAT_KEY, 2)
+        .unwrap();
     transaction.commit().unwrap();
     drop(database);
     let error = Disk::open(directory.path()).unwrap_err().to_string();
-    assert!(error.ends_with("its format is 2, this server reads format 1"), "{error}");
+    assert!(
+        error.ends_with("its format is 2, this server reads format 1"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -135,7 +148,11 @@ fn a_lease_that_cannot_be_read_is_an_error_that_names_it() {
     let database = Database::open(directory.path().join(FILE)).unwrap();
     let transaction = database.begin_write().unwrap();
     let value: &[u8] = br#"{"attrs":{},"term":null}"#;
-    transaction.open_table(LEASES).unwrap().insert("10.244.7.0/24", value).unwrap();
+    transaction
+        .open_table(LEASES)
+        .unwrap()
+        .insert("10.244.7.0/24", value)
+        .unwrap();
     transaction.commit().unwrap();
     drop(database);
     let error = Disk::open(directory.path()).unwrap_err().to_string();

@@ -1,28 +1,14 @@
 //! Who gets what.
 
-use twill_core::config::VxlanConfig;
-use twill_core::vtep::Vni;
-
 use super::*;
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 const NOON: Timestamp = Timestamp(1_800_000_000_000);
 
 fn config() -> NetworkConfig {
-    NetworkConfig {
-        network: "10.244.0.0/16".parse().unwrap(),
-        subnet_len: 24,
-        subnet_min: Ipv4Addr::new(10, 244, 1, 0),
-        subnet_max: Ipv4Addr::new(10, 244, 3, 0),
-        backend: VxlanConfig {
-            vni: Vni::new(1).unwrap(),
-            port: None,
-            mtu: None,
-            gbp: false,
-            learning: false,
-            direct_routing: false,
-        },
-    }
+    let text = r#"{"Network":"10.244.0.0/16","SubnetMin":"10.244.1.0","SubnetMax":"10.244.3.0",
+        "Backend":{"Type":"vxlan"}}"#;
+    NetworkConfig::parse(text).unwrap()
 }
 
 fn table() -> Table {
@@ -105,7 +91,10 @@ fn a_node_gets_a_subnet_once() {
     let mut table = table();
     let (first, changes) = apply(&mut table, acquire(1, None), NOON);
     assert_eq!(first, Ok(subnet(1)));
-    assert!(matches!(changes.as_slice(), [Change::Added { revision: 1, .. }]));
+    assert!(matches!(
+        changes.as_slice(),
+        [Change::Added { revision: 1, .. }]
+    ));
 
     let later = NOON.after(HOUR / 2);
     let (second, changes) = apply(&mut table, acquire(1, Some(3)), later);
@@ -119,15 +108,24 @@ fn a_node_gets_a_subnet_once() {
 #[test]
 fn a_node_gets_its_previous_subnet_if_nobody_has_it() {
     let mut table = table();
-    assert_eq!(apply(&mut table, acquire(1, Some(3)), NOON).0, Ok(subnet(3)));
-    assert_eq!(apply(&mut table, acquire(2, Some(3)), NOON).0, Ok(subnet(1)));
+    assert_eq!(
+        apply(&mut table, acquire(1, Some(3)), NOON).0,
+        Ok(subnet(3))
+    );
+    assert_eq!(
+        apply(&mut table, acquire(2, Some(3)), NOON).0,
+        Ok(subnet(1))
+    );
 }
 
 #[test]
 fn when_all_are_taken_the_next_is_told() {
     let mut table = table();
     for node in 1..=3 {
-        assert_eq!(apply(&mut table, acquire(node, None), NOON).0, Ok(subnet(node)));
+        assert_eq!(
+            apply(&mut table, acquire(node, None), NOON).0,
+            Ok(subnet(node))
+        );
     }
     let (answer, changes) = apply(&mut table, acquire(4, None), NOON);
     assert!(matches!(answer, Err(Refusal::Allocate(_))));
@@ -204,7 +202,9 @@ fn a_lease_ends_with_its_term_and_not_before() {
     let mut table = table();
     apply(&mut table, acquire(1, None), NOON).0.unwrap();
     apply(&mut table, acquire(2, None), NOON).0.unwrap();
-    apply(&mut table, renew(2, 2), NOON.after(HOUR / 2)).0.unwrap();
+    apply(&mut table, renew(2, 2), NOON.after(HOUR / 2))
+        .0
+        .unwrap();
     assert_eq!(table.next_end(), Some(NOON.after(HOUR)));
 
     let expire = |table: &mut Table, now| {

@@ -232,7 +232,10 @@ mod tests {
             r#"{"store":"","revision":7,"leases":[]}"#,
             r#"{"error":"no","reason":"unavailable"}"#,
         ] {
-            assert!(List::parse(rubbish.as_bytes()).is_err(), "{rubbish} was taken");
+            assert!(
+                List::parse(rubbish.as_bytes()).is_err(),
+                "{rubbish} was taken"
+            );
         }
     }
 
@@ -247,8 +250,15 @@ mod tests {
         let list = List::parse(text.as_bytes()).unwrap();
         assert_eq!(list.leases.len(), 1);
         let subnets: Vec<_> = list.unread.iter().map(|unread| unread.subnet).collect();
-        assert_eq!(subnets, [Some("10.244.2.0/24".parse().unwrap()), None, None]);
+        assert_eq!(
+            subnets,
+            [Some("10.244.2.0/24".parse().unwrap()), None, None]
+        );
         assert!(list.unread[0].value.contains("nobody"));
-        assert!(list.unread[1].why.contains("host bits"), "{:?}", list.unread[1]);
+        assert!(
+            list.unread[1].why.contains("host bits"),
+            "{:?}",
+            list.unread[1]
+        );
     }
 }

@@ -17,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A lease without end is looked after all the same.
-const RESERVED_TERM: Duration = Duration::from_secs(24 * 60 * 60);
+const RESERVED_TERM: Duration = Duration::from_hours(24);
 
 /// How a kept lease ended.
 #[derive(Debug)]
@@ -143,7 +143,10 @@ impl Keeper<'_> {
         }
         Err(Error::HeldByAnother {
             subnet,
-            why: format!("the lease had ended, and the server offers {}", lease.subnet),
+            why: format!(
+                "the lease had ended, and the server offers {}",
+                lease.subnet
+            ),
         })
     }
 }

@@ -70,6 +70,9 @@ mod tests {
         lines.push(b"0123456789");
         assert!(lines.next().unwrap().is_none());
         lines.push(b"0");
-        assert!(matches!(lines.next(), Err(AnswerError::TooLong { limit: 10 })));
+        assert!(matches!(
+            lines.next(),
+            Err(AnswerError::TooLong { limit: 10 })
+        ));
     }
 }

@@ -18,7 +18,7 @@ use super::lines::Lines;
 use super::{IDLE_TIMEOUT, ServerStore};
 
 /// For a whole list: 50,000 leases are 12 MB.
-const LIST_TIMEOUT: Duration = Duration::from_secs(120);
+const LIST_TIMEOUT: Duration = Duration::from_mins(2);
 const LIST_BYTES: usize = 256 << 20;
 
 /// For one line of a watch, which holds one lease.
@@ -78,6 +78,8 @@ impl Watcher {
             }
             let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
             let cause = end.source().map(ToString::to_string);
+            let why = cause.as_deref().map_or_else(|| end.to_string(), |cause| format!("{end}: {cause}"));
+            self.store.contacts.lost(&why);
             warn!(error = %end, cause, ?pause, "lease watch broke off; peers stay as they are");
             tokio::time::sleep(pause).await;
         }
@@ -141,6 +143,7 @@ impl Watcher {
             })? {
                 let step = self.known.line(&line, Instant::now())?;
                 self.stood = true;
+                self.store.contacts.heard();
                 self.take(step).await?;
             }
         }
@@ -155,12 +158,17 @@ impl Watcher {
         } = step;
         for lease in unread {
             let subnet = lease.subnet.map(|subnet| subnet.to_string());
-            warn!(subnet, value = lease.value, why = lease.why,
-                "a lease cannot be read; this one stays as it was, the others are taken");
+            warn!(
+                subnet,
+                value = lease.value,
+                why = lease.why,
+                "a lease cannot be read; this one stays as it was, the others are taken"
+            );
         }
         for event in events {
-            let sent = self.events.send(event).await;
-            sent.map_err(|_| RoundEnd::NobodyListens)?;
+            if self.events.send(event).await.is_err() {
+                return Err(RoundEnd::NobodyListens);
+            }
         }
         if let Some(own) = self.store.own.get()
             && !self.known.confirms(own)

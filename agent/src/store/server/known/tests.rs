@@ -89,7 +89,10 @@ fn a_store_that_was_replaced_or_set_back_adds_and_removes_nothing() {
         assert!(!known.confirms(subnet(1)));
 
         let step = known.listed(list(store, revision + 1, vec![lease(7), lease(2)]), now);
-        assert_eq!(step.events, resync(&[lease(1), lease(2), lease(3), lease(7)]));
+        assert_eq!(
+            step.events,
+            resync(&[lease(1), lease(2), lease(3), lease(7)])
+        );
         assert!(known.confirms(subnet(2)) && known.confirms(subnet(7)));
         assert!(!known.confirms(subnet(3)));
     }
@@ -101,11 +104,14 @@ fn what_a_replaced_store_lacks_goes_when_its_lease_would_have_ended() {
     let mut known = known(now);
     known.listed(list("b", 50, vec![lease(2)]), now);
     let before = now + Duration::from_secs(3599);
-    let after = now + Duration::from_secs(3600);
+    let after = now + Duration::from_hours(1);
     assert_eq!(events(&mut known, &bookmark(50, "b"), before), []);
     assert_eq!(
         events(&mut known, &bookmark(50, "b"), after),
-        [Event::LeaseRemoved(subnet(1)), Event::LeaseRemoved(subnet(3))]
+        [
+            Event::LeaseRemoved(subnet(1)),
+            Event::LeaseRemoved(subnet(3))
+        ]
     );
 
     let mut known = self::known(now);
@@ -178,7 +184,10 @@ fn a_watch_says_what_happened() {
         [Event::LeaseAdded(lease(4))]
     );
     let removed = r#"{"revision":12,"type":"removed","subnet":"10.244.1.0/24"}"#;
-    assert_eq!(events(&mut known, removed, now), [Event::LeaseRemoved(subnet(1))]);
+    assert_eq!(
+        events(&mut known, removed, now),
+        [Event::LeaseRemoved(subnet(1))]
+    );
     assert_eq!(events(&mut known, &bookmark(12, "a"), now), []);
     assert_eq!(known.resume(), Some(("a", 12)));
     assert!(known.confirms(subnet(4)) && !known.confirms(subnet(1)));
@@ -201,7 +210,7 @@ fn a_changed_lease_that_cannot_be_read_stays_as_it_was() {
 fn a_line_that_cannot_be_trusted_changes_nothing_and_asks_for_a_list() {
     let now = Instant::now();
     for line in [
-        "".to_owned(),
+        String::new(),
         "null".to_owned(),
         "<html>".to_owned(),
         r#"{"revision":11}"#.to_owned(),
@@ -218,7 +227,10 @@ fn a_line_that_cannot_be_trusted_changes_nothing_and_asks_for_a_list() {
         r#"{"revision":10,"type":"gone","error":"too slow"}"#.to_owned(),
     ] {
         let mut known = known(now);
-        assert!(known.line(line.as_bytes(), now).is_err(), "{line} was taken");
+        assert!(
+            known.line(line.as_bytes(), now).is_err(),
+            "{line} was taken"
+        );
         assert_eq!(known.resume(), None, "{line}");
         let leases: Vec<Lease> = known.leases.values().cloned().collect();
         assert_eq!(leases, [lease(1), lease(2), lease(3)], "{line}");

@@ -104,7 +104,10 @@ impl Taken {
             },
             ttl_seconds: record.term.map(|term| term.granted.as_secs()),
         };
-        let place = *self.places.entry(record.subnet).or_insert(self.leases.len());
+        let place = *self
+            .places
+            .entry(record.subnet)
+            .or_insert(self.leases.len());
         match self.leases.get_mut(place) {
             Some(lease) => *lease = slim,
             None => self.leases.push(slim),
@@ -211,7 +214,13 @@ impl Table {
         now: Timestamp,
         changes: &mut Vec<Change>,
     ) -> Result<Arc<Record>, Refusal> {
-        let found = allocate(&self.config, &self.taken.leases, &attrs, previous, self.pick)?;
+        let found = allocate(
+            &self.config,
+            &self.taken.leases,
+            &attrs,
+            previous,
+            self.pick,
+        )?;
         let (Allocation::Kept(subnet) | Allocation::Previous(subnet) | Allocation::New(subnet)) =
             found;
         // What this address holds and could not keep does not fit the network any more.

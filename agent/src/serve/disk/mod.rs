@@ -7,7 +7,9 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    Builder, Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition,
+};
 use tracing::{info, warn};
 
 use twill_core::subnet::Subnet;
@@ -156,7 +158,9 @@ fn initialize(path: &Path) -> Result<(), redb::Error> {
         numbers.insert(FORMAT_KEY, FORMAT)?;
         numbers.insert(REVISION_KEY, 0)?;
         let name = format!("{:016x}", random::number());
-        transaction.open_table(NAMES)?.insert(STORE_KEY, name.as_str())?;
+        transaction
+            .open_table(NAMES)?
+            .insert(STORE_KEY, name.as_str())?;
         transaction.open_table(LEASES)?;
     }
     transaction.commit()?;
@@ -180,9 +184,8 @@ fn read(path: &Path, database: &Database) -> Result<Stored, Error> {
         let value = format.map_or_else(|| "missing".to_owned(), |number| number.to_string());
         return Err(foreign("its format", value, "this server reads format 1"));
     }
-    let revision = revision.ok_or_else(|| {
-        foreign("its revision", "missing".to_owned(), "there is always one")
-    })?;
+    let revision = revision
+        .ok_or_else(|| foreign("its revision", "missing".to_owned(), "there is always one"))?;
     let store = read_name(database)
         .map_err(open_error)?
         .ok_or_else(|| foreign("its name", "missing".to_owned(), "there is always one"))?;

@@ -17,7 +17,7 @@ use twill_core::subnet::Subnet;
 use super::answer::{AnswerError, Line, List, UnreadLease};
 
 /// How long a lease lasts where none says it.
-const USUAL_TERM: Duration = Duration::from_secs(24 * 60 * 60);
+const USUAL_TERM: Duration = Duration::from_hours(24);
 
 /// What is known of the store.
 #[derive(Debug, Default)]
@@ -83,12 +83,13 @@ impl Known {
             Some(known) => *known != store || revision < self.revision,
             None => false,
         };
-        let listed: BTreeMap<Subnet, Lease> =
-            leases.into_iter().map(|lease| (lease.subnet, lease)).collect();
+        let listed: BTreeMap<Subnet, Lease> = leases
+            .into_iter()
+            .map(|lease| (lease.subnet, lease))
+            .collect();
         let former = std::mem::take(&mut self.leases);
-        self.orphans.retain(|subnet, until| {
-            *until > now && !listed.contains_key(subnet)
-        });
+        self.orphans
+            .retain(|subnet, until| *until > now && !listed.contains_key(subnet));
         if replaced {
             let until = now + longest_term(&former);
             for subnet in former.keys().filter(|subnet| !listed.contains_key(subnet)) {
@@ -98,21 +99,25 @@ impl Known {
 
         // A lease whose subnet cannot be read may be any of those that are missing.
         let nameless = unread.iter().any(|unread| unread.subnet.is_none());
-        let unreadable: HashSet<Subnet> = unread.iter().filter_map(|unread| unread.subnet).collect();
+        let unreadable: HashSet<Subnet> =
+            unread.iter().filter_map(|unread| unread.subnet).collect();
         let holders: HashSet<Ipv4Addr> =
             listed.values().map(|lease| lease.attrs.public_ip).collect();
         let kept: Vec<(Subnet, Lease)> = former
             .into_iter()
             .filter(|(subnet, lease)| {
                 !listed.contains_key(subnet)
-                    && (nameless || unreadable.contains(subnet) || self.orphans.contains_key(subnet))
+                    && (nameless
+                        || unreadable.contains(subnet)
+                        || self.orphans.contains_key(subnet))
                     && !holders.contains(&lease.attrs.public_ip)
                     && !overlaps_any(*subnet, &listed)
             })
             .collect();
         self.leases = listed;
         self.leases.extend(kept);
-        self.orphans.retain(|subnet, _| self.leases.contains_key(subnet));
+        self.orphans
+            .retain(|subnet, _| self.leases.contains_key(subnet));
 
         self.store = Some(store);
         self.revision = revision;
@@ -215,7 +220,9 @@ fn longest_term(leases: &BTreeMap<Subnet, Lease>) -> Duration {
         .values()
         .filter_map(|lease| lease.ttl_seconds)
         .max()
-        .map_or(USUAL_TERM, |seconds| Duration::from_secs(seconds).min(USUAL_TERM * 30))
+        .map_or(USUAL_TERM, |seconds| {
+            Duration::from_secs(seconds).min(USUAL_TERM * 30)
+        })
 }
 
 /// Whether a subnet shares an address with one of these, which are apart from each other.

@@ -1,0 +1,124 @@
+//! What the client makes of it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use twill_agent::store::server::{Ended, Error};
+use twill_core::event::Event;
+use twill_core::subnet::Subnet;
+
+use super::{DAY, PATIENCE, Running, USUAL, attrs};
+
+async fn event(events: &mut mpsc::Receiver<Event>) -> Event {
+    tokio::time::timeout(PATIENCE, events.recv())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+fn listed(event: Event) -> BTreeSet<Subnet> {
+    let Event::Resync(leases) = event else {
+        panic!("{event:?} is no list");
+    };
+    leases.iter().map(|lease| lease.subnet).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_follows_over_restarts_and_a_new_store_removes_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Running::start(directory.path(), USUAL).await;
+    let address = server.address;
+    let store = server.store();
+    let first = store.acquire(&attrs(1), None).await.unwrap().subnet;
+    let (sender, mut events) = mpsc::channel(16);
+    let shutdown = CancellationToken::new();
+    let watching = tokio::spawn(store.clone().watch(sender, shutdown.clone()));
+    assert_eq!(listed(event(&mut events).await), [first].into());
+    let second = store.acquire(&attrs(2), None).await.unwrap();
+    let Event::LeaseAdded(added) = event(&mut events).await else {
+        panic!("no lease added");
+    };
+    assert_eq!((added.subnet, &added.attrs), (second.subnet, &attrs(2)));
+    store.release(first, attrs(1).public_ip).await.unwrap();
+    assert_eq!(event(&mut events).await, Event::LeaseRemoved(first));
+    server.stop().await;
+
+    // The same store again: the watch goes on without a word.
+    let server = Running::start_at(directory.path(), USUAL, address, DAY).await;
+    let third = store.acquire(&attrs(3), None).await.unwrap().subnet;
+    let Event::LeaseAdded(added) = event(&mut events).await else {
+        panic!("no lease added");
+    };
+    assert_eq!(added.subnet, third);
+    server.stop().await;
+
+    // An empty store in its place.
+    let empty = tempfile::tempdir().unwrap();
+    let server = Running::start_at(empty.path(), USUAL, address, DAY).await;
+    assert_eq!(
+        listed(event(&mut events).await),
+        [second.subnet, third].into()
+    );
+    server.stop().await;
+    shutdown.cancel();
+    tokio::time::timeout(PATIENCE, watching)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(events.recv().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_lease_is_renewed_published_and_claimed_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let term = Duration::from_secs(2);
+    let listen = ([127, 0, 0, 1], 0).into();
+    let server = Running::start_at(directory.path(), USUAL, listen, term).await;
+    let store = server.store();
+    let (sender, mut events) = mpsc::channel(64);
+    let shutdown = CancellationToken::new();
+    let lease = store.acquire(&attrs(1), None).await.unwrap();
+    let idle = store.acquire(&attrs(2), None).await.unwrap().subnet;
+    let kept = lease.subnet;
+    let (publish, published) = watch::channel(attrs(1));
+    let keeper = store.clone();
+    let stop = shutdown.clone();
+    let keeping = tokio::spawn(async move { keeper.keep(lease, published, stop).await });
+    tokio::spawn(store.clone().watch(sender, shutdown.clone()));
+    assert!(matches!(event(&mut events).await, Event::Resync(_)));
+
+    // The lease that nobody keeps ends; the kept one goes on.
+    assert_eq!(event(&mut events).await, Event::LeaseRemoved(idle));
+    // A new address and MAC are published at once, and nothing is removed meanwhile.
+    publish.send(attrs(7)).unwrap();
+    let Event::LeaseAdded(added) = event(&mut events).await else {
+        panic!("no lease added");
+    };
+    assert_eq!((added.subnet, &added.attrs), (kept, &attrs(7)));
+    // Somebody deletes it: it is claimed again at once.
+    store.release(kept, attrs(7).public_ip).await.unwrap();
+    assert_eq!(event(&mut events).await, Event::LeaseRemoved(kept));
+    let Event::LeaseAdded(added) = event(&mut events).await else {
+        panic!("no lease added");
+    };
+    assert_eq!(added.subnet, kept);
+    // Somebody else gets it: no fight.
+    store
+        .renew(kept, attrs(7).public_ip, &attrs(9))
+        .await
+        .unwrap();
+    let ended = tokio::time::timeout(PATIENCE, keeping)
+        .await
+        .unwrap()
+        .unwrap();
+    let Ended::Lost { subnet, error } = ended else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(subnet, kept);
+    assert!(matches!(error, Error::HeldByAnother { .. }), "{error}");
+    shutdown.cancel();
+    server.stop().await;
+}
