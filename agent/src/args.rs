@@ -52,11 +52,23 @@ pub enum Command {
 /// How twilld logs. `RUST_LOG` says more.
 #[derive(Args, Clone, Debug)]
 pub struct LogArgs {
-    /// What is logged: error, warn, info, debug, trace, or as in RUST_LOG.
-    #[arg(long, global = true, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
+    /// What is logged: error, warn, info, debug, trace, or a filter for each module.
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "RUST_LOG",
+        default_value = "info"
+    )]
     pub log_level: String,
     /// How.
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
     pub log_format: LogFormat,
 }
 
@@ -81,7 +93,7 @@ pub enum DatapathChoice {
 /// The agent's flags.
 #[derive(Args, Clone, Debug)]
 pub struct AgentArgs {
-    /// URL of the lease server, as http://192.0.2.1:7890.
+    /// The lease server's URL: http, host and port, as `http://192.0.2.1:7890`.
     #[arg(long, value_name = "URL")]
     pub lease_server: Option<String>,
     /// Underlay interface, by name or address. Given several times, the first that is

@@ -1,5 +1,6 @@
 //! `twillctl status`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -7,6 +8,7 @@ use nix::net::if_::if_indextoname;
 use serde_json::json;
 
 use super::{Place, table};
+use crate::datapath::hooks::Attachment;
 use crate::datapath::pins::{AttachmentKind, AttachmentPin};
 use crate::datapath::reader::{PinnedSettings, Reader};
 use crate::files::status::{self, Liveness, Status};
@@ -101,111 +103,125 @@ fn print_json(
     table::json(&json!({ "daemon": word(liveness), "status": said, "pins": pins }))
 }
 
+/// What it is about, and what there is to say.
+type Row = (&'static str, String);
+
 fn print_table(
-    path: &std::path::Path,
+    path: &Path,
     liveness: Option<Liveness>,
     said: Option<&Status>,
     pinned: &Result<Pinned, String>,
 ) {
-    let mut rows = Vec::new();
-    let mut row = |what: &str, value: String| rows.push(vec![what.to_owned(), value]);
-    match said {
-        None => row(
+    let mut rows = match said {
+        None => vec![(
             "twilld",
             format!("never ran as this instance (no {})", path.display()),
-        ),
-        Some(said) => {
-            row(
-                "twilld",
-                format!(
-                    "{} (process {}, {})",
-                    word(liveness),
-                    said.pid,
-                    said.version
-                ),
-            );
-            row(
-                "mode",
-                match &said.reason {
-                    None => said.mode.clone(),
-                    Some(reason) => format!("{}: {reason}", said.mode),
-                },
-            );
-            row("ready", said.ready.to_string());
-            row(
-                "device",
-                format!(
-                    "{} {} VNI {} port {} MTU {}",
-                    said.device, said.mac, said.vni, said.port, said.mtu
-                ),
-            );
-            row(
-                "uplink",
-                format!(
-                    "{} {}, peers send to {}",
-                    said.uplink, said.uplink_address, said.public_ip
-                ),
-            );
-            row("subnet", format!("{} of {}", said.subnet, said.network));
-            row("peers", said.peers.to_string());
-            row(
-                "store",
-                format!("{}: {}", said.store.address, said.store.state),
-            );
-            for attached in &said.attached {
-                let others = if attached.others.is_empty() {
-                    String::new()
-                } else {
-                    format!(", beside {}", attached.others.join(", "))
-                };
-                row(
-                    "attached",
-                    format!(
-                        "{} at {} of {} by {}{others}",
-                        attached.program, attached.direction, attached.interface, attached.by
-                    ),
-                );
-            }
-            for (kind, count) in &said.errors {
-                row("errors", format!("{kind}: {count}"));
-            }
-            for text in &said.failing {
-                row("failing", text.clone());
-            }
-            for text in &said.conflicts {
-                row("conflict", text.clone());
-            }
-            for text in &said.unmapped {
-                row("no room", text.clone());
-            }
-        }
-    }
+        )],
+        Some(said) => said_rows(liveness, said),
+    };
     match pinned {
-        Err(error) => row("pins", error.clone()),
-        Ok(pinned) => {
-            let settings = &pinned.settings;
-            row(
-                "pins",
-                format!(
-                    "mode {}, {} subnets behind {} VTEPs, agent's last sign {} s ago",
-                    settings.mode, pinned.routes, pinned.vteps, settings.heartbeat_age_seconds
-                ),
-            );
-            if let Some(operator) = settings.operator {
-                row("operator", format!("set the mode to {operator}"));
-            }
-            for pin in &pinned.attachments {
-                row(
-                    "pinned",
-                    format!(
-                        "{} on {} by {}",
-                        pin.program,
-                        interface(pin.ifindex),
-                        by(pin.kind)
-                    ),
-                );
-            }
-        }
+        Err(error) => rows.push(("pins", error.clone())),
+        Ok(pinned) => rows.extend(pinned_rows(pinned)),
     }
+    let rows = rows
+        .into_iter()
+        .map(|(what, value)| vec![what.to_owned(), value])
+        .collect();
     table::rows(&["", ""], rows);
+}
+
+fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
+    let mode = match &said.reason {
+        None => said.mode.clone(),
+        Some(reason) => format!("{}: {reason}", said.mode),
+    };
+    let mut rows = vec![
+        (
+            "twilld",
+            format!(
+                "{} (process {}, {})",
+                word(liveness),
+                said.pid,
+                said.version
+            ),
+        ),
+        ("mode", mode),
+        ("ready", said.ready.to_string()),
+        (
+            "device",
+            format!(
+                "{} {} VNI {} port {} MTU {}",
+                said.device, said.mac, said.vni, said.port, said.mtu
+            ),
+        ),
+        (
+            "uplink",
+            format!(
+                "{} {}, peers send to {}",
+                said.uplink, said.uplink_address, said.public_ip
+            ),
+        ),
+        ("subnet", format!("{} of {}", said.subnet, said.network)),
+        ("peers", said.peers.to_string()),
+        (
+            "store",
+            format!("{}: {}", said.store.address, said.store.state),
+        ),
+    ];
+    rows.extend(said.attached.iter().map(attached_row));
+    let errors = said.errors.iter();
+    rows.extend(errors.map(|(kind, count)| ("errors", format!("{kind}: {count}"))));
+    for (what, texts) in [
+        ("failing", &said.failing),
+        ("conflict", &said.conflicts),
+        ("no room", &said.unmapped),
+    ] {
+        rows.extend(texts.iter().map(|text| (what, text.clone())));
+    }
+    rows
+}
+
+fn attached_row(attached: &Attachment) -> Row {
+    let others = if attached.others.is_empty() {
+        String::new()
+    } else {
+        format!(", beside {}", attached.others.join(", "))
+    };
+    let Attachment {
+        program,
+        direction,
+        interface,
+        by,
+        ..
+    } = attached;
+    (
+        "attached",
+        format!("{program} at {direction} of {interface} by {by}{others}"),
+    )
+}
+
+fn pinned_rows(pinned: &Pinned) -> Vec<Row> {
+    let Pinned {
+        settings,
+        routes,
+        vteps,
+        attachments,
+    } = pinned;
+    let mut rows = vec![(
+        "pins",
+        format!(
+            "mode {}, {routes} subnets behind {vteps} VTEPs, agent's last sign {} s ago",
+            settings.mode, settings.heartbeat_age_seconds
+        ),
+    )];
+    let operator = settings.operator.iter();
+    rows.extend(operator.map(|mode| ("operator", format!("set the mode to {mode}"))));
+    rows.extend(attachments.iter().map(|pin| {
+        let on = interface(pin.ifindex);
+        (
+            "pinned",
+            format!("{} on {on} by {}", pin.program, by(pin.kind)),
+        )
+    }));
+    rows
 }

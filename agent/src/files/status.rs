@@ -153,7 +153,7 @@ pub fn process_started(pid: u32) -> Option<u64> {
 }
 
 /// Field 22 of `/proc/<pid>/stat`: the second one, the command's name in parentheses, may
-/// hold spaces and parentheses itself (proc_pid_stat(5)).
+/// hold spaces and parentheses itself (`proc_pid_stat(5)`).
 fn start_time(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(19)?.parse().ok()

@@ -209,13 +209,13 @@ impl Agent {
             }
             self.store_state(&sources.store);
             self.pass(batch, &sources.monitor).await;
-            retry = if !self.failures.is_empty() {
-                backoff.next().map(|pause| Instant::now() + pause)
-            } else {
+            let pause = if self.failures.is_empty() {
                 backoff = Box::new(pauses());
-                let unsure = self.finder.is_unsure();
-                unsure.then(|| Instant::now() + SECOND_LOOK)
+                self.finder.is_unsure().then_some(SECOND_LOOK)
+            } else {
+                backoff.next()
             };
+            retry = pause.map(|pause| Instant::now() + pause);
         }
         self.readiness.set(false);
         self.report.stopped();

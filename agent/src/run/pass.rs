@@ -310,3 +310,20 @@ fn touches_device(op: &Op) -> bool {
         Op::Map(_) => false,
     }
 }
+impl Agent {
+    fn plan_all(&self, desired: &Desired) -> Vec<Op> {
+        twill_core::plan::plan(&self.observed, desired)
+    }
+    fn plan_subnets(&self, desired: &Desired, subnets: &BTreeSet<Subnet>) -> Vec<Op> {
+        subnets
+            .iter()
+            .flat_map(|s| twill_core::plan::plan_subnet(&self.observed, desired, *s))
+            .collect()
+    }
+    fn conflicts(&self) -> Vec<String> {
+        vec![]
+    }
+    fn unmapped(&self, _: &Desired) -> Vec<String> {
+        vec![]
+    }
+}

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often an error that stays the same is repeated.
-const REPEAT: Duration = Duration::from_secs(60);
+const REPEAT: Duration = Duration::from_mins(1);
 
 /// Pauses between attempts: from a second to ten, with jitter, for ever.
 pub(super) fn pauses() -> impl Iterator<Item = Duration> {
@@ -68,7 +68,11 @@ mod tests {
                 left -= 1;
                 let left = left;
                 async move {
-                    if left == 0 { Ok("done") } else { Err(format!("{left} more")) }
+                    if left == 0 {
+                        Ok("done")
+                    } else {
+                        Err(format!("{left} more"))
+                    }
                 }
             },
             |error| heard.push(error.to_owned()),

@@ -115,7 +115,9 @@ async fn acquire(store: &ServerStore, agent: &mut Agent, previous: Option<Subnet
     let (config, attrs) = (agent.config.clone(), agent.lease_attrs());
     let attempt = async || {
         // The device is there, and with it its MAC address.
-        let attrs = attrs.as_ref().ok_or("the vxlan device has no MAC address")?;
+        let attrs = attrs
+            .as_ref()
+            .ok_or("the vxlan device has no MAC address")?;
         let lease = line(store.acquire(attrs, previous).await)?;
         if config.fits(lease.subnet) {
             return Ok(lease);
