@@ -24,7 +24,7 @@ pub(super) fn run(place: &Place, all: bool) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if counts.is_empty() {
-        table::line("no packets yet");
+        table::line("no packets yet")?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows = counts
@@ -39,7 +39,7 @@ pub(super) fn run(place: &Place, all: bool) -> Result<ExitCode> {
             ]
         })
         .collect();
-    table::rows(&["PROGRAM", "REASON", "PACKETS", "BYTES", "MEANING"], rows);
+    table::rows(&["PROGRAM", "REASON", "PACKETS", "BYTES", "MEANING"], rows)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -35,7 +35,7 @@ pub(super) fn run(place: &Place) -> Result<ExitCode> {
     if place.json {
         print_json(liveness, said.as_ref(), &pinned)?;
     } else {
-        print_table(&path, liveness, said.as_ref(), &pinned);
+        print_table(&path, liveness, said.as_ref(), &pinned)?;
     }
     Ok(match (liveness, said) {
         (Some(Liveness::Alive), Some(said)) if said.ready => ExitCode::SUCCESS,
@@ -111,7 +111,7 @@ fn print_table(
     liveness: Option<Liveness>,
     said: Option<&Status>,
     pinned: &Result<Pinned, String>,
-) {
+) -> Result<()> {
     let mut rows = match said {
         None => vec![(
             "twilld",
@@ -123,17 +123,19 @@ fn print_table(
         Err(error) => rows.push(("pins", error.clone())),
         Ok(pinned) => rows.extend(pinned_rows(pinned)),
     }
-    let rows = rows
-        .into_iter()
-        .map(|(what, value)| vec![what.to_owned(), value])
-        .collect();
-    table::rows(&["", ""], rows);
+    table::pairs(&rows)
 }
 
 fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
     let mode = match &said.reason {
         None => said.mode.clone(),
         Some(reason) => format!("{}: {reason}", said.mode),
+    };
+    let ready = match (liveness, said.ready) {
+        (Some(Liveness::Alive), true) => "yes",
+        (Some(Liveness::Alive), false) => "no",
+        // What follows is as it was when twilld wrote it.
+        _ => "unknown: twilld is not running",
     };
     let mut rows = vec![
         (
@@ -146,7 +148,7 @@ fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
             ),
         ),
         ("mode", mode),
-        ("ready", said.ready.to_string()),
+        ("ready", ready.to_owned()),
         (
             "device",
             format!(

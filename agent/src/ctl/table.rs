@@ -1,8 +1,6 @@
 //! Printing: tables for people, JSON for programs.
 
-#![expect(clippy::print_stdout, reason = "this is what twillctl is for")]
-
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
 use comfy_table::{Attribute, Cell, CellAlignment, Table};
@@ -10,21 +8,32 @@ use serde::Serialize;
 
 /// Prints JSON.
 pub(super) fn json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).context("write JSON")?;
-    println!("{text}");
-    Ok(())
+    line(&serde_json::to_string_pretty(value).context("write JSON")?)
 }
 
-/// Prints a line.
-pub(super) fn line(text: &str) {
-    println!("{text}");
+/// Prints a line. A reader that has seen enough, as `head`, is no error.
+pub(super) fn line(text: &str) -> Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints what each value is, and the value.
+pub(super) fn pairs(rows: &[(&str, String)]) -> Result<()> {
+    let mut table = bare();
+    for (what, value) in rows {
+        table.add_row([*what, value.as_str()]);
+    }
+    line(&table.trim_fmt())
 }
 
 /// Prints a table; numbers to the right, headings in bold on a terminal.
-pub(super) fn rows(headings: &[&str], rows: Vec<Vec<String>>) {
-    let terminal = std::io::stdout().is_terminal();
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
+pub(super) fn rows(headings: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
+    let terminal = io::stdout().is_terminal();
+    let mut table = bare();
     table.set_header(headings.iter().map(|heading| {
         let cell = Cell::new(heading);
         if terminal {
@@ -44,5 +53,11 @@ pub(super) fn rows(headings: &[&str], rows: Vec<Vec<String>>) {
             }
         }));
     }
-    println!("{}", table.trim_fmt());
+    line(&table.trim_fmt())
+}
+
+fn bare() -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table
 }

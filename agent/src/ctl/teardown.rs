@@ -54,12 +54,12 @@ pub(super) async fn run(place: &Place, force: bool) -> Result<ExitCode> {
     if place.json {
         table::json(&json!({ "steps": steps }))?;
     } else if steps.is_empty() {
-        table::line("nothing of this instance is here");
+        table::line("nothing of this instance is here")?;
     } else {
         for Step { what, error } in &steps {
             match error {
-                None => table::line(&format!("{what}: done")),
-                Some(error) => table::line(&format!("{what}: {error}")),
+                None => table::line(&format!("{what}: done"))?,
+                Some(error) => table::line(&format!("{what}: {error}"))?,
             }
         }
     }

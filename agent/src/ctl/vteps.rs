@@ -30,7 +30,7 @@ pub(super) fn run(place: &Place) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if rows.is_empty() {
-        table::line("no other nodes in the maps");
+        table::line("no other nodes in the maps")?;
         return Ok(ExitCode::SUCCESS);
     }
     let cells = rows
@@ -58,7 +58,7 @@ pub(super) fn run(place: &Place) -> Result<ExitCode> {
             "FROM BYTES",
         ],
         cells,
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

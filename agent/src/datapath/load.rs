@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{Map, MapData};
-use aya::programs::{ProgramError, SchedClassifier};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::programs::{ProgramError, ProgramType, SchedClassifier};
+use aya::sys::is_program_supported;
+use aya::{Ebpf, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::{debug, info, warn};
 use twill_abi::{MapKind, MapSpec};
@@ -38,6 +39,7 @@ pub(super) fn load(
     common_prefix: u8,
 ) -> Result<Loaded, DatapathError> {
     raise_memlock();
+    ask_kernel()?;
     let fresh = !can_continue(specs, pins, sizes, common_prefix)?;
     let directory = if fresh { pins.next() } else { pins.current() };
     pins.make(&directory)?;
@@ -164,6 +166,16 @@ impl Sizes {
     }
 }
 
+/// Asks whether this process may load programs, before aya does: what its own questions
+/// bring back without permission, it takes for an old kernel and says something else.
+fn ask_kernel() -> Result<(), DatapathError> {
+    match is_program_supported(ProgramType::SchedClassifier) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(DatapathError::OldKernel),
+        Err(source) => Err(DatapathError::MayNotLoad(source)),
+    }
+}
+
 /// Kernels before 5.11 account maps to this limit; later ones ignore it.
 fn raise_memlock() {
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
@@ -199,18 +211,6 @@ fn is_statistics(line: &str) -> bool {
     ["processed ", "stack depth", "verification time"]
         .iter()
         .any(|prefix| line.starts_with(prefix))
-}
-
-/// Whether the kernel refused for want of a capability.
-pub(super) fn is_permission(error: &EbpfError) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::PermissionDenied;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 #[cfg(test)]

@@ -89,8 +89,16 @@ pub enum DatapathError {
     /// Something about a map.
     #[error(transparent)]
     Maps(#[from] MapsError),
+    /// We may not load programs.
+    #[error(
+        "load a BPF program (it takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or CAP_SYS_ADMIN)"
+    )]
+    MayNotLoad(#[source] ProgramError),
+    /// The kernel has no BPF for traffic control.
+    #[error("the kernel does not know BPF programs for traffic control")]
+    OldKernel,
     /// The kernel refuses maps or programs.
-    #[error("load the BPF object{}", permission_hint(source))]
+    #[error("load the BPF object")]
     Load {
         /// Why.
         #[source]
@@ -142,6 +150,8 @@ impl DatapathError {
             Self::Object(_) => "bpf_object",
             Self::Pins(_) => "pins",
             Self::Maps(_) => "maps",
+            Self::MayNotLoad(_) => "permission",
+            Self::OldKernel => "old_kernel",
             Self::Load { .. } => "bpf_load",
             Self::Verifier { .. } => "verifier",
             Self::NoProgram(_) => "no_program",
@@ -294,14 +304,6 @@ pub async fn detach_all(pins: &Pins) -> Vec<Removal> {
         });
     }
     removals
-}
-
-fn permission_hint(error: &EbpfError) -> &'static str {
-    if load::is_permission(error) {
-        " (it takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or CAP_SYS_ADMIN)"
-    } else {
-        ""
-    }
 }
 
 fn both(tcx: Option<&TcxError>, filter: Option<&FilterError>) -> String {

@@ -146,7 +146,7 @@ impl Status {
     }
 }
 
-/// When a process started, in clock ticks since the machine did; `None` if there is none.
+/// When a process started, in clock ticks since the machine did; `None` if it does not run.
 pub fn process_started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     start_time(&stat)
@@ -156,7 +156,11 @@ pub fn process_started(pid: u32) -> Option<u64> {
 /// hold spaces and parentheses itself (`proc_pid_stat(5)`).
 fn start_time(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = after_name.split_whitespace();
+    // A process that has ended and whose parent has not asked yet does nothing any more.
+    let ended = matches!(fields.next()?, "Z" | "X");
+    let started = fields.nth(18)?.parse().ok()?;
+    (!ended).then_some(started)
 }
 
 #[cfg(test)]
@@ -168,6 +172,8 @@ mod tests {
         let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
         assert_eq!(start_time(&format!("7 (twilld) {fields}")), Some(4242));
         assert_eq!(start_time(&format!("7 (a ) (b) {fields}")), Some(4242));
+        let zombie = fields.replacen('S', "Z", 1);
+        assert_eq!(start_time(&format!("7 (twilld) {zombie}")), None);
         for bad in ["", "7", "7 (x", "7 (x) S 1", "7 (x) S a b"] {
             assert_eq!(start_time(bad), None, "{bad:?}");
         }

@@ -200,6 +200,8 @@ impl Agent {
                 _ = tick.tick() => batch.look = Look::Everywhere,
                 _ = guard.tick() => {
                     self.guard_programs().await;
+                    self.report.store(&sources.store.contact());
+                    self.report.write();
                     continue;
                 }
                 () = until(retry) => batch.look = Look::Everywhere,
@@ -207,7 +209,6 @@ impl Agent {
             if batch.stop {
                 break;
             }
-            self.store_state(&sources.store);
             self.pass(batch, &sources.monitor).await;
             let pause = if self.failures.is_empty() {
                 backoff = Box::new(pauses());
@@ -221,10 +222,6 @@ impl Agent {
         self.report.stopped();
         info!("stopped; the datapath goes on");
         Ok(())
-    }
-
-    fn store_state(&mut self, store: &ServerStore) {
-        self.report.store(&store.contact());
     }
 }
 

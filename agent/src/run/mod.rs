@@ -10,6 +10,7 @@ mod start;
 mod uplink;
 
 use std::future::Future;
+use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +28,7 @@ pub fn logging(args: &LogArgs) -> Result<()> {
         .with_context(|| format!("--log-level {:?}: write a level, as info", args.log_level))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => builder.init(),

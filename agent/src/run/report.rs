@@ -1,5 +1,6 @@
 //! What the agent says of itself: the status file, written when it changes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,14 +32,25 @@ impl Report {
     pub(super) fn new(args: &AgentArgs, lease_server: &str) -> Result<Self> {
         let pid = std::process::id();
         let pins = Pins::new(&args.bpffs, &args.instance);
+        let path = status::path(&args.run_dir, args.instance.as_str());
+        // Until it is known better, what an earlier start said of the node still holds.
+        let before = status::read(&path).ok().flatten().unwrap_or_default();
+        let attached = pins.attachments().is_ok_and(|pins| !pins.is_empty());
+        let (mode, reason) = if attached {
+            ("bpf", "starting; the programs of an earlier start go on")
+        } else {
+            ("kernel", "starting")
+        };
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid,
             pid_started: status::process_started(pid).context("read /proc/self/stat")?,
             started: now(),
+            stopped: false,
             instance: args.instance.to_string(),
-            mode: "kernel".to_owned(),
-            reason: Some("starting".to_owned()),
+            mode: mode.to_owned(),
+            reason: Some(reason.to_owned()),
+            ready: false,
             abi_version: ABI_VERSION,
             pins: pins.current(),
             store: StoreStatus {
@@ -46,10 +58,12 @@ impl Report {
                 state: "not asked yet".to_owned(),
                 ..StoreStatus::default()
             },
-            ..Status::default()
+            errors: BTreeMap::new(),
+            failing: Vec::new(),
+            ..before
         };
         Ok(Self {
-            path: status::path(&args.run_dir, args.instance.as_str()),
+            path,
             status,
             written: None,
         })

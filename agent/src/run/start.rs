@@ -4,10 +4,12 @@
 //! before the first complete list of leases.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use twill_core::lease::Lease;
@@ -21,13 +23,18 @@ use super::uplink::Finder;
 use crate::admin::{self, Readiness};
 use crate::args::{AgentArgs, device_name};
 use crate::datapath::chain;
-use crate::files::{InstanceLock, host, subnet_env};
+use crate::files::{InstanceLock, LockError, host, subnet_env};
 use crate::netlink::Netlink;
 use crate::netlink::monitor::{Monitor, RECEIVE_BUFFER_BYTES, Watch};
 use crate::store::server::ServerStore;
 
 /// Events that wait for the state's owner before their sources wait.
 const EVENTS: usize = 1024;
+
+/// How long an agent that is just stopping may take.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+/// How often it is asked whether it has.
+const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 /// A lease that this node cannot use.
 #[derive(Debug, Error)]
@@ -49,7 +56,7 @@ pub(super) async fn start(
     lease_server: &str,
     stop: &CancellationToken,
 ) -> Result<Agent> {
-    let lock = InstanceLock::take(&args.instance_dir()).context("start as the only agent")?;
+    let lock = take_lock(args).await?;
     let readiness = Readiness::default();
     if args.healthz_port > 0 {
         let stopped = stop.clone().cancelled_owned();
@@ -108,6 +115,19 @@ pub(super) async fn start(
     agent.own(&lease).await;
     follow(&mut agent, store, lease, stop).await?;
     Ok(agent)
+}
+
+/// Takes the instance's lock, and lets an agent that is just stopping finish.
+async fn take_lock(args: &AgentArgs) -> Result<InstanceLock> {
+    let end = Instant::now() + PREDECESSOR;
+    loop {
+        match InstanceLock::take(&args.instance_dir()) {
+            Err(LockError::Held { .. }) if Instant::now() < end => {
+                tokio::time::sleep(LOCK_RETRY).await;
+            }
+            taken => return taken.context("start as the only agent of this instance"),
+        }
+    }
 }
 
 /// Gets a lease that this node can use.
