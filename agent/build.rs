@@ -25,7 +25,11 @@ fn main() -> Result<()> {
     } else {
         format!("BPF programs {:016x}", fingerprint(&object))
     };
-    let build = format!("{}, {}, {programs}", variable("TARGET")?, variable("PROFILE")?);
+    let build = format!(
+        "{}, {}, {programs}",
+        variable("TARGET")?,
+        variable("PROFILE")?
+    );
     println!("cargo::rustc-env=TWILL_BUILD={build}");
     Ok(())
 }
@@ -37,7 +41,11 @@ fn object() -> Result<Vec<u8>> {
         println!("cargo::rerun-if-changed={}", named.display());
         let read = || format!("read {}, which {OBJECT_VARIABLE} names", named.display());
         let bytes = fs::read(&named).with_context(read)?;
-        ensure!(!bytes.is_empty(), "{} is empty ({OBJECT_VARIABLE})", named.display());
+        ensure!(
+            !bytes.is_empty(),
+            "{} is empty ({OBJECT_VARIABLE})",
+            named.display()
+        );
         return Ok(bytes);
     }
     let folder = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("../target/bpf");

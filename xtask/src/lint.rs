@@ -1,45 +1,71 @@
 //! `cargo xtask lint`: formatting and lints, warnings denied.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{abi, build, console, process, setup};
 
-/// The command.
+type Check = fn() -> Result<()>;
+
+/// Every check, by what it says while it runs.
+const CHECKS: [(&str, Check); 5] = [
+    ("check the formatting", formatting),
+    ("compare docs/abi.md with the source", abi::check),
+    ("lint everything that runs on the host", host),
+    ("lint the BPF programs, with their own compiler", programs),
+    ("check licences, sources and duplicates", dependencies),
+];
+
+/// The command: every check runs, also after one that failed.
 pub(crate) fn run() -> Result<()> {
-    console::step("check the formatting");
-    process::run(process::cargo().args(["fmt", "--all", "--check"]))?;
+    let mut failed = Vec::new();
+    for (name, check) in CHECKS {
+        console::step(name);
+        if let Err(error) = check() {
+            console::error(&error);
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join("; "));
+    }
+    console::step("no complaint");
+    Ok(())
+}
 
-    console::step("compare docs/abi.md with the source");
-    abi::check()?;
+fn formatting() -> Result<()> {
+    process::run(process::cargo().args(["fmt", "--all", "--check"]))
+}
 
-    console::step("lint everything that runs on the host");
-    let host = [
+fn host() -> Result<()> {
+    let everything = [
         "--workspace",
         "--exclude",
         "twill-programs",
         "--all-targets",
     ];
-    process::run(
-        process::cargo()
-            .arg("clippy")
-            .args(host)
-            .args(["--", "-D", "warnings"]),
-    )?;
+    let deny = ["--", "-D", "warnings"];
+    process::run(process::cargo().arg("clippy").args(everything).args(deny))
+}
 
-    console::step("lint the BPF programs, with their own compiler");
+fn programs() -> Result<()> {
     let toolchain = setup::ensure()?;
     let mut clippy = toolchain.compiler.clippy();
-    clippy.args(["--release", "--package", "twill-programs"]);
     build::environment(&mut clippy, &toolchain);
-    // What they depend on was linted above, by the pinned toolchain.
-    process::run(clippy.args(["--no-deps", "--", "-D", "warnings"]))?;
+    // What they depend on is linted with the host, by the pinned toolchain.
+    let arguments = [
+        "--release",
+        "--package",
+        "twill-programs",
+        "--no-deps",
+        "--",
+    ];
+    process::run(clippy.args(arguments).args(["-D", "warnings"]))
+}
 
-    console::step("check licences, sources and duplicates of what we depend on");
-    if process::find("cargo-deny").is_some() {
-        process::run(process::cargo().args(["deny", "check", "bans", "licenses", "sources"]))?;
-    } else {
+fn dependencies() -> Result<()> {
+    if process::find("cargo-deny").is_none() {
         console::note("left out: cargo-deny is not installed (`cargo install cargo-deny`)");
+        return Ok(());
     }
-    console::step("no complaint");
-    Ok(())
+    process::run(process::cargo().args(["deny", "check", "bans", "licenses", "sources"]))
 }

@@ -10,6 +10,10 @@ use crate::vtep::{MacAddr, RemoteVtep};
 
 /// A vxlan device in the kernel.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the kernel's independent flags, each by its own name"
+)]
 pub struct ObservedDevice {
     /// Interface index.
     pub ifindex: u32,

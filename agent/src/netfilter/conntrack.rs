@@ -127,10 +127,11 @@ impl Conntrack {
             source,
         })?;
         let text = text.trim();
-        text.parse().map_err(|_| ConntrackError::NotANumber {
-            path,
-            text: text.to_owned(),
-        })
+        text.parse()
+            .map_err(|_not_a_number| ConntrackError::NotANumber {
+                path,
+                text: text.to_owned(),
+            })
     }
 
     fn write(&self, name: &str, value: u64) -> Result<(), ConntrackError> {

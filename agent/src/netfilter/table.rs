@@ -110,7 +110,7 @@ impl PermitTable {
             let elements: Vec<Value> = self
                 .exclude
                 .iter()
-                .map(|n| prefix(n.ip(), n.prefix()))
+                .map(|n| prefix(&n.ip(), n.prefix()))
                 .collect();
             commands.push(json!({ "add": { "element": {
                 "family": FAMILY, "table": TABLE, "name": EXCLUDE, "elem": elements,
@@ -126,8 +126,8 @@ impl PermitTable {
 
     /// First nobody's bit, then ours: somebody else's mark must not issue permits.
     fn rules(&self) -> Vec<Value> {
-        let own = prefix(self.own_subnet.network(), self.own_subnet.prefix());
-        let network = prefix(self.network.network(), self.network.prefix());
+        let own = prefix(&self.own_subnet.network(), self.own_subnet.prefix());
+        let network = prefix(&self.network.network(), self.network.prefix());
         let mut rules = vec![json!([
             differs(&and(&mark(), self.mark_bit), 0),
             set_mark(&and(&mark(), !self.mark_bit)),
@@ -206,7 +206,7 @@ fn address(direction: &str) -> Value {
     json!({ "payload": { "protocol": "ip", "field": direction } })
 }
 
-fn prefix(address: impl ToString, len: u8) -> Value {
+fn prefix(address: &impl ToString, len: u8) -> Value {
     json!({ "prefix": { "addr": address.to_string(), "len": len } })
 }
 

@@ -5,7 +5,7 @@ use twill_core::desired::Device;
 use twill_core::plan::KernelOp;
 
 use super::error::{Error, Failure};
-use super::said::{Fdb, Said};
+use super::said::{Fact, Said, Subject};
 use super::socket::{Request, Socket};
 use super::{addr, link, neigh, route};
 
@@ -138,10 +138,8 @@ impl Run<'_> {
             .collect();
         let outcomes = self.socket.batch(&requests).await;
         for (op, outcome) in ops.iter().zip(outcomes) {
-            if let (Err(_), KernelOp::SetFdb { mac, .. } | KernelOp::RemoveFdb { mac, .. }) =
-                (&outcome, op)
-            {
-                self.said.take_back(*mac);
+            if outcome.is_err() {
+                take_back(op, self.said);
             }
             errors.extend(settle(op, outcome, self.device).map(|error| (op.clone(), error)));
         }
@@ -173,18 +171,43 @@ fn request(op: &KernelOp, ifindex: u32, said: &Said) -> Request {
         KernelOp::SetUp => link::set_up(ifindex),
         KernelOp::AddAddress(address) => addr::add(ifindex, address),
         KernelOp::RemoveAddress(address) => addr::remove(ifindex, address),
-        KernelOp::SetNeighbor { address, mac } => neigh::set_neighbor(ifindex, address, mac),
-        KernelOp::RemoveNeighbor { address } => neigh::remove_neighbor(ifindex, address),
+        KernelOp::SetNeighbor { address, mac } => {
+            said.take_back(Subject::Neighbor(address));
+            neigh::set_neighbor(ifindex, address, mac)
+        }
+        KernelOp::RemoveNeighbor { address } => {
+            said.say(Fact::NoNeighbor(address));
+            neigh::remove_neighbor(ifindex, address)
+        }
         KernelOp::SetFdb { mac, underlay } => {
-            said.say(mac, Fdb::Is(underlay));
+            said.say(Fact::Fdb(mac, underlay));
             neigh::set_fdb(ifindex, mac, underlay)
         }
         KernelOp::RemoveFdb { mac, underlay } => {
-            said.say(mac, Fdb::IsNot(underlay));
+            said.say(Fact::NoFdb(mac, underlay));
             neigh::remove_fdb(ifindex, mac, underlay)
         }
         KernelOp::SetRoute { subnet, gateway } => route::set(ifindex, subnet, gateway.into()),
         KernelOp::RemoveRoute { subnet } => route::remove(ifindex, subnet),
+    }
+}
+
+/// No notification comes of what the kernel did not do.
+fn take_back(op: &KernelOp, said: &Said) {
+    match *op {
+        KernelOp::SetFdb { mac, .. } | KernelOp::RemoveFdb { mac, .. } => {
+            said.take_back(Subject::Fdb(mac));
+        }
+        KernelOp::RemoveNeighbor { address } => said.take_back(Subject::Neighbor(address)),
+        KernelOp::CreateDevice(_)
+        | KernelOp::RemoveDevice { .. }
+        | KernelOp::SetMtu(_)
+        | KernelOp::SetUp
+        | KernelOp::AddAddress(_)
+        | KernelOp::RemoveAddress(_)
+        | KernelOp::SetNeighbor { .. }
+        | KernelOp::SetRoute { .. }
+        | KernelOp::RemoveRoute { .. } => {}
     }
 }
 

@@ -4,12 +4,12 @@
 //! nothing depends on what exactly was heard. Nothing is lost either: while the channel is full
 //! the monitor remembers that something changed, and an overrun counts as a change.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteMessage;
@@ -24,9 +24,9 @@ use super::Netlink;
 use super::addr::Address;
 use super::error::{Error, Failure};
 use super::link::Link;
-use super::neigh::Entry;
+use super::neigh::{self, Entry};
 use super::route::Route;
-use super::said::Fdb;
+use super::said::Fact;
 use super::socket::Socket;
 
 /// `RTNLGRP_LINK`, `RTNLGRP_NEIGH`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`
@@ -235,12 +235,13 @@ impl Filter {
         match message {
             Is::NewLink(link) => self.link_matters(link, true),
             Is::DelLink(link) => self.link_matters(link, false),
-            Is::NewAddress(address) | Is::DelAddress(address) => {
-                !ours && Address::read(address).is_some_and(|a| self.interface_matters(a.ifindex))
-            }
+            Is::NewAddress(address) => !ours && self.address_matters(address),
+            // Ours too: with its last address a device loses its routes, and nobody is told
+            // (`fib_disable_ip()` in `net/ipv4/fib_frontend.c`, v6.18).
+            Is::DelAddress(address) => self.address_matters(address),
             Is::NewRoute(route) | Is::DelRoute(route) => !ours && self.route_matters(route),
-            Is::NewNeighbour(entry) => !ours && self.entry_matters(entry, Fdb::Is),
-            Is::DelNeighbour(entry) => !ours && self.entry_matters(entry, Fdb::IsNot),
+            Is::NewNeighbour(entry) => !ours && self.entry_matters(entry, true),
+            Is::DelNeighbour(entry) => !ours && self.entry_matters(entry, false),
             _ => false,
         }
     }
@@ -263,8 +264,10 @@ impl Filter {
         named || was || self.uplink_matters(ifindex)
     }
 
-    fn interface_matters(&self, ifindex: u32) -> bool {
-        self.device == Some(ifindex) || self.uplink_matters(ifindex)
+    fn address_matters(&self, message: &AddressMessage) -> bool {
+        Address::read(message).is_some_and(|address| {
+            self.device == Some(address.ifindex) || self.uplink_matters(address.ifindex)
+        })
     }
 
     fn uplink_matters(&self, ifindex: u32) -> bool {
@@ -285,11 +288,17 @@ impl Filter {
                 || self.device.is_some_and(|device| route.uses(device)))
     }
 
-    fn entry_matters(&self, message: &NeighbourMessage, fdb: fn(IpAddr) -> Fdb) -> bool {
-        // An entry without an address on our device is none that we could have made.
-        Entry::read(message).is_some_and(|entry| {
-            self.device == Some(entry.ifindex)
-                && !(entry.fdb && self.netlink.said().is_echo(entry.mac, fdb(entry.address)))
-        })
+    fn entry_matters(&self, message: &NeighbourMessage, exists: bool) -> bool {
+        if self.device != Some(message.header.ifindex) {
+            return false;
+        }
+        let fact = match Entry::read(message) {
+            Some(entry) if entry.fdb && exists => Some(Fact::Fdb(entry.mac, entry.address)),
+            Some(entry) if entry.fdb => Some(Fact::NoFdb(entry.mac, entry.address)),
+            // A neighbour that goes has lost its MAC address before.
+            _ if !exists => neigh::address(message).map(Fact::NoNeighbor),
+            _ => None,
+        };
+        !fact.is_some_and(|fact| self.netlink.said().is_echo(fact))
     }
 }

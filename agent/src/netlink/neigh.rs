@@ -37,14 +37,12 @@ impl Entry {
             return None;
         }
         let mut mac = None;
-        let mut address = None;
         let mut special = false;
         for attribute in &message.attributes {
             match attribute {
                 NeighbourAttribute::LinkLayerAddress(bytes) => {
                     mac = bytes.as_slice().try_into().ok().map(MacAddr);
                 }
-                NeighbourAttribute::Destination(destination) => address = ip(destination),
                 NeighbourAttribute::Port(_)
                 | NeighbourAttribute::Vni(_)
                 | NeighbourAttribute::SourceVni(_)
@@ -57,14 +55,22 @@ impl Entry {
             fdb,
             permanent: u16::from(message.header.state) & NUD_PERMANENT != 0,
             mac: mac?,
-            address: address?,
+            address: address(message)?,
             special,
         })
     }
 }
 
-fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
-    match address {
+/// The IP address of a neighbour, or the destination of an FDB entry.
+pub(super) fn address(message: &NeighbourMessage) -> Option<IpAddr> {
+    let destination = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::Destination(destination) => Some(destination),
+            _ => None,
+        })?;
+    match destination {
         NeighbourAddress::Inet(address) => Some((*address).into()),
         NeighbourAddress::Inet6(address) => Some((*address).into()),
         // The family of an FDB entry is AF_BRIDGE: only the length tells.

@@ -13,7 +13,7 @@ use twill_core::config::NetworkConfig;
 use twill_core::event::Event;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::observed::Observed;
-use twill_core::state::State;
+use twill_core::state::{Change, State};
 use twill_core::subnet::Subnet;
 use twill_core::subnet_env::SubnetEnv;
 use twill_core::uplink::Uplink;
@@ -26,6 +26,7 @@ use super::report::Report;
 use super::uplink::Finder;
 use crate::admin::Readiness;
 use crate::args::AgentArgs;
+use crate::datapath::hooks::Interfaces;
 use crate::files::InstanceLock;
 use crate::netlink::Netlink;
 use crate::netlink::monitor::Monitor;
@@ -42,24 +43,23 @@ const BATCH: usize = 256;
 pub(super) struct Agent {
     pub(super) args: AgentArgs,
     pub(super) netlink: Netlink,
-    pub(super) config: NetworkConfig,
     pub(super) finder: Finder,
     pub(super) state: State,
-    pub(super) uplink: Uplink,
     pub(super) observed: Observed,
     pub(super) bpf: Bpf,
     pub(super) failures: Failures,
     pub(super) readiness: Readiness,
     pub(super) report: Report,
-    pub(super) own: Option<Subnet>,
     pub(super) mac: Option<MacAddr>,
     pub(super) attrs: Option<watch::Sender<LeaseAttrs>>,
     /// What has been written to `subnet.env`.
     pub(super) told: Option<SubnetEnv>,
-    /// Interface indices of device and uplink as the programs know them.
-    pub(super) told_interfaces: Option<(u32, u32)>,
+    /// Device and uplink as the programs know them.
+    pub(super) told_interfaces: Option<Interfaces>,
     /// Whether the maps were complete once, so that programs may be attached.
     pub(super) may_attach: bool,
+    /// Subnets for which the maps had no room.
+    pub(super) unmapped: BTreeSet<Subnet>,
     pub(super) sources: Option<Sources>,
     /// Held as long as the agent lives.
     pub(super) _lock: InstanceLock,
@@ -115,22 +115,20 @@ impl Agent {
         report.uplink(&uplink);
         let bpf = Bpf::new(&args, config.backend.vni.get(), config.subnet_len);
         Self {
-            state: State::new(config.clone(), uplink.clone(), fallback_mac),
+            state: State::new(config, uplink, fallback_mac),
             observed: Observed::default(),
             failures: Failures::default(),
-            own: None,
             mac: None,
             attrs: None,
             told: None,
             told_interfaces: None,
             may_attach: false,
+            unmapped: BTreeSet::new(),
             sources: None,
             _lock: lock,
             args,
             netlink,
-            config,
             finder,
-            uplink,
             bpf,
             readiness,
             report,
@@ -145,8 +143,7 @@ impl Agent {
     /// Takes the lease as the node's own, and tries until its address is on the device and
     /// CNI plugins are told.
     pub(super) async fn own(&mut self, lease: &Lease) {
-        self.own = Some(lease.subnet);
-        self.state.own(lease.subnet);
+        self.state.set_own_subnet(Some(lease.subnet));
         self.report.subnet(&lease.subnet.to_string());
         self.until_settled(|agent| agent.told.is_some()).await;
     }
@@ -155,8 +152,8 @@ impl Agent {
         let mut pauses = pauses();
         loop {
             self.failures.begin();
-            let desired = self.reconcile(Look::Kernel, &BTreeSet::new()).await;
-            self.tell_plugins(&desired);
+            self.reconcile(Look::Kernel, &BTreeSet::new()).await;
+            self.tell_plugins();
             self.report.waiting(self.failures.texts());
             if self.failures.is_empty() && settled(self) {
                 return;
@@ -250,20 +247,21 @@ impl Batch {
     fn take(&mut self, state: &mut State, event: Event) {
         debug!(?event, "event");
         self.taken += 1;
-        match &event {
-            Event::LeaseAdded(lease) => {
-                self.subnets.insert(lease.subnet);
+        let look = match &event {
+            Event::LeaseAdded(_) | Event::LeaseRemoved(_) | Event::KernelChanged => Look::Kernel,
+            Event::Resync(_) | Event::UplinkChanged(_) | Event::Tick => Look::Everywhere,
+            Event::Shutdown => {
+                self.stop = true;
+                Look::Nowhere
             }
-            Event::LeaseRemoved(subnet) => {
-                self.subnets.insert(*subnet);
+        };
+        match state.apply(event) {
+            Change::Nothing => {}
+            Change::Peer(subnet) => {
+                self.subnets.insert(subnet);
             }
-            Event::KernelChanged => self.look = self.look.max(Look::Kernel),
-            Event::Resync(_) | Event::UplinkChanged(_) | Event::Tick => {
-                self.look = Look::Everywhere;
-            }
-            Event::Shutdown => self.stop = true,
+            Change::Everything => self.look = self.look.max(look),
         }
-        state.apply(event);
     }
 }
 

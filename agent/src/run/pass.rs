@@ -1,14 +1,17 @@
 //! One pass: look, plan, carry out, attach, tell.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use tracing::{debug, info, warn};
 use twill_abi::Mode;
-use twill_core::desired::Desired;
 use twill_core::event::Event;
 use twill_core::lease::LeaseAttrs;
+use twill_core::mtu::overlay_mtu;
 use twill_core::observed::ObservedDevice;
-use twill_core::plan::{KernelOp, Op};
+use twill_core::plan::{KernelOp, Op, Plan, plan, plan_peer};
+use twill_core::simulate::apply_op;
+use twill_core::state::desired;
 use twill_core::subnet::Subnet;
 use twill_core::subnet_env::SubnetEnv;
 use twill_core::uplink::Uplink;
@@ -26,44 +29,56 @@ impl Agent {
         self.failures.begin();
         if batch.look > Look::Nowhere {
             self.look_for_uplink().await;
-            monitor.watch_uplink(Some(self.uplink.ifindex));
+            monitor.watch_uplink(Some(self.state.uplink().ifindex));
         }
         if batch.look == Look::Everywhere {
             self.bpf.load(&mut self.failures);
         }
-        let desired = self.reconcile(batch.look, &batch.subnets).await;
-        if batch.look == Look::Everywhere || self.device_changed() {
-            self.tell_programs(&desired).await;
+        self.reconcile(batch.look, &batch.subnets).await;
+        if batch.look == Look::Everywhere || self.interfaces_changed() {
+            self.tell_programs().await;
         }
-        self.tell_plugins(&desired);
-        self.tell_people(&desired);
+        self.tell_plugins();
+        self.tell_people();
     }
 
-    /// Observes, plans and carries out; gives what was wanted.
-    pub(super) async fn reconcile(&mut self, look: Look, subnets: &BTreeSet<Subnet>) -> Desired {
-        let desired = self.state.desired();
+    /// Observes, plans and carries out.
+    pub(super) async fn reconcile(&mut self, look: Look, subnets: &BTreeSet<Subnet>) {
+        let device = self.state.device().name;
         if look >= Look::Kernel {
-            let device = &desired.device.name;
-            match self.netlink.observe(device, desired.network).await {
+            let network = self.state.config().network;
+            match self.netlink.observe(&device, network).await {
                 Ok(kernel) => self.observed.kernel = kernel,
                 Err(error) => {
                     // Planning against what is not known would do harm.
                     self.failures.add("netlink", &error);
-                    return desired;
+                    return;
                 }
             }
         }
         if look == Look::Everywhere {
             self.observed.maps = self.bpf.observe(&mut self.failures);
         }
-        let ops = if look == Look::Nowhere {
-            self.plan_subnets(&desired, subnets)
-        } else {
-            self.plan_all(&desired)
+        let peers: Vec<Subnet> = subnets.iter().copied().collect();
+        let Plan { ops, unmapped } = match (look, peers.as_slice()) {
+            (Look::Nowhere, []) => return,
+            // By far the most frequent, and the same work however many other peers there are.
+            (Look::Nowhere, &[subnet]) => {
+                self.unmapped.remove(&subnet);
+                plan_peer(&self.observed, &self.state, subnet)
+            }
+            _ => {
+                self.unmapped.clear();
+                plan(&self.observed, &desired(&self.state))
+            }
         };
-        self.carry_out(&desired.device.name, &ops).await;
-        self.look_at_device(&desired.device.name, &ops).await;
-        desired
+        self.unmapped.extend(unmapped);
+        self.carry_out(&device, &ops).await;
+        self.look_at_device(&device, &ops).await;
+        let mtu = self.state.config().backend.mtu;
+        if let Err(error) = overlay_mtu(mtu, self.state.uplink().mtu) {
+            self.failures.add("mtu", &error);
+        }
     }
 
     async fn carry_out(&mut self, device: &str, ops: &[Op]) {
@@ -78,7 +93,7 @@ impl Agent {
                     Op::Kernel(op) => kernel.push(op.clone()),
                     Op::Map(map) => {
                         if self.bpf.apply(map, &mut self.failures) {
-                            self.observed.apply(op);
+                            apply_op(&mut self.observed, op);
                         }
                     }
                 }
@@ -92,7 +107,7 @@ impl Agent {
             }
             for op in kernel {
                 if !failed.iter().any(|(other, _)| *other == op) {
-                    self.observed.apply(&Op::Kernel(op));
+                    apply_op(&mut self.observed, &Op::Kernel(op));
                 }
             }
         }
@@ -123,6 +138,7 @@ impl Agent {
                 warn!(device = name, %old, new = %device.mac, "MAC address changed; publishing it");
             }
             self.mac = Some(device.mac);
+            self.state.set_device_mac(device.mac);
             self.publish();
         }
         self.report.device(&device);
@@ -139,11 +155,12 @@ impl Agent {
     }
 
     async fn look_for_uplink(&mut self) {
-        match self.finder.changed(&self.netlink, &self.uplink).await {
+        let present = self.state.uplink();
+        match self.finder.changed(&self.netlink, present).await {
             Ok(None) => {}
             Ok(Some(uplink)) => {
                 warn!(
-                    old = self.uplink.name,
+                    old = present.name,
                     new = uplink.name,
                     address = %uplink.address,
                     mtu = uplink.mtu,
@@ -157,7 +174,7 @@ impl Agent {
 
     fn set_uplink(&mut self, uplink: Uplink) {
         self.report.uplink(&uplink);
-        self.uplink = uplink.clone();
+        // What there is to plan is planned by the pass that found it.
         self.state.apply(Event::UplinkChanged(uplink));
         self.publish();
     }
@@ -166,8 +183,8 @@ impl Agent {
     pub(super) fn lease_attrs(&self) -> Option<LeaseAttrs> {
         let mac = self.mac?;
         Some(LeaseAttrs::vxlan(
-            self.uplink.public_ip,
-            self.config.backend.vni,
+            self.state.uplink().public_ip,
+            self.state.config().backend.vni,
             mac,
         ))
     }
@@ -184,94 +201,92 @@ impl Agent {
         }
     }
 
-    fn interfaces(&self, desired: &Desired) -> Option<Interfaces> {
+    fn interfaces(&self) -> Option<Interfaces> {
         let device = self.observed.kernel.device.as_ref()?;
+        let uplink = self.state.uplink();
         Some(Interfaces {
             overlay: Interface {
-                name: desired.device.name.clone(),
+                name: self.state.device().name,
                 ifindex: device.ifindex,
             },
             uplink: Interface {
-                name: self.uplink.name.clone(),
-                ifindex: self.uplink.ifindex,
+                name: uplink.name.clone(),
+                ifindex: uplink.ifindex,
             },
         })
     }
 
-    /// Whether the programs know another device or uplink than there is.
-    fn device_changed(&self) -> bool {
-        let present = self.observed.kernel.device.as_ref();
-        self.told_interfaces
-            .as_ref()
-            .is_some_and(|(overlay, uplink)| {
-                present.is_some_and(|device| device.ifindex != *overlay)
-                    || *uplink != self.uplink.ifindex
-            })
+    /// Whether the programs were told of another device or uplink than there is.
+    fn interfaces_changed(&self) -> bool {
+        self.told_interfaces.is_some() && self.told_interfaces != self.interfaces()
     }
 
     /// Writes the settings and makes sure that the programs are where they belong.
-    async fn tell_programs(&mut self, desired: &Desired) {
-        let (Some(interfaces), Some(own), Some(mac)) =
-            (self.interfaces(desired), self.own, self.mac)
-        else {
+    async fn tell_programs(&mut self) {
+        let (Some(interfaces), Some(settings)) = (self.interfaces(), self.settings()) else {
             return;
         };
-        let source_ports = match host::local_port_range() {
-            Ok(ports) => ports,
-            Err(error) => {
-                self.failures.add("host", &error);
-                return;
-            }
-        };
-        let common_prefix = self.config.subnet_len;
-        let settings = Settings {
-            mode: Mode::Bpf,
-            vni: self.config.backend.vni,
-            port: self.config.backend.port,
-            uplink_ifindex: interfaces.uplink.ifindex,
-            overlay_ifindex: interfaces.overlay.ifindex,
-            source_ports,
-            common_prefix,
-            odd_routes: desired
-                .peers
-                .keys()
-                .any(|subnet| subnet.prefix() != common_prefix),
-            // What the kernel's device sends from, so that a packet looks the same either way.
-            underlay: desired.device.local,
-            own_subnet: own,
-            network: self.config.network,
-            vtep_mac: mac,
-        };
         self.bpf.write_settings(&settings, &mut self.failures);
-        self.told_interfaces = Some((interfaces.overlay.ifindex, interfaces.uplink.ifindex));
-        if desired.complete && self.failures.is_empty() {
+        self.told_interfaces = Some(interfaces.clone());
+        if self.state.is_complete() && self.failures.is_empty() {
             self.bpf.attach(&interfaces, &mut self.failures).await;
             self.may_attach = true;
         }
     }
 
+    fn settings(&mut self) -> Option<Settings> {
+        let (interfaces, own_subnet) = (self.interfaces()?, self.state.own_subnet()?);
+        let source_ports = match host::local_port_range() {
+            Ok(ports) => ports,
+            Err(error) => {
+                self.failures.add("host", &error);
+                return None;
+            }
+        };
+        let config = self.state.config();
+        let peers = self.state.peers();
+        Some(Settings {
+            mode: Mode::Bpf,
+            vni: config.backend.vni,
+            port: config.backend.port,
+            uplink_ifindex: interfaces.uplink.ifindex,
+            overlay_ifindex: interfaces.overlay.ifindex,
+            source_ports,
+            common_prefix: config.subnet_len,
+            odd_routes: peers
+                .iter()
+                .any(|(subnet, _)| subnet.prefix() != config.subnet_len),
+            // What the kernel's device sends from: a packet looks the same either way.
+            underlay: self.state.device().local,
+            own_subnet,
+            network: config.network,
+            vtep_mac: self.mac?,
+        })
+    }
+
     /// Looks whether somebody detached a program.
     pub(super) async fn guard_programs(&mut self) {
-        let desired = self.state.desired();
         if self.may_attach
-            && let Some(interfaces) = self.interfaces(&desired)
+            && let Some(interfaces) = self.interfaces()
         {
             self.bpf.attach(&interfaces, &mut self.failures).await;
-            self.tell_people(&desired);
+            self.tell_people();
         }
     }
 
     /// Writes `subnet.env`, once pods can be reached at what it says.
-    pub(super) fn tell_plugins(&mut self, desired: &Desired) {
-        let Some(subnet) = self.own else { return };
-        let ready = desired.address.is_some_and(|address| {
-            let addresses = &self.observed.kernel.addresses;
-            addresses.iter().any(|network| network.ip() == address)
-        });
+    pub(super) fn tell_plugins(&mut self) {
+        let Some(subnet) = self.state.own_subnet() else {
+            return;
+        };
+        let addresses = &self.observed.kernel.addresses;
+        let ready = addresses
+            .iter()
+            .any(|address| IpAddr::V4(address.ip()) == subnet.network());
         let env = SubnetEnv {
-            network: desired.network,
+            network: self.state.config().network,
             subnet,
-            mtu: desired.device.mtu,
+            mtu: self.state.device().mtu,
             ip_masq: false,
         };
         if !ready || self.told == Some(env) {
@@ -283,17 +298,16 @@ impl Agent {
         }
     }
 
-    fn tell_people(&mut self, desired: &Desired) {
-        let ready = self.failures.is_empty() && desired.complete && self.told.is_some();
+    fn tell_people(&mut self) {
+        let complete = self.state.is_complete();
+        let ready = self.failures.is_empty() && complete && self.told.is_some();
         self.readiness.set(ready);
-        self.report.pass(Outcome {
+        self.report.pass(&Outcome {
             bpf: &self.bpf,
             failures: &self.failures,
+            state: &self.state,
             ready,
-            peers: desired.peers.len(),
-            complete: desired.complete,
-            conflicts: self.conflicts(),
-            unmapped: self.unmapped(desired),
+            unmapped: &self.unmapped,
         });
     }
 }
@@ -308,22 +322,5 @@ fn touches_device(op: &Op) -> bool {
                 | KernelOp::SetUp
         ),
         Op::Map(_) => false,
-    }
-}
-impl Agent {
-    fn plan_all(&self, desired: &Desired) -> Vec<Op> {
-        twill_core::plan::plan(&self.observed, desired)
-    }
-    fn plan_subnets(&self, desired: &Desired, subnets: &BTreeSet<Subnet>) -> Vec<Op> {
-        subnets
-            .iter()
-            .flat_map(|s| twill_core::plan::plan_subnet(&self.observed, desired, *s))
-            .collect()
-    }
-    fn conflicts(&self) -> Vec<String> {
-        vec![]
-    }
-    fn unmapped(&self, _: &Desired) -> Vec<String> {
-        vec![]
     }
 }

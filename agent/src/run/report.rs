@@ -1,6 +1,6 @@
 //! What the agent says of itself: the status file, written when it changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,17 +9,23 @@ use tracing::warn;
 use twill_abi::ABI_VERSION;
 use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedDevice;
+use twill_core::state::State;
+use twill_core::subnet::Subnet;
 use twill_core::uplink::Uplink;
 
 use super::bpf::Bpf;
 use super::failures::Failures;
 use crate::args::{AgentArgs, device_name};
+use crate::datapath::chain;
 use crate::datapath::pins::Pins;
 use crate::files::status::{self, Status, StoreStatus};
 use crate::store::server::Contact;
 
 /// The kernel's UDP port for VXLAN, where the configuration names none.
 const KERNEL_VXLAN_PORT: u16 = 8472;
+
+/// How many leases of a kind are told.
+const TOLD: usize = 20;
 
 /// The status file's writer.
 pub(super) struct Report {
@@ -118,14 +124,12 @@ impl Report {
     }
 
     /// How a pass ended.
-    pub(super) fn pass(&mut self, outcome: Outcome<'_>) {
+    pub(super) fn pass(&mut self, outcome: &Outcome<'_>) {
         let Outcome {
             bpf,
             failures,
+            state,
             ready,
-            peers,
-            complete,
-            conflicts,
             unmapped,
         } = outcome;
         let (mode, reason) = bpf.mode();
@@ -134,11 +138,11 @@ impl Report {
         self.status.attached = bpf.attachments().to_vec();
         self.status.errors.clone_from(failures.by_kind());
         self.status.failing = failures.texts();
-        self.status.ready = ready;
-        self.status.peers = peers;
-        self.status.store.complete = complete;
-        self.status.conflicts = conflicts;
-        self.status.unmapped = unmapped;
+        self.status.ready = *ready;
+        self.status.peers = state.peers().len();
+        self.status.store.complete = state.is_complete();
+        self.status.conflicts = conflicts(state);
+        self.status.unmapped = unmapped.iter().take(TOLD).map(Subnet::to_string).collect();
         self.write();
     }
 
@@ -156,7 +160,7 @@ impl Report {
         }
         // The node works without its status; whoever asks for it sees that it is old.
         if let Err(error) = status::write(&self.path, &self.status) {
-            warn!(error = crate::datapath::chain(&error), "status not written");
+            warn!(error = chain(&error), "status not written");
             return;
         }
         self.written = Some(self.status.clone());
@@ -167,11 +171,18 @@ impl Report {
 pub(super) struct Outcome<'a> {
     pub(super) bpf: &'a Bpf,
     pub(super) failures: &'a Failures,
+    pub(super) state: &'a State,
     pub(super) ready: bool,
-    pub(super) peers: usize,
-    pub(super) complete: bool,
-    pub(super) conflicts: Vec<String>,
-    pub(super) unmapped: Vec<String>,
+    pub(super) unmapped: &'a BTreeSet<Subnet>,
+}
+
+/// Leases that are not peers, and why.
+fn conflicts(state: &State) -> Vec<String> {
+    let contested = state
+        .conflicts()
+        .map(|conflict| format!("lease of {}: {}", conflict.subnet, conflict.objection));
+    let rejected = state.rejected().values().map(|error| chain(error));
+    contested.chain(rejected).take(TOLD).collect()
 }
 
 fn now() -> u64 {

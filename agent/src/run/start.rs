@@ -21,7 +21,7 @@ use super::patience::until_done;
 use super::report::Report;
 use super::uplink::Finder;
 use crate::admin::{self, Readiness};
-use crate::args::{AgentArgs, device_name};
+use crate::args::AgentArgs;
 use crate::datapath::chain;
 use crate::files::{InstanceLock, LockError, host, subnet_env};
 use crate::netlink::Netlink;
@@ -132,7 +132,7 @@ async fn take_lock(args: &AgentArgs) -> Result<InstanceLock> {
 
 /// Gets a lease that this node can use.
 async fn acquire(store: &ServerStore, agent: &mut Agent, previous: Option<Subnet>) -> Lease {
-    let (config, attrs) = (agent.config.clone(), agent.lease_attrs());
+    let (config, attrs) = (agent.state.config().clone(), agent.lease_attrs());
     let attempt = async || {
         // The device is there, and with it its MAC address.
         let attrs = attrs
@@ -166,14 +166,14 @@ async fn follow(
 ) -> Result<()> {
     let (sender, events) = mpsc::channel(EVENTS);
     let watched = Watch {
-        device: device_name(agent.config.backend.vni),
-        network: agent.config.network,
+        device: agent.state.device().name,
+        network: agent.state.config().network,
         receive_buffer: RECEIVE_BUFFER_BYTES,
     };
     let monitor = Monitor::start(agent.netlink.clone(), watched, sender.clone())
         .await
         .context("listen to the kernel")?;
-    monitor.watch_uplink(Some(agent.uplink.ifindex));
+    monitor.watch_uplink(Some(agent.state.uplink().ifindex));
     let (attrs, published) = watch::channel(lease.attrs.clone());
     agent.attrs = Some(attrs);
     tokio::spawn(store.clone().watch(sender, stop.clone()));

@@ -8,6 +8,9 @@ pub const PERMIT_LIVE: u32 = 1;
 /// The flow was closed: nothing is learned until a SYN or `tombstone_until_ns`.
 pub const PERMIT_TOMBSTONE: u32 = 2;
 
+/// Made by the flow's own first packet in the mode `direct`, not by netfilter's acceptance.
+pub const PERMIT_FLAG_DIRECT: u32 = 1 << 0;
+
 /// A program of ours sits on this veth.
 pub const VETH_FLAG_ATTACHED: u32 = 1 << 0;
 /// Packets of this veth never take the fast path.
@@ -75,7 +78,9 @@ abi_struct! {
         /// The MAC address that the pod sends this flow to.
         pub sent_to_mac: [u8; 6] = 164,
         /// Zero.
-        pub reserved: [u8; 6] = 170,
+        pub reserved: [u8; 2] = 170,
+        /// `PERMIT_FLAG_*`.
+        pub flags: u32 = 172,
         /// Room.
         pub reserved_tail: u64 = 176,
     }
@@ -119,5 +124,19 @@ abi_struct! {
         pub flags: u32 = 0,
         /// Zero.
         pub reserved: u32 = 4,
+    }
+}
+
+abi_struct! {
+    /// Where a local pod is; value of `local_pods`, whose key is the pod's address.
+    pub struct LocalPod: 24, align 8 {
+        /// When it was last seen, `CLOCK_MONOTONIC` nanoseconds.
+        pub seen_ns: u64 = 0,
+        /// Interface index of the pod's host-side veth.
+        pub ifindex: u32 = 8,
+        /// The pod's MAC address.
+        pub pod_mac: [u8; 6] = 12,
+        /// The MAC address that the host's stack sends to the pod from.
+        pub gateway_mac: [u8; 6] = 18,
     }
 }

@@ -1,8 +1,8 @@
 //! Every map: name, kind, sizes. Names have at most 15 bytes, so that `bpftool` shows them whole.
 
 use crate::{
-    Address, COUNTERS, Config, Counter, FlowTuple, Mapping, Pending, Permit, RouteKey, RoutePrefix,
-    VethFlags, Vtep, VtepCounter, VtepState,
+    Address, COUNTERS, Config, Counter, FlowTuple, LocalPod, Mapping, Pending, Permit, RouteKey,
+    RoutePrefix, VethFlags, Vtep, VtepCounter, VtepState,
 };
 
 /// Kind of a map, with the number of `enum bpf_map_type` (`include/uapi/linux/bpf.h`).
@@ -88,9 +88,13 @@ pub const PERMITS_WIRE: MapSpec =
 pub const PENDING: MapSpec = spec::<u32, Pending>("pending", MapKind::LruHash, 16_384, 0);
 /// Not yet established flows: the tuple that the pod sends → the tuple on the wire.
 pub const MAPPINGS: MapSpec = spec::<FlowTuple, Mapping>("mappings", MapKind::LruHash, 65_536, 0);
+/// Address of a local pod → where it is.
+pub const LOCAL_PODS: MapSpec = spec::<Address, LocalPod>("local_pods", MapKind::LruHash, 4_096, 0);
 /// Interface index of a veth → flags.
 pub const VETH_FLAGS: MapSpec =
     spec::<u32, VethFlags>("veth_flags", MapKind::Hash, 4_096, NO_PREALLOC);
+/// Where a program puts a new permit together: its stack is too small for one.
+pub const SCRATCH: MapSpec = spec::<u32, Permit>("scratch", MapKind::PerCpuArray, 1, 0);
 /// Packets by program and reason.
 pub const COUNTERS_MAP: MapSpec =
     spec::<u32, Counter>("counters", MapKind::PerCpuArray, COUNTERS, 0);
@@ -119,7 +123,9 @@ pub const MAPS: &[MapSpec] = &[
     PERMITS_WIRE,
     PENDING,
     MAPPINGS,
+    LOCAL_PODS,
     VETH_FLAGS,
+    SCRATCH,
     COUNTERS_MAP,
     VTEP_COUNTERS,
     EVENTS,

@@ -17,6 +17,7 @@ pod!(
     Event,
     FlowTuple,
     Mapping,
+    LocalPod,
     Pending,
     Permit,
     RouteKey,

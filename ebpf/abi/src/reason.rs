@@ -103,6 +103,7 @@ registry! {
         Ended = 45, "ended", "A permit was ended because netfilter no longer accepts the flow.";
         NeverFast = 46, "never_fast", "The veth carries somebody else's qdisc, filter or program, or is excluded.";
         OuterConfirmed = 47, "outer_confirmed", "The kernel sent VXLAN to a VTEP: its outer permit was renewed.";
+        StackOwned = 48, "stack_owned", "Mode `direct`: the host's stack or a NAT owns this tuple.";
     }
 }
 

@@ -12,6 +12,8 @@ pub const IPV4_LEN: u32 = 20;
 pub struct IpProtocol(pub u8);
 
 impl IpProtocol {
+    /// ICMP.
+    pub const ICMP: Self = Self(1);
     /// TCP.
     pub const TCP: Self = Self(6);
     /// UDP.

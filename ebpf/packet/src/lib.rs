@@ -26,5 +26,6 @@ impl Wire for ethernet::EthernetHeader {}
 impl Wire for ipv4::Ipv4Header {}
 impl Wire for transport::TcpStart {}
 impl Wire for transport::UdpHeader {}
+impl Wire for transport::IcmpError {}
 impl Wire for vxlan::VxlanHeader {}
 impl Wire for vxlan::OuterTail {}

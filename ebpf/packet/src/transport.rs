@@ -98,3 +98,36 @@ impl TcpStart {
         (u32::from(self.offset) >> 4) << 2
     }
 }
+
+/// The ICMP header of an error message, with the header of the packet that it is about
+/// (RFC 792): destination unreachable, time exceeded, parameter problem.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct IcmpError {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// Checksum.
+    pub check: [u8; 2],
+    /// Unused, or the next hop's MTU.
+    pub rest: [u8; 4],
+    /// The quoted packet's IP header.
+    pub ip: crate::ipv4::Ipv4Header,
+    /// Its source port.
+    pub source: [u8; 2],
+    /// Its destination port.
+    pub destination: [u8; 2],
+}
+
+impl IcmpError {
+    /// Whether the type is that of an error which quotes a packet of TCP or UDP without options.
+    #[inline(always)]
+    pub fn quotes_a_flow(&self) -> bool {
+        use crate::ipv4::{IpProtocol, Ipv4Header};
+        matches!(self.kind, 3 | 11 | 12)
+            && self.ip.version_ihl == Ipv4Header::PLAIN
+            && !self.ip.is_fragment()
+            && matches!(self.ip.protocol(), IpProtocol::TCP | IpProtocol::UDP)
+    }
+}

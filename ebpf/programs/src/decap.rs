@@ -1,6 +1,6 @@
 //! Outer headers off, and the inner ones as the pod shall see them.
 
-use twill_abi::{Be16, Permit, Reason};
+use twill_abi::{Be16, Be32, Permit, Reason};
 use twill_packet::ecn::{self, Decap};
 use twill_packet::ethernet::ETHERNET_LEN;
 use twill_packet::ipv4::{IPV4_LEN, IPV4_TAIL_OFFSET, Rewrite};
@@ -20,6 +20,32 @@ struct Addresses {
     source: [u8; 6],
 }
 
+/// What a packet becomes on its way into the pod, copied out of the record.
+pub struct Arrival {
+    /// Interface index of the pod's host-side veth.
+    pub ifindex: u32,
+    addresses: Addresses,
+    /// The other side as the wire has it, and as the pod knows it.
+    wire: (Be32, Be16),
+    pod: (Be32, Be16),
+}
+
+impl Arrival {
+    /// Copies what is needed: the record is shared, and may change hands.
+    #[inline(always)]
+    pub fn of(permit: &Permit) -> Self {
+        Self {
+            ifindex: permit.ifindex,
+            addresses: Addresses {
+                destination: permit.pod_mac,
+                source: permit.gateway_mac,
+            },
+            wire: (permit.wire.remote.last_word(), permit.wire.remote_port),
+            pod: (permit.pod.remote.last_word(), permit.pod.remote_port),
+        }
+    }
+}
+
 /// Takes the outer headers off a packet of a permitted flow and rewrites the inner ones.
 ///
 /// `checked_outer`: the outer UDP header carried a checksum, so one level of what the NIC has
@@ -28,7 +54,7 @@ struct Addresses {
 pub fn into_pod(
     packet: &Packet,
     flow: &Flow,
-    permit: &Permit,
+    arrival: &Arrival,
     outer_tos: u8,
     checked_outer: bool,
 ) -> Result<(), Failure> {
@@ -49,11 +75,7 @@ pub fn into_pod(
     if checked_outer {
         packet.consume_checksum_level();
     }
-    let addresses = Addresses {
-        destination: permit.pod_mac,
-        source: permit.gateway_mac,
-    };
-    let mut done = packet.store(0, &addresses);
+    let mut done = packet.store(0, &arrival.addresses);
     let transport = ETHERNET_LEN + IPV4_LEN;
     let udp = flow.is_udp();
     let check = transport
@@ -62,16 +84,14 @@ pub fn into_pod(
         } else {
             TCP_CHECK_OFFSET
         };
-    let (wire, pod) = (&permit.wire, &permit.pod);
-    if wire.remote != pod.remote {
-        let (from, to) = (wire.remote.last_word(), pod.remote.last_word());
-        rewrite.set_source(to);
-        done &= packet.follow_address(check, from, to, udp);
+    let ((wire_address, wire_port), (pod_address, pod_port)) = (arrival.wire, arrival.pod);
+    if wire_address != pod_address {
+        rewrite.set_source(pod_address);
+        done &= packet.follow_address(check, wire_address, pod_address, udp);
     }
-    if wire.remote_port != pod.remote_port {
-        done &= packet.follow_port(check, wire.remote_port, pod.remote_port, udp);
-        let port: Be16 = pod.remote_port;
-        done &= packet.store(transport, &port);
+    if wire_port != pod_port {
+        done &= packet.follow_port(check, wire_port, pod_port, udp);
+        done &= packet.store(transport, &pod_port);
     }
     if remark {
         done &= packet.store(ETHERNET_LEN + TOS_OFFSET, &rewrite.tos());

@@ -77,6 +77,25 @@ pub fn parse(packet: &Packet, offset: u32, ip: &Ipv4Header) -> Result<Flow, Reas
 }
 
 impl Flow {
+    /// A packet that is about a flow rather than part of it: nothing of it is rewritten but what
+    /// every router does.
+    #[inline(always)]
+    pub fn about(ip: &Ipv4Header) -> Self {
+        Self {
+            ip: *ip,
+            source_port: Be16::from_host(0),
+            destination_port: Be16::from_host(0),
+            flags: TcpFlags(0),
+            headers_len: IPV4_LEN,
+        }
+    }
+
+    /// Whether this is no packet of the flow, but an ICMP error about it.
+    #[inline(always)]
+    pub fn is_error(&self) -> bool {
+        self.ip.protocol() == IpProtocol::ICMP
+    }
+
     /// Whether the flow is UDP; else it is TCP.
     #[inline(always)]
     pub fn is_udp(&self) -> bool {

@@ -1,6 +1,6 @@
 //! TC ingress of a pod's host-side veth: the fast path out.
 
-use twill_abi::{Config, FlowTuple, PERMIT_LIVE, PERMIT_TOMBSTONE, Program, Reason};
+use twill_abi::{Config, FlowTuple, Program, Reason};
 use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
 
 use crate::access::Packet;
@@ -8,7 +8,7 @@ use crate::encap::Failure;
 use crate::flow::Flow;
 use crate::permit::Direction;
 use crate::verdict::Verdict;
-use crate::{count, encap, flow, maps, nexthop, permit, route, settings};
+use crate::{count, direct, encap, flow, maps, nexthop, permit, route, settings};
 
 /// The program that this is.
 pub const PROGRAM: Program = Program::FromPod;
@@ -36,17 +36,16 @@ pub fn decide(packet: &Packet) -> Verdict {
     if ethernet.ether_type() != EtherType::IPV4 {
         return Verdict::Pass(Reason::NotIp);
     }
-    let flow = match parse(packet, config) {
-        Ok(flow) => flow,
+    let (flow, pod) = match parse(packet, config) {
+        Ok(parsed) => parsed,
         Err(reason) => return Verdict::Pass(reason),
     };
-    let pod = flow.sent();
     let now = permit::now();
-    if flow.flags.closes() {
+    let direct = direct::is_on(config) && goes_direct(packet, config, &flow, &pod, &ethernet, now);
+    let reason = if !direct && flow.flags.closes() {
         close(&pod, packet.ifindex(), now);
         return Verdict::Pass(Reason::Closing);
-    }
-    let reason = if flow.flags.opens() {
+    } else if !direct && flow.flags.opens() {
         open(&pod, packet.ifindex(), now);
         Reason::Opening
     } else {
@@ -56,22 +55,50 @@ pub fn decide(packet: &Packet) -> Verdict {
             Err(Failure::Untouched(reason)) => reason,
         }
     };
-    permit::note_pending(packet, &pod, ethernet.destination, now);
+    if !flow.is_error() {
+        permit::note_pending(packet, &pod, ethernet.destination, now);
+    }
     Verdict::Pass(reason)
 }
 
-/// The flow, if it could ever have a permit.
+/// Mode `direct`: whether the flow has a record of that kind, or gets one by this first packet.
 #[inline(always)]
-fn parse(packet: &Packet, config: &Config) -> Result<Flow, Reason> {
+fn goes_direct(
+    packet: &Packet,
+    config: &Config,
+    flow: &Flow,
+    pod: &FlowTuple,
+    ethernet: &EthernetHeader,
+    now: u64,
+) -> bool {
+    if flow.flags.is_first() {
+        open(pod, packet.ifindex(), now);
+    }
+    match maps::permit(pod) {
+        Some(permit) => direct::is_direct(permit),
+        None => direct::open_out(packet, config, flow, pod, ethernet, now).is_ok(),
+    }
+}
+
+/// The flow and the tuple that its record goes by, if it could ever be fast.
+#[inline(always)]
+fn parse(packet: &Packet, config: &Config) -> Result<(Flow, FlowTuple), Reason> {
     let ip = flow::ipv4(packet, ETHERNET_LEN)?;
     if route::is_own(config, ip.destination()) {
         return Err(Reason::LocalDestination);
     }
-    let flow = flow::parse(packet, ETHERNET_LEN, &ip)?;
     if ip.ttl <= 1 {
-        Err(Reason::LastHop)
-    } else {
-        Ok(flow)
+        return Err(Reason::LastHop);
+    }
+    match flow::parse(packet, ETHERNET_LEN, &ip) {
+        Ok(flow) => Ok((flow, flow.sent())),
+        Err(Reason::NotTransport) if direct::is_on(config) => {
+            let permit = direct::quoted(packet, ETHERNET_LEN, &ip, false);
+            permit
+                .map(|permit| (Flow::about(&ip), permit.pod))
+                .ok_or(Reason::NotTransport)
+        }
+        Err(reason) => Err(reason),
     }
 }
 
@@ -94,7 +121,10 @@ fn fast(
         return pass(Reason::ForeignVeth);
     }
     let index = permit.vtep;
-    let (Some(vtep), Some(state)) = (route::vtep(index), maps::vtep_state(index)) else {
+    let Some(vtep) = route::vtep(index) else {
+        return pass(Reason::StaleVtep);
+    };
+    let Some(state) = maps::vtep_state(index) else {
         return pass(Reason::StaleVtep);
     };
     if vtep.generation != permit.vtep_generation {
@@ -105,7 +135,9 @@ fn fast(
         return pass(Reason::OverPathMtu);
     }
     nexthop::outer_permit(config, state, now).map_err(Failure::Untouched)?;
-    if permit::is_probe(config, permit, Direction::Out, now) {
+    if direct::is_direct(permit) {
+        direct::keep(permit, now);
+    } else if permit::is_probe(config, permit, Direction::Out, now) {
         return pass(Reason::Probe);
     }
     let wire = permit.wire;
@@ -138,7 +170,7 @@ fn open(pod: &FlowTuple, ifindex: u32, now: u64) {
     if let Some(permit) = maps::permit(pod) {
         let lapsed = now >= permit.out_until_ns && now >= permit.in_until_ns;
         let own = permit.ifindex == ifindex;
-        if own || lapsed && matches!(permit.state, PERMIT_LIVE | PERMIT_TOMBSTONE) {
+        if own || lapsed {
             permit::end(pod);
         }
     }

@@ -7,11 +7,12 @@ use twill_packet::transport::UDP_LEN;
 use twill_packet::vxlan::{FLAGS_VNI, INNER_IP_OFFSET, OuterTail};
 
 use crate::access::Packet;
+use crate::decap::Arrival;
 use crate::encap::Failure;
 use crate::flow::Flow;
 use crate::permit::Direction;
 use crate::verdict::Verdict;
-use crate::{count, decap, flow, maps, permit, route, settings};
+use crate::{count, decap, direct, flow, maps, permit, route, settings};
 
 /// The program that this is.
 pub const PROGRAM: Program = Program::FromUplink;
@@ -42,11 +43,7 @@ pub fn decide(packet: &Packet) -> Verdict {
     if !settings::fast_path(config) {
         return Verdict::Pass(Reason::Trusted);
     }
-    let flow = match flow::parse(packet, INNER_IP_OFFSET, &trusted.ip) {
-        Ok(flow) => flow,
-        Err(reason) => return Verdict::Pass(reason),
-    };
-    match fast(packet, config, &flow, &trusted) {
+    match fast(packet, config, &trusted) {
         Ok(verdict) => verdict,
         Err(Failure::Untouched(reason)) => Verdict::Pass(reason),
         Err(Failure::Broken(reason)) => Verdict::Drop(reason),
@@ -148,63 +145,91 @@ fn sender(config: &Config, outer: Be32, inner: Be32) -> Result<u32, Reason> {
 
 /// Carries the packet into the pod, if a permit says so.
 #[inline(always)]
-fn fast(
-    packet: &Packet,
-    config: &Config,
-    flow: &Flow,
-    trusted: &Trusted,
-) -> Result<Verdict, Failure> {
+fn fast(packet: &Packet, config: &Config, trusted: &Trusted) -> Result<Verdict, Failure> {
     let pass = |reason| Err(Failure::Untouched(reason));
-    let wire = flow.received();
     let now = permit::now();
-    let Some((pod, permit)) = permit::by_wire(&wire) else {
-        return pass(match flow.flags {
-            flags if flags.closes() => Reason::Closing,
-            flags if flags.opens() => Reason::Opening,
-            _ => Reason::NoPermit,
-        });
+    let Some(vtep) = route::vtep(trusted.vtep) else {
+        return pass(Reason::StaleVtep);
     };
-    if flow.flags.closes() {
-        permit::close(permit, now);
-        return pass(Reason::Closing);
-    }
-    if flow.flags.opens() {
-        if flow.flags.is_first() {
-            permit::end(&pod);
-        }
-        return pass(Reason::Opening);
-    }
+    let flow = match flow::parse(packet, INNER_IP_OFFSET, &trusted.ip) {
+        Ok(flow) => flow,
+        Err(Reason::NotTransport) if direct::is_on(config) => Flow::about(&trusted.ip),
+        Err(reason) => return pass(reason),
+    };
+    let vtep_is = (trusted.vtep, vtep.generation);
+    let permit = find(packet, config, &flow, vtep_is, now).map_err(Failure::Untouched)?;
     permit::check(permit, now).map_err(Failure::Untouched)?;
-    if flow.ip.ttl <= 1 {
-        return pass(Reason::LastHop);
-    }
     // The kernel's decap keeps a UDP GSO packet whole; without the tunnel's GSO type cleared a
     // socket would drop it.
     if flow.is_udp() && packet.gso_size() != 0 {
         return pass(Reason::UdpSegments);
     }
-    if route::vtep(trusted.vtep).is_none_or(|vtep| vtep.generation != permit.vtep_generation)
-        || permit.vtep != trusted.vtep
-    {
+    if (permit.vtep, permit.vtep_generation) != vtep_is {
         return pass(Reason::StaleVtep);
     }
-    if permit::is_probe(config, permit, Direction::In, now) {
+    if flow.ip.ttl <= 1 {
+        return pass(Reason::LastHop);
+    }
+    if direct::is_direct(permit) {
+        direct::keep(permit, now);
+    } else if permit::is_probe(config, permit, Direction::In, now) {
         return pass(Reason::Probe);
     }
-    let snapshot: Permit = *permit;
-    if permit.pod != pod || permit.wire != wire {
+    let rewrite = Arrival::of(permit);
+    // The entry may have become another flow's while it was read; then its tuples did first.
+    if !flow.is_error() && permit.wire != flow.received() {
         return pass(Reason::NoPermit);
     }
     let len = packet.len();
     decap::into_pod(
         packet,
-        flow,
-        &snapshot,
+        &flow,
+        &rewrite,
         trusted.outer_tos,
         trusted.checked_outer,
     )?;
     Ok(Verdict::RedirectPeer {
-        ifindex: snapshot.ifindex,
+        ifindex: rewrite.ifindex,
         len,
     })
+}
+
+/// The record that this packet may go by; a first packet may make one, a last one ends it.
+#[inline(always)]
+fn find(
+    packet: &Packet,
+    config: &Config,
+    flow: &Flow,
+    vtep: (u32, u32),
+    now: u64,
+) -> Result<&'static mut Permit, Reason> {
+    if flow.is_error() {
+        return direct::quoted(packet, INNER_IP_OFFSET, &flow.ip, true).ok_or(Reason::NotTransport);
+    }
+    let wire = flow.received();
+    let mut found = permit::by_wire(&wire);
+    if found.is_none() && direct::is_on(config) && direct::open_in(flow, &wire, vtep, now).is_ok() {
+        found = permit::by_wire(&wire);
+    }
+    let Some((pod, permit)) = found else {
+        return Err(match flow.flags {
+            flags if flags.closes() => Reason::Closing,
+            flags if flags.opens() => Reason::Opening,
+            _ => Reason::NoPermit,
+        });
+    };
+    if direct::is_direct(permit) {
+        return Ok(permit);
+    }
+    if flow.flags.closes() {
+        permit::close(permit, now);
+        return Err(Reason::Closing);
+    }
+    if flow.flags.opens() {
+        if flow.flags.is_first() {
+            permit::end(&pod);
+        }
+        return Err(Reason::Opening);
+    }
+    Ok(permit)
 }

@@ -24,6 +24,7 @@
 mod access;
 mod count;
 mod decap;
+mod direct;
 mod encap;
 mod flow;
 mod from_pod;

@@ -8,8 +8,8 @@
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key};
 use aya_ebpf::macros::btf_map;
 use twill_abi::{
-    Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, Counter, FlowTuple, Mapping, Pending,
-    Permit, RouteKey, VethFlags, Vtep, VtepCounter, VtepState, maps,
+    Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, Counter, FlowTuple, LocalPod, Mapping,
+    Pending, Permit, RouteKey, VethFlags, Vtep, VtepCounter, VtepState, maps,
 };
 
 const NO_PREALLOC: usize = maps::NO_PREALLOC as usize;
@@ -51,9 +51,14 @@ static PENDING: LruHashMap<u32, Pending, { maps::PENDING.max_entries as usize }>
 #[btf_map(name = "mappings")]
 static MAPPINGS: LruHashMap<FlowTuple, Mapping, { maps::MAPPINGS.max_entries as usize }> =
     LruHashMap::new();
+#[btf_map(name = "local_pods")]
+static LOCAL_PODS: LruHashMap<Address, LocalPod, { maps::LOCAL_PODS.max_entries as usize }> =
+    LruHashMap::new();
 #[btf_map(name = "veth_flags")]
 static VETH_FLAGS: HashMap<u32, VethFlags, { maps::VETH_FLAGS.max_entries as usize }, NO_PREALLOC> =
     HashMap::new();
+#[btf_map(name = "scratch")]
+static SCRATCH: PerCpuArray<Permit, { maps::SCRATCH.max_entries as usize }> = PerCpuArray::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<Counter, { maps::COUNTERS_MAP.max_entries as usize }> =
     PerCpuArray::new();
@@ -162,11 +167,21 @@ flow_map!(
 );
 flow_map!(PENDING, u32, Pending, pending, insert_pending);
 
+flow_map!(LOCAL_PODS, Address, LocalPod, local_pod, insert_local_pod);
+
 /// Flags of a veth; none where the agent has said nothing.
 #[inline(always)]
 pub fn veth_flags(ifindex: u32) -> u32 {
     // SAFETY: the word is copied out at once.
     unsafe { VETH_FLAGS.get(ifindex) }.map_or(0, |flags| flags.flags)
+}
+
+/// This CPU's place to put a new permit together.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Permit> {
+    let permit = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the entry is this CPU's own, and no program of ours runs inside another.
+    Some(unsafe { &mut *permit })
 }
 
 /// A counter of this CPU.

@@ -10,7 +10,7 @@ use twill_abi::{
 
 use crate::access::{self, Packet};
 use crate::flow::Flow;
-use crate::{count, maps};
+use crate::{count, direct, maps};
 
 /// How long a closed flow is not learned again, nanoseconds.
 const TOMBSTONE_NS: u64 = 120_000_000_000;
@@ -150,6 +150,9 @@ pub fn learn_out(
     if !same_source || now.wrapping_sub(written_ns) > PENDING_NS {
         return;
     }
+    if direct::is_on(config) {
+        direct::yield_to_nat(&pod, &wire, ifindex, now);
+    }
     if !accepted || flow.flags.opens() {
         reject_out(&pod, &wire, ifindex, accepted, now);
         return;
@@ -159,6 +162,7 @@ pub fn learn_out(
     }
     let (index, vtep) = vtep;
     match maps::permit(&pod) {
+        Some(permit) if direct::is_direct(permit) && permit.state == PERMIT_LIVE => return,
         Some(permit) if permit.state == PERMIT_TOMBSTONE && now < permit.tombstone_until_ns => {
             return;
         }
@@ -177,13 +181,15 @@ pub fn learn_out(
         }
         _ => {
             end(&pod);
-            let mut permit = blank(&pod, &wire, ifindex, now);
+            let Some(permit) = blank(&pod, &wire, ifindex, now) else {
+                return;
+            };
             permit.vtep = index;
             permit.vtep_generation = vtep.generation;
             permit.sent_to_mac = sent_to_mac;
             permit.out_until_ns = now + config.permit_ns;
             permit.probe_out_at_ns = now + config.permit_ns / 2;
-            create(&permit);
+            create(permit);
         }
     }
     count::packet(Program::ToOverlay, Reason::Learned, packet.len());
@@ -275,11 +281,13 @@ fn learn_reply(
     if sender != ifindex || now.wrapping_sub(written_ns) > MAPPING_NS {
         return false;
     }
-    let mut permit = blank(pod, &wire, ifindex, now);
+    let Some(permit) = blank(pod, &wire, ifindex, now) else {
+        return false;
+    };
     permit.pod_mac = pod_mac;
     permit.gateway_mac = gateway_mac;
     permit.in_until_ns = now + config.permit_ns;
-    create(&permit);
+    create(permit);
     maps::remove_mapping(pod);
     true
 }
@@ -305,7 +313,7 @@ fn may_learn(
 
 /// Files a record, under the wire's tuple as well where NAT made it another.
 #[inline(always)]
-fn create(permit: &Permit) {
+pub fn create(permit: &Permit) {
     if permit.wire != permit.pod {
         let mapping = Mapping {
             written_ns: permit.since_ns,
@@ -318,10 +326,16 @@ fn create(permit: &Permit) {
     maps::insert_permit(&permit.pod, permit);
 }
 
-/// A record that accepts nothing yet.
+/// A new record that accepts nothing yet, in this CPU's scratch place.
 #[inline(always)]
-fn blank(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, now: u64) -> Permit {
-    Permit {
+pub fn blank(
+    pod: &FlowTuple,
+    wire: &FlowTuple,
+    ifindex: u32,
+    now: u64,
+) -> Option<&'static mut Permit> {
+    let permit = maps::scratch()?;
+    *permit = Permit {
         pod: *pod,
         wire: *wire,
         out_until_ns: 0,
@@ -339,9 +353,11 @@ fn blank(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, now: u64) -> Permit {
         pod_mac: [0; 6],
         gateway_mac: [0; 6],
         sent_to_mac: [0; 6],
-        reserved: [0; 6],
+        reserved: [0; 2],
+        flags: 0,
         reserved_tail: 0,
-    }
+    };
+    Some(permit)
 }
 
 /// The clock that permits are kept by.

@@ -49,7 +49,10 @@ fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
     let Some(index) = route::lookup(config, ip.destination()) else {
         return pass(Reason::NoOverlayRoute);
     };
-    let (Some(vtep), Some(state)) = (route::vtep(index), maps::vtep_state(index)) else {
+    let Some(vtep) = route::vtep(index) else {
+        return pass(Reason::NoVtep);
+    };
+    let Some(state) = maps::vtep_state(index) else {
         return pass(Reason::NoVtep);
     };
     let now = permit::now();

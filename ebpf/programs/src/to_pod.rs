@@ -5,7 +5,7 @@ use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
 
 use crate::access::Packet;
 use crate::verdict::Verdict;
-use crate::{count, flow, maps, permit, settings};
+use crate::{count, direct, flow, maps, permit, settings};
 
 /// The program that this is.
 pub const PROGRAM: Program = Program::ToPod;
@@ -42,6 +42,9 @@ pub fn decide(packet: &Packet) -> Verdict {
         Err(reason) => return Verdict::Pass(reason),
     };
     let now = permit::now();
+    if direct::is_on(config) {
+        direct::note_delivery(packet, &flow, &ethernet, now);
+    }
     if flow.flags.closes() {
         if let Some(permit) = maps::permit(&flow.received()) {
             permit::close(permit, now);

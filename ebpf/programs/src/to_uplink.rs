@@ -47,7 +47,8 @@ fn confirm(packet: &Packet, config: &Config) -> Option<()> {
         return None;
     }
     let index = maps::vtep_by_source(Address::from_v4(ip.destination()))?;
-    let (vtep, state) = (route::vtep(index)?, maps::vtep_state(index)?);
+    let vtep = route::vtep(index)?;
+    let state = maps::vtep_state(index)?;
     nexthop::confirm_outer(config, vtep, state, permit::now());
     Some(())
 }

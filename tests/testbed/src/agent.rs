@@ -6,10 +6,12 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::command;
+use crate::command::{self, apart};
+use crate::counters::Counters;
 use crate::daemon::{Daemon, binary, log_tail};
 use crate::netns::{Namespace, report};
 use crate::subnet_env::SubnetEnv;
@@ -17,7 +19,7 @@ use crate::sweep::PINS;
 use crate::topology::Node;
 use crate::world::UPLINK;
 
-/// How long an agent may take to write `subnet.env`.
+/// How long an agent may take to be ready.
 const READY: Duration = Duration::from_secs(20);
 
 /// An agent of one node. Its pins go with it: nothing of a test outlives the test.
@@ -69,15 +71,20 @@ impl Agent {
         Ok(())
     }
 
-    /// Waits until the agent has written `subnet.env`, which it does last, and gives it. A
-    /// file of an earlier start counts: remove it to see the next one.
+    /// Waits until the daemon that was started last says that its node is as it should be,
+    /// and has written `subnet.env`, which is given.
     pub fn wait_ready(&mut self) -> Result<SubnetEnv> {
-        let path = self.subnet_file();
-        let daemon = self.daemon.as_mut().context("the agent is not running")?;
-        let instance = &self.instance;
-        daemon.wait_for(&format!("{instance} has its subnet.env"), READY, || {
-            path.exists().then(|| SubnetEnv::read(&path)).transpose()
-        })
+        let mut daemon = self.daemon.take().context("the agent is not running")?;
+        let what = format!("{} is ready", self.instance);
+        let pid = i64::from(daemon.pid()?.as_raw());
+        let ready = daemon.wait_for(&what, READY, || {
+            let told = self.status()?;
+            let status = &told["status"];
+            let same = status["pid"].as_i64() == Some(pid);
+            Ok((same && status["ready"] == true).then_some(()))
+        });
+        self.daemon = Some(daemon);
+        ready.and_then(|()| self.subnet_env())
     }
 
     /// What the agent told CNI plugins.
@@ -102,23 +109,45 @@ impl Agent {
         daemon.kill()
     }
 
-    /// What `twillctl … --json` says, for example of `status`, `vteps` or `counters`.
+    /// What `twillctl status --json` says, whatever its exit code makes of it.
+    pub fn status(&self) -> Result<Value> {
+        let mut command = self.ctl_command(&["status", "--json"])?;
+        let output = self.namespace.enter(|| command.output())??;
+        match output.status.code() {
+            // Ready, no daemon, not ready yet: each with a document.
+            Some(0 | 3 | 4) => serde_json::from_slice(&output.stdout)
+                .with_context(|| format!("twillctl status printed {output:?}")),
+            _ => bail!("twillctl status: {output:?}"),
+        }
+    }
+
+    /// The programs' counters, zeroes too.
+    pub fn counters(&self) -> Result<Counters> {
+        let told = self.ctl(&["counters", "--all"])?;
+        Counters::deserialize(&told).with_context(|| format!("twillctl counters tells {told}"))
+    }
+
+    /// What `twillctl … --json` says, for example of `vteps`.
     pub fn ctl(&self, words: &[&str]) -> Result<Value> {
         let text = self.ctl_text(&[words, &["--json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("twillctl {words:?} printed {text:?}"))
     }
 
-    /// What `twillctl` prints for people.
+    /// What `twillctl` prints for people; an exit code other than 0 is an error.
     pub fn ctl_text(&self, words: &[&str]) -> Result<String> {
+        let mut command = self.ctl_command(words)?;
+        self.namespace.enter(|| command::run(&mut command))?
+    }
+
+    fn ctl_command(&self, words: &[&str]) -> Result<Command> {
         let mut command = Command::new(binary("twillctl")?);
         command
             .args(["--instance", &self.instance])
             .arg("--run-dir")
             .arg(self.run_dir())
             .args(words);
-        self.namespace
-            .enter(|| command::run(&mut command))?
-            .with_context(|| self.log_tail())
+        apart(&mut command);
+        Ok(command)
     }
 
     /// The name of its pins.

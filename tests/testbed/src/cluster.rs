@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use ipnetwork::Ipv4Network;
 
 use crate::agent::Agent;
@@ -89,7 +89,7 @@ impl Cluster {
     pub fn add_node(&mut self, label: &str, address: Ipv4Addr) -> Result<&mut Member> {
         let node = self.underlay.join(label, address)?;
         let url = self.lease_server.url();
-        let agent = self.explain(Agent::start(&node, &url))?;
+        let agent = self.explained(Agent::start(&node, &url))?;
         let env = agent.subnet_env()?;
         let member = Member {
             pods: Vec::new(),
@@ -109,19 +109,19 @@ impl Cluster {
                 let routes = member.overlay_routes().unwrap_or_default();
                 others().all(|other| routes.contains(&other.env.prefix()))
             });
-            self.explain(waited)?;
+            self.explained(waited)?;
         }
         Ok(())
     }
 
-    /// Adds the end of every log to an error.
-    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
-        result.with_context(|| {
+    /// Adds the end of every log to an error, after its own words.
+    pub fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| {
             let agents = self.members.iter().map(|member| member.agent.log_tail());
-            std::iter::once(self.lease_server.log_tail())
+            let logs: Vec<_> = std::iter::once(self.lease_server.log_tail())
                 .chain(agents)
-                .collect::<Vec<_>>()
-                .join("\n\n")
+                .collect();
+            anyhow!("{error:#}\n\n{}", logs.join("\n\n"))
         })
     }
 }

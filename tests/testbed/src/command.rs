@@ -1,6 +1,7 @@
 //! Running a program to its end, with an error that tells everything.
 
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +11,14 @@ pub fn command<S: AsRef<OsStr>>(words: &[S]) -> Result<Command> {
     let (program, arguments) = words.split_first().context("an empty command")?;
     let mut command = Command::new(program);
     command.args(arguments);
+    apart(&mut command);
     Ok(command)
+}
+
+/// Puts the program into a process group of its own, out of Ctrl-C's reach: what this
+/// process has begun it ends itself, clean-up included.
+pub fn apart(command: &mut Command) {
+    command.process_group(0);
 }
 
 /// Runs the command to its end and gives its standard output; any exit status but 0 is

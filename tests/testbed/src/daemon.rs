@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::command::apart;
 use crate::netns::{Namespace, report};
 use crate::wait::wait_for;
 
@@ -57,9 +58,7 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);
-        // A process group of its own: Ctrl-C is for the program that started it, which
-        // decides what ends when.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        apart(&mut command);
         Ok(Self {
             child: namespace.spawn(&mut command)?,
             log: log.to_owned(),
@@ -99,7 +98,7 @@ impl Daemon {
                 None => format!("the process ended before {what}"),
             })
         });
-        outcome.with_context(|| self.log_tail())
+        outcome.map_err(|error| anyhow!("{error:#}\n\n{}", self.log_tail()))
     }
 
     /// Asks it to end (SIGTERM) and waits for that; one that does not is killed, and that is
@@ -158,6 +157,9 @@ pub fn log_tail(log: &Path) -> String {
         Err(error) => return format!("{name}: {error}"),
     };
     let lines: Vec<_> = text.lines().collect();
+    if lines.is_empty() {
+        return format!("{name} is empty");
+    }
     let shown = lines.len().saturating_sub(SHOWN_LINES);
     format!("end of {name}:\n{}", lines[shown..].join("\n"))
 }

@@ -11,10 +11,12 @@
 pub mod agent;
 pub mod cluster;
 pub mod command;
+pub mod counters;
 pub mod daemon;
 pub mod directory;
 pub mod lease_server;
 pub mod netns;
+pub mod packet;
 pub mod pod;
 pub mod stock;
 pub mod subnet_env;

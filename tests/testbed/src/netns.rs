@@ -208,7 +208,7 @@ fn netns_command(verb: &str, name: &str) -> Result<()> {
     let _guard = NETNS_COMMAND
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    command::run(Command::new("ip").args(["netns", verb, name])).map(drop)
+    command::run(&mut command::command(&["ip", "netns", verb, name])?).map(drop)
 }
 
 fn kill_processes(name: &str) -> Result<()> {
@@ -239,7 +239,7 @@ fn wait_gone(name: &str) -> Result<()> {
 
 /// Processes in the namespace, this one never among them.
 fn processes(name: &str) -> Result<Vec<Pid>> {
-    let text = command::run(Command::new("ip").args(["netns", "pids", name]))?;
+    let text = command::run(&mut command::command(&["ip", "netns", "pids", name])?)?;
     text.lines()
         .map(|line| {
             let pid = line.trim().parse::<i32>();

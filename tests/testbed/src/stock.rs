@@ -9,9 +9,14 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use ipnetwork::Ipv4Network;
 
-use crate::subnet_env::SubnetEnv;
-use crate::topology::Node;
-use crate::world::{ENCAP_OVERHEAD_BYTES, Mac, NETWORK, OVERLAY_LINK, PORT, UPLINK, VNI, mac_text};
+use crate::netns::Prefix;
+use crate::pod::Pod;
+use crate::subnet_env::{Delegate, SubnetEnv};
+use crate::topology::{Node, Underlay, UnderlayOptions};
+use crate::world::{
+    ENCAP_OVERHEAD_BYTES, Mac, NETWORK, NODE_A, NODE_B, OVERLAY_LINK, PORT, SUBNET_A, SUBNET_B,
+    UPLINK, VNI, VTEP_MAC_A, VTEP_MAC_B, mac_text,
+};
 
 /// A lease as a peer sees it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -95,4 +100,48 @@ pub fn remove_peer(node: &Node, peer: &Peer) -> Result<()> {
          bridge fdb del {mac} dev {OVERLAY_LINK} dst {underlay} self
          ip route del {subnet} via {overlay} dev {OVERLAY_LINK} onlink"
     ))
+}
+
+/// Two stock nodes, `a` and `b`, that know each other, with a pod each.
+#[derive(Debug)]
+pub struct Pair {
+    /// The pods.
+    pub pods: [Pod; 2],
+    /// The nodes.
+    pub nodes: [Node; 2],
+    /// What each of the nodes is to the other.
+    pub peers: [Peer; 2],
+    /// The network between them.
+    pub underlay: Underlay,
+}
+
+impl Pair {
+    /// A pair whose pods are wired by the bridge plugin.
+    pub fn new(options: UnderlayOptions) -> Result<Self> {
+        Self::by(Delegate::Bridge, options)
+    }
+
+    /// A pair whose pods are wired by this plugin.
+    pub fn by(delegate: Delegate, options: UnderlayOptions) -> Result<Self> {
+        let underlay = Underlay::with(Prefix::unique(), options)?;
+        let nodes = [underlay.join("a", NODE_A)?, underlay.join("b", NODE_B)?];
+        let peers = [
+            Peer::new(SUBNET_A, NODE_A, VTEP_MAC_A)?,
+            Peer::new(SUBNET_B, NODE_B, VTEP_MAC_B)?,
+        ];
+        let env_a = set_up(&nodes[0], &peers[0])?;
+        let env_b = set_up(&nodes[1], &peers[1])?;
+        add_peer(&nodes[0], &peers[1])?;
+        add_peer(&nodes[1], &peers[0])?;
+        let pods = [
+            Pod::add_by(delegate, &nodes[0], "1", &env_a)?,
+            Pod::add_by(delegate, &nodes[1], "1", &env_b)?,
+        ];
+        Ok(Self {
+            pods,
+            nodes,
+            peers,
+            underlay,
+        })
+    }
 }

@@ -3,6 +3,7 @@
 //! Ours are the names `tw-<pid>-…`; a run is dead when no process has its pid.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Once;
 
@@ -30,8 +31,13 @@ pub(crate) fn once() {
 /// Removes namespaces, pins and directories of runs whose process is gone.
 pub fn leftovers() -> Result<()> {
     for name in netns::names_with("tw-")? {
-        if is_dead(&name) {
-            netns::delete(&name)?;
+        if !is_dead(&name) {
+            continue;
+        }
+        let deleted = netns::delete(&name);
+        // Another run may have swept it at the same time.
+        if netns::names_with(&name)?.contains(&name) {
+            deleted?;
         }
     }
     for parent in [PINS, directory::PARENT].map(Path::new) {
@@ -44,14 +50,20 @@ pub fn leftovers() -> Result<()> {
 pub fn remove_directories(parent: &Path, chosen: impl Fn(&str) -> bool) -> Result<()> {
     let entries = match fs::read_dir(parent) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("list {}", parent.display())),
     };
     for entry in entries {
         let entry = entry?;
         if chosen(&entry.file_name().to_string_lossy()) && entry.file_type()?.is_dir() {
             let path = entry.path();
-            fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", path.display()));
+                }
+                // Removed, by us or by another run at the same time.
+                Ok(()) | Err(_) => {}
+            }
         }
     }
     Ok(())

@@ -5,4 +5,5 @@
 #![forbid(unsafe_code)]
 
 mod agent_datapath;
+mod netlink;
 mod testbed;

@@ -3,62 +3,27 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use twill_testbed::netns;
 use twill_testbed::pod::Pod;
-use twill_testbed::stock::{self, Peer};
+use twill_testbed::stock::{self, Pair, Peer};
 use twill_testbed::subnet_env::Delegate;
-use twill_testbed::topology::{Node, Offload, Underlay, UnderlayOptions};
+use twill_testbed::topology::{Offload, Underlay, UnderlayOptions};
 use twill_testbed::traffic::{EchoServer, Load, ping, tcp_echo, throughput, udp_echo};
 use twill_testbed::wait::pass;
-use twill_testbed::world::{
-    NODE_A, NODE_B, POD_A1, POD_B1, SUBNET_A, SUBNET_B, VTEP_MAC_A, VTEP_MAC_B,
-};
-use twill_testbed::{netns, netns::Prefix};
+use twill_testbed::world::{NODE_A, POD_A1, POD_B1, SUBNET_A, VTEP_MAC_A};
 use twill_tests::required;
 
-/// Two stock nodes that know each other, with a pod each.
-struct Pair {
-    pods: [Pod; 2],
-    nodes: [Node; 2],
-    peers: [Peer; 2],
-    _underlay: Underlay,
-}
-
-impl Pair {
-    fn new(delegate: Delegate, options: UnderlayOptions) -> Result<Self> {
-        let underlay = Underlay::with(Prefix::unique(), options)?;
-        let nodes = [underlay.join("a", NODE_A)?, underlay.join("b", NODE_B)?];
-        let peers = [
-            Peer::new(SUBNET_A, NODE_A, VTEP_MAC_A)?,
-            Peer::new(SUBNET_B, NODE_B, VTEP_MAC_B)?,
-        ];
-        let env_a = stock::set_up(&nodes[0], &peers[0])?;
-        let env_b = stock::set_up(&nodes[1], &peers[1])?;
-        stock::add_peer(&nodes[0], &peers[1])?;
-        stock::add_peer(&nodes[1], &peers[0])?;
-        let pods = [
-            Pod::add_by(delegate, &nodes[0], "1", &env_a)?,
-            Pod::add_by(delegate, &nodes[1], "1", &env_b)?,
-        ];
-        Ok(Self {
-            pods,
-            nodes,
-            peers,
-            _underlay: underlay,
-        })
+fn check_traffic(pods: &[Pod; 2]) -> Result<()> {
+    let [a, b] = pods;
+    let _echo = EchoServer::start(b.namespace())?;
+    for size in [1, 1400, 30_000] {
+        ping(a.namespace(), b.address(), size)?;
+        udp_echo(a.namespace(), b.address(), size)?;
     }
-
-    fn check_traffic(&self) -> Result<()> {
-        let [a, b] = &self.pods;
-        let _echo = EchoServer::start(b.namespace())?;
-        for size in [1, 1400, 30_000] {
-            ping(a.namespace(), b.address(), size)?;
-            udp_echo(a.namespace(), b.address(), size)?;
-        }
-        for size in [1, 64 * 1024, 5_000_000] {
-            tcp_echo(a.namespace(), b.address(), size)?;
-        }
-        Ok(())
+    for size in [1, 64 * 1024, 5_000_000] {
+        tcp_echo(a.namespace(), b.address(), size)?;
     }
+    Ok(())
 }
 
 #[test]
@@ -66,10 +31,10 @@ fn stock_nodes_carry_traffic_between_pods_on_a_bridge() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let pair = Pair::new(Delegate::Bridge, UnderlayOptions::default())?;
+    let pair = Pair::new(UnderlayOptions::default())?;
     assert_eq!(pair.pods[0].address(), POD_A1);
     assert_eq!(pair.pods[1].address(), POD_B1);
-    pair.check_traffic()?;
+    check_traffic(&pair.pods)?;
     let [a, b] = &pair.pods;
     let rate = throughput(
         a.namespace(),
@@ -90,10 +55,10 @@ fn stock_nodes_carry_traffic_between_ptp_pods_over_frames_of_a_nic() -> Result<(
         mtu_bytes: 1600,
         offload: Offload::Nic,
     };
-    let pair = Pair::new(Delegate::Ptp, options)?;
+    let pair = Pair::by(Delegate::Ptp, options)?;
     let link = pair.pods[0].namespace().link_json("eth0")?;
     assert_eq!(link["mtu"], 1550);
-    pair.check_traffic()
+    check_traffic(&pair.pods)
 }
 
 #[test]
@@ -101,7 +66,7 @@ fn a_removed_peer_is_missed_by_every_kind_of_traffic() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let pair = Pair::new(Delegate::Bridge, UnderlayOptions::default())?;
+    let pair = Pair::new(UnderlayOptions::default())?;
     let [a, b] = &pair.pods;
     let _echo = EchoServer::start(b.namespace())?;
 

@@ -4,6 +4,7 @@ mod artifacts;
 mod programs;
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -40,6 +41,16 @@ pub(crate) struct Built {
     pub(crate) object: PathBuf,
     /// The folder of twilld and twillctl.
     pub(crate) binaries: PathBuf,
+}
+
+impl Built {
+    /// Tells a demo or a test where things are.
+    pub(crate) fn describe(&self, command: &mut Command) {
+        command
+            .env("TWILL_BIN_DIR", &self.binaries)
+            .env("TWILL_BPF_OBJECT", &self.object)
+            .env(setup::CNI_VARIABLE, setup::cni_folder());
+    }
 }
 
 /// The command.

@@ -20,12 +20,12 @@ const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 /// A terminal sends Ctrl-C to both processes. What another process sends reaches this one
 /// alone and is handed on. To be called from the only thread: others would get the signals.
 pub(super) fn wait_for(command: &mut Command) -> Result<ExitStatus> {
+    let mut child = command.spawn().context("start")?;
+    // Blocked, so that they wait in the descriptor. Not before the child is there: it would
+    // inherit the mask and never hear of them.
     let set: SigSet = STOP.into_iter().collect();
-    // Blocked, so that they wait in the descriptor. The child starts with an empty mask:
-    // std::process::Command sees to it.
     set.thread_block().context("block signals")?;
     let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).context("open a signalfd")?;
-    let mut child = command.spawn().context("start")?;
     let pid = Pid::from_raw(i32::try_from(child.id()).context("the process id is no pid")?);
     let running = Arc::new(Mutex::new(Some(pid)));
     let receiver = Arc::clone(&running);
@@ -69,6 +69,13 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 7"]);
         assert_eq!(wait_for(&mut command).unwrap().code(), Some(7));
+    }
+
+    #[test]
+    fn the_child_hears_signals() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap 'exit 9' TERM; kill -TERM $$; exit 1"]);
+        assert_eq!(wait_for(&mut command).unwrap().code(), Some(9));
     }
 
     #[test]

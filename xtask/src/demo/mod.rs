@@ -30,8 +30,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         json,
         profile,
     } = args;
+    privilege::require_root("the demo")?;
     let toolchain = setup::ensure()?;
-    privilege::require("the demo")?;
+    privilege::require_kernel("the demo")?;
     let built = build::build(&toolchain, profile)?;
     let demo = build::binary("twill-testbed", "twill-demo", profile)?;
 
@@ -41,9 +42,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         .args(keep.then_some("--keep"))
         .args(json.then_some("--json"))
         .current_dir(places::root())
-        .env("TWILL_BIN_DIR", &built.binaries)
-        .env("TWILL_BPF_OBJECT", &built.object)
         .stdin(Stdio::null());
+    built.describe(&mut command);
     let line = process::line(&command);
     let status = interrupt::wait_for(&mut command).context(line)?;
     Ok(code(status))

@@ -20,6 +20,7 @@ use crate::{console, places, privilege, process};
 pub(crate) use compiler::Compiler;
 use plan::{Missing, Plan};
 use system::System;
+pub(crate) use tools::{CNI_VARIABLE, cni_folder};
 
 /// The BPF toolchain that was found.
 pub(crate) struct Toolchain {

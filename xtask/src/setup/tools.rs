@@ -1,12 +1,25 @@
 //! The programs that the demo and the tests run.
 
-use std::path::Path;
+use std::env;
+use std::path::PathBuf;
 
 use super::compiler::Compiler;
 use crate::process;
 
-/// Where the CNI plugins are looked for: Debian's folder, then upstream's.
+/// Names the folder of the CNI plugins, here and in the tests.
+pub(crate) const CNI_VARIABLE: &str = "TWILL_CNI_PATH";
+/// Where they are looked for otherwise: Debian's folder, then upstream's.
 const CNI_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+
+/// The first folder that has CNI plugins.
+pub(crate) fn cni_folder() -> PathBuf {
+    if let Some(folder) = env::var_os(CNI_VARIABLE).filter(|value| !value.is_empty()) {
+        return folder.into();
+    }
+    let mut folders = CNI_FOLDERS.iter().map(PathBuf::from);
+    let found = folders.find(|folder| process::is_executable(&folder.join("bridge")));
+    found.unwrap_or_else(|| CNI_FOLDERS[0].into())
+}
 
 /// One thing that must be there, and the Debian package that brings it.
 #[derive(Debug, Eq, PartialEq)]
@@ -43,7 +56,7 @@ const fn cni_plugin(program: &'static str) -> Tool {
 const TOOLS: &[Tool] = &[
     command("ip", "iproute2"),
     command("tc", "iproute2"),
-    command("ping", "iputils-ping"),
+    command("ss", "iproute2"),
     command("nft", "nftables"),
     command("iptables", "iptables"),
     command("iperf3", "iperf3"),
@@ -79,9 +92,7 @@ impl Tool {
     fn is_there(&self) -> bool {
         match self.kind {
             Kind::Command => process::find(self.program).is_some(),
-            Kind::CniPlugin => CNI_FOLDERS
-                .iter()
-                .any(|folder| process::is_executable(&Path::new(folder).join(self.program))),
+            Kind::CniPlugin => process::is_executable(&cni_folder().join(self.program)),
         }
     }
 }

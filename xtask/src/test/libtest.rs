@@ -166,15 +166,13 @@ mod tests {
                 ..Count::default()
             }
         );
-        let count = read(&format!("{died}{GOOD}"), false);
-        assert_eq!(
-            count,
-            Count {
-                passed: 2,
-                broken: 1,
-                ..Count::default()
-            }
-        );
+        let count = read(&format!("{died}{died}{GOOD}"), false);
+        let expected = Count {
+            passed: 2,
+            broken: 2,
+            ..Count::default()
+        };
+        assert_eq!(count, expected);
     }
 
     #[test]

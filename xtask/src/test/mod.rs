@@ -24,9 +24,9 @@ pub(crate) struct Args {
     tiers: Vec<Tier>,
     #[command(flatten)]
     profile: Profile,
-    /// Go on with the next tier after one failed
+    /// Leave out the tiers after one that failed
     #[arg(long)]
-    keep_going: bool,
+    fail_fast: bool,
     /// Arguments for every test binary, such as part of a test's name, or --nocapture
     #[arg(last = true)]
     libtest: Vec<String>,
@@ -35,19 +35,21 @@ pub(crate) struct Args {
 /// The command. The last line printed is `N passed, N failed`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let tiers = tier::in_order(&args.tiers);
-    if let Some(tier) = tiers.iter().find(|tier| tier.privileged()) {
-        let toolchain = setup::ensure()?;
-        privilege::require(&format!("the tier {tier}"))?;
-        let built = build::build(&toolchain, args.profile)?;
-        return Ok(report(&run_tiers(&tiers, Some(&built), args)));
-    }
-    Ok(report(&run_tiers(&tiers, None, args)))
+    let Some(tier) = tiers.iter().find(|tier| tier.privileged()) else {
+        return Ok(report(&run_tiers(&tiers, None, args)));
+    };
+    let task = format!("the tier {tier}");
+    privilege::require_root(&task)?;
+    let toolchain = setup::ensure()?;
+    privilege::require_kernel(&task)?;
+    let built = build::build(&toolchain, args.profile)?;
+    Ok(report(&run_tiers(&tiers, Some(&built), args)))
 }
 
 fn run_tiers(tiers: &[Tier], built: Option<&Built>, args: &Args) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for &tier in tiers {
-        let stop = outcomes.iter().any(|outcome: &Outcome| !outcome.good()) && !args.keep_going;
+        let stop = args.fail_fast && outcomes.iter().any(|outcome: &Outcome| !outcome.good());
         let outcome = if stop {
             Outcome::left_out(tier)
         } else {
@@ -110,9 +112,8 @@ fn target_of_tests(target: &str, built: &Built, args: &Args) -> Result<Count> {
         .current_dir(places::root().join("tests/tiers"))
         .args(&args.libtest)
         .env("TWILL_TIERS", "1")
-        .env("REQUIRE_PRIVILEGED", "1")
-        .env("TWILL_BIN_DIR", &built.binaries)
-        .env("TWILL_BPF_OBJECT", &built.object);
+        .env("REQUIRE_PRIVILEGED", "1");
+    built.describe(&mut command);
     libtest::run(&mut command, &mut stdout())
 }
 

@@ -1,13 +1,14 @@
 //! Throughput by iperf3.
 
 use std::net::Ipv4Addr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::command::command;
 use crate::netns::Namespace;
 use crate::wait::wait_for;
 
@@ -72,9 +73,8 @@ struct Serving(Child);
 
 impl Serving {
     fn start(namespace: &Namespace) -> Result<Self> {
-        let mut command = Command::new("iperf3");
+        let mut command = command(&["iperf3", "--server", "--one-off"])?;
         command
-            .args(["--server", "--one-off"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());

@@ -11,7 +11,7 @@ use twill_agent::store::server::ServerStore;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
-use super::{DAY, PATIENCE, LARGE, attrs, get, options};
+use super::{DAY, LARGE, PATIENCE, attrs, get, options};
 
 /// `twilld serve` as a process.
 struct Daemon {
@@ -129,7 +129,10 @@ async fn an_acknowledged_lease_outlives_a_kill_of_the_server() {
         for node in nodes {
             told.extend(node.await.unwrap());
         }
-        assert!(told.len() > before, "round {round}: nothing was acknowledged");
+        assert!(
+            told.len() > before,
+            "round {round}: nothing was acknowledged"
+        );
     }
 }
 

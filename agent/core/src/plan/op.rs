@@ -1,4 +1,4 @@
-//! The difference between what is and what should be, as single steps.
+//! The single steps that a plan is made of.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,0 +1,7 @@
+//! What plans say, and that they lead where they should.
+
+mod changes;
+mod device;
+mod properties;
+mod scale;
+mod world;

@@ -1,0 +1,310 @@
+//! What the agent knows, and what each event changes in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use twill_packet::vxlan::ENCAP_OVERHEAD;
+
+use crate::config::NetworkConfig;
+use crate::desired::{Desired, Device};
+use crate::event::Event;
+use crate::lease::{Lease, LeaseError};
+use crate::mtu::{MIN_UNDERLAY_MTU, overlay_mtu};
+use crate::peers::{Objection, Peers};
+use crate::subnet::Subnet;
+use crate::uplink::Uplink;
+use crate::vtep::{MacAddr, RemoteVtep};
+
+#[cfg(test)]
+mod tests;
+
+/// What has to be planned after an event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// Nothing.
+    Nothing,
+    /// One peer: [`crate::plan::plan_peer`] against the last observation.
+    Peer(Subnet),
+    /// Observe again, then [`crate::plan::plan`].
+    Everything,
+}
+
+/// A lease that is not taken as a peer because an older one says otherwise.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Conflict {
+    /// The subnet that it claims.
+    pub subnet: Subnet,
+    /// The VTEP that it names.
+    pub vtep: RemoteVtep,
+    /// What speaks against it.
+    pub objection: Objection,
+}
+
+/// Everything the agent knows; [`desired`] says what follows from it.
+#[derive(Debug)]
+pub struct State {
+    config: NetworkConfig,
+    uplink: Uplink,
+    own_subnet: Option<Subnet>,
+    device_mac: MacAddr,
+    peers: Peers,
+    /// Claims that contradict a peer or ourselves, oldest first.
+    contested: Vec<(Subnet, RemoteVtep)>,
+    /// Leases that do not say where the subnet is, and why.
+    rejected: BTreeMap<Subnet, LeaseError>,
+    complete: bool,
+}
+
+impl State {
+    /// Before any event. `device_mac` is for a new device, or that of the existing one.
+    pub fn new(config: NetworkConfig, uplink: Uplink, device_mac: MacAddr) -> Self {
+        Self {
+            config,
+            uplink,
+            own_subnet: None,
+            device_mac,
+            peers: Peers::default(),
+            contested: Vec::new(),
+            rejected: BTreeMap::new(),
+            complete: false,
+        }
+    }
+
+    /// Takes in an event. Pure: what to do about it is for [`desired`] and the plan to say.
+    pub fn apply(&mut self, event: Event) -> Change {
+        match event {
+            Event::LeaseAdded(lease) => self.add(&lease),
+            Event::LeaseRemoved(subnet) => self.remove(subnet),
+            Event::Resync(leases) => {
+                self.resync(&leases);
+                Change::Everything
+            }
+            Event::UplinkChanged(uplink) if uplink == self.uplink => Change::Nothing,
+            Event::UplinkChanged(uplink) => {
+                self.uplink = uplink;
+                self.arbitrate();
+                Change::Everything
+            }
+            Event::KernelChanged | Event::Tick => Change::Everything,
+            Event::Shutdown => Change::Nothing,
+        }
+    }
+
+    /// The subnet that this node holds, or that it has none.
+    pub fn set_own_subnet(&mut self, subnet: Option<Subnet>) -> Change {
+        if self.own_subnet == subnet {
+            return Change::Nothing;
+        }
+        self.own_subnet = subnet;
+        self.arbitrate();
+        Change::Everything
+    }
+
+    /// The MAC address that the device has: the kernel may have given it another.
+    pub fn set_device_mac(&mut self, mac: MacAddr) {
+        self.device_mac = mac;
+    }
+
+    /// The network configuration.
+    pub fn config(&self) -> &NetworkConfig {
+        &self.config
+    }
+
+    /// The uplink.
+    pub fn uplink(&self) -> &Uplink {
+        &self.uplink
+    }
+
+    /// The subnet that this node holds.
+    pub fn own_subnet(&self) -> Option<Subnet> {
+        self.own_subnet
+    }
+
+    /// Whether a complete list of leases has been seen.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The peer that holds a subnet.
+    pub fn peer(&self, subnet: Subnet) -> Option<RemoteVtep> {
+        self.peers.get(subnet)
+    }
+
+    /// All peers.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Leases that could not be read as a peer, and why. Where an earlier one could, it holds on.
+    pub fn rejected(&self) -> &BTreeMap<Subnet, LeaseError> {
+        &self.rejected
+    }
+
+    /// Leases that contradict an older one or ourselves.
+    pub fn conflicts(&self) -> impl Iterator<Item = Conflict> {
+        self.contested.iter().filter_map(|&(subnet, vtep)| {
+            self.objection(subnet, vtep).map(|objection| Conflict {
+                subnet,
+                vtep,
+                objection,
+            })
+        })
+    }
+
+    /// The vxlan device as it should be.
+    pub fn device(&self) -> Device {
+        let backend = &self.config.backend;
+        // An uplink that became too small is for the run loop to report; the overlay keeps
+        // the least that every host must take.
+        let mtu =
+            overlay_mtu(backend.mtu, self.uplink.mtu).unwrap_or(MIN_UNDERLAY_MTU - ENCAP_OVERHEAD);
+        Device {
+            name: format!("flannel.{}", backend.vni),
+            vni: backend.vni,
+            port: backend.port,
+            local: self.uplink.public_ip,
+            uplink_ifindex: self.uplink.ifindex,
+            mtu,
+            mac: self.device_mac,
+            gbp: backend.gbp,
+            learning: backend.learning,
+        }
+    }
+
+    fn add(&mut self, lease: &Lease) -> Change {
+        let subnet = lease.subnet;
+        let vtep = match lease.remote_vtep(self.config.network) {
+            Ok(vtep) => vtep,
+            Err(why) => {
+                self.rejected.insert(subnet, why);
+                return Change::Nothing;
+            }
+        };
+        self.rejected.remove(&subnet);
+        let before = self.peers.get(subnet);
+        if before == Some(vtep) {
+            return Change::Nothing;
+        }
+        self.contested.retain(|&(other, _)| other != subnet);
+        self.peers.remove(subnet);
+        self.offer(subnet, vtep);
+        self.changed(subnet, before)
+    }
+
+    fn remove(&mut self, subnet: Subnet) -> Change {
+        self.rejected.remove(&subnet);
+        self.contested.retain(|&(other, _)| other != subnet);
+        let before = self.peers.remove(subnet);
+        self.changed(subnet, before)
+    }
+
+    /// What to plan after one subnet's claim changed. A claim that went may have stood in
+    /// others' way, and then more than one peer changes.
+    fn changed(&mut self, subnet: Subnet, before: Option<RemoteVtep>) -> Change {
+        let now = self.peers.get(subnet);
+        if now == before {
+            Change::Nothing
+        } else if before.is_some() && self.settle() {
+            Change::Everything
+        } else {
+            Change::Peer(subnet)
+        }
+    }
+
+    fn resync(&mut self, leases: &[Lease]) {
+        self.rejected.clear();
+        let mut claims: Vec<(Subnet, RemoteVtep)> = Vec::with_capacity(leases.len());
+        for lease in leases {
+            match lease.remote_vtep(self.config.network) {
+                Ok(vtep) => claims.push((lease.subnet, vtep)),
+                Err(why) => {
+                    self.rejected.insert(lease.subnet, why);
+                }
+            }
+        }
+        let readable: BTreeSet<Subnet> = claims.iter().map(|&(subnet, _)| subnet).collect();
+        for &subnet in self.rejected.keys().filter(|s| !readable.contains(s)) {
+            claims.extend(self.peers.get(subnet).map(|vtep| (subnet, vtep)));
+        }
+        let before = std::mem::take(&mut self.peers);
+        // Whoever was there with the same words is older; of the others the lowest subnet is.
+        claims.sort_by_key(|&(subnet, vtep)| {
+            let new = before.get(subnet) != Some(vtep);
+            (new, subnet, vtep.underlay, vtep.mac)
+        });
+        claims.dedup();
+        self.contested.clear();
+        for (subnet, vtep) in claims {
+            self.offer(subnet, vtep);
+        }
+        self.complete = true;
+    }
+
+    /// Judges every claim again, the accepted ones first.
+    fn arbitrate(&mut self) {
+        let accepted = std::mem::take(&mut self.peers);
+        let contested = std::mem::take(&mut self.contested);
+        for (subnet, vtep) in accepted.iter().chain(contested) {
+            self.offer(subnet, vtep);
+        }
+    }
+
+    /// Takes in contested claims that nothing speaks against any more.
+    fn settle(&mut self) -> bool {
+        let contested = std::mem::take(&mut self.contested);
+        let before = contested.len();
+        for (subnet, vtep) in contested {
+            self.offer(subnet, vtep);
+        }
+        self.contested.len() < before
+    }
+
+    fn offer(&mut self, subnet: Subnet, vtep: RemoteVtep) {
+        let accepted =
+            self.own_objection(subnet, vtep).is_none() && self.peers.insert(subnet, vtep);
+        if !accepted {
+            self.contested.push((subnet, vtep));
+        }
+    }
+
+    /// What speaks against a contested claim; `None` for our own lease.
+    fn objection(&self, subnet: Subnet, vtep: RemoteVtep) -> Option<Objection> {
+        let ours = vtep.mac == self.device_mac || self.is_own_underlay(vtep.underlay);
+        if self.own_subnet == Some(subnet) && ours {
+            return None;
+        }
+        self.own_objection(subnet, vtep)
+            .or_else(|| self.peers.objection(subnet, vtep))
+    }
+
+    fn own_objection(&self, subnet: Subnet, vtep: RemoteVtep) -> Option<Objection> {
+        match self.own_subnet {
+            Some(own) if own.overlaps(subnet) => Some(Objection::OverlapsOwn(own)),
+            _ => self
+                .is_own_underlay(vtep.underlay)
+                .then_some(Objection::OwnUnderlay(vtep.underlay)),
+        }
+    }
+
+    fn is_own_underlay(&self, underlay: IpAddr) -> bool {
+        [self.uplink.address, self.uplink.public_ip].contains(&match underlay {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(_) => return false,
+        })
+    }
+}
+
+/// What the node should look like, by what is known.
+pub fn desired(state: &State) -> Desired {
+    let address = state.own_subnet.and_then(|own| match own.network() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    Desired {
+        network: state.config.network,
+        device: state.device(),
+        address,
+        peers: state.peers.as_map().clone(),
+        complete: state.complete,
+    }
+}

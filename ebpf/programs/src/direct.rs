@@ -1,0 +1,230 @@
+//! The mode `direct`: pod to pod without asking netfilter, for clusters that have no policy in it.
+//!
+//! It fails closed. A record is made only by a flow's first packet, a bare SYN or a UDP datagram
+//! out of a pod, that itself goes direct; a packet without a record goes to the stack, and what
+//! the stack or a NAT owns never becomes direct. So netfilter sees a flow whole or not at all.
+
+use twill_abi::{
+    Address, Be16, Config, FastPath, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_LIVE,
+    Permit, Reason, VETH_FLAG_NEVER_FAST,
+};
+use twill_packet::ethernet::EthernetHeader;
+use twill_packet::ipv4::{IPV4_LEN, IpProtocol, Ipv4Header};
+use twill_packet::transport::IcmpError;
+
+use crate::access::Packet;
+use crate::flow::Flow;
+use crate::{maps, permit, route};
+
+/// How long a record outlives its last packet, nanoseconds.
+const IDLE_NS: u64 = 3_600_000_000_000;
+/// How long a place of a local pod is believed, nanoseconds.
+const PLACE_NS: u64 = 600_000_000_000;
+/// How often a place is confirmed at the most, nanoseconds.
+const CONFIRM_NS: u64 = 1_000_000_000;
+
+/// Whether the mode is on; the caller knows that the fast path is.
+#[inline(always)]
+pub fn is_on(config: &Config) -> bool {
+    config.fast_path == FastPath::Direct as u32
+}
+
+/// Whether a record was made by its own first packet.
+#[inline(always)]
+pub fn is_direct(permit: &Permit) -> bool {
+    permit.flags & PERMIT_FLAG_DIRECT != 0
+}
+
+/// Keeps a record that is in use; one write in half the idle time.
+#[inline(always)]
+pub fn keep(permit: &mut Permit, now: u64) {
+    if permit.out_until_ns < now + IDLE_NS / 2 {
+        permit.out_until_ns = now + IDLE_NS;
+        permit.in_until_ns = now + IDLE_NS;
+    }
+}
+
+/// Makes a record for a flow whose first packet leaves the pod right now.
+#[inline(always)]
+pub fn open_out(
+    packet: &Packet,
+    config: &Config,
+    flow: &Flow,
+    pod: &FlowTuple,
+    ethernet: &EthernetHeader,
+    now: u64,
+) -> Result<(), Reason> {
+    if !flow.is_udp() && !flow.flags.is_first() {
+        return Err(Reason::NoPermit);
+    }
+    let Some(index) = route::lookup(config, flow.ip.destination()) else {
+        return Err(Reason::NoOverlayRoute);
+    };
+    let Some(vtep) = route::vtep(index) else {
+        return Err(Reason::NoVtep);
+    };
+    let ifindex = packet.ifindex();
+    if maps::veth_flags(ifindex) & VETH_FLAG_NEVER_FAST != 0 {
+        return Err(Reason::NeverFast);
+    }
+    if owned(pod) {
+        return Err(Reason::StackOwned);
+    }
+    let Some(record) = permit::blank(pod, pod, ifindex, now) else {
+        return Err(Reason::NoPermit);
+    };
+    record.flags = PERMIT_FLAG_DIRECT;
+    record.vtep = index;
+    record.vtep_generation = vtep.generation;
+    record.pod_mac = ethernet.source;
+    record.gateway_mac = ethernet.destination;
+    record.sent_to_mac = ethernet.destination;
+    start(record, now);
+    Ok(())
+}
+
+/// Makes a record for a connection whose SYN comes in right now, if the pod's place is known.
+#[inline(always)]
+pub fn open_in(flow: &Flow, wire: &FlowTuple, vtep: (u32, u32), now: u64) -> Result<(), Reason> {
+    if flow.is_udp() || !flow.flags.is_first() {
+        return Err(Reason::NoPermit);
+    }
+    let Some(place) = maps::local_pod(&wire.local) else {
+        return Err(Reason::NoPermit);
+    };
+    if now.wrapping_sub(place.seen_ns) > PLACE_NS {
+        return Err(Reason::NoPermit);
+    }
+    if maps::veth_flags(place.ifindex) & VETH_FLAG_NEVER_FAST != 0 {
+        return Err(Reason::NeverFast);
+    }
+    if owned(wire) {
+        return Err(Reason::StackOwned);
+    }
+    let Some(record) = permit::blank(wire, wire, place.ifindex, now) else {
+        return Err(Reason::NoPermit);
+    };
+    record.flags = PERMIT_FLAG_DIRECT;
+    (record.vtep, record.vtep_generation) = vtep;
+    record.pod_mac = place.pod_mac;
+    record.gateway_mac = place.gateway_mac;
+    record.sent_to_mac = place.gateway_mac;
+    start(record, now);
+    Ok(())
+}
+
+/// Whether the stack, or a NAT of it, has this tuple: then no direct flow may.
+#[inline(always)]
+fn owned(tuple: &FlowTuple) -> bool {
+    if let Some(permit) = maps::permit(tuple)
+        && permit.state == PERMIT_LIVE
+        && !is_direct(permit)
+    {
+        return true;
+    }
+    maps::mapping(tuple).is_some() || maps::wire_mapping(tuple).is_some()
+}
+
+#[inline(always)]
+fn start(record: &mut Permit, now: u64) {
+    record.out_until_ns = now + IDLE_NS;
+    record.in_until_ns = now + IDLE_NS;
+    record.probe_out_at_ns = u64::MAX;
+    permit::create(record);
+}
+
+/// Netfilter gave a flow a wire tuple: a direct flow with that very tuple would get its replies.
+#[inline(always)]
+pub fn yield_to_nat(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, now: u64) {
+    if pod == wire {
+        return;
+    }
+    if let Some(permit) = maps::permit(wire)
+        && is_direct(permit)
+    {
+        maps::remove_permit(wire);
+    }
+    let mapping = Mapping {
+        written_ns: now,
+        tuple: *pod,
+        ifindex,
+        reserved: [0; 4],
+    };
+    maps::insert_wire_mapping(wire, &mapping);
+}
+
+/// The stack delivers to a pod: remembers where the pod is, and that the stack has this tuple.
+#[inline(always)]
+pub fn note_delivery(packet: &Packet, flow: &Flow, ethernet: &EthernetHeader, now: u64) {
+    let tuple = flow.received();
+    let ifindex = packet.ifindex();
+    let fresh = maps::local_pod(&tuple.local).is_some_and(|place| {
+        place.ifindex == ifindex
+            && place.pod_mac == ethernet.destination
+            && now.wrapping_sub(place.seen_ns) < CONFIRM_NS
+    });
+    if !fresh {
+        let place = LocalPod {
+            seen_ns: now,
+            ifindex,
+            pod_mac: ethernet.destination,
+            gateway_mac: ethernet.source,
+        };
+        maps::insert_local_pod(&tuple.local, &place);
+    }
+    if maps::permit(&tuple).is_none() && maps::mapping(&tuple).is_none() {
+        let mapping = Mapping {
+            written_ns: now,
+            tuple,
+            ifindex,
+            reserved: [0; 4],
+        };
+        maps::insert_mapping(&tuple, &mapping);
+    }
+}
+
+/// The direct record that an ICMP error is about: conntrack never saw the flow, and would take
+/// its errors for invalid. `ours` says whether the quoted packet was sent by the local pod.
+#[inline(always)]
+pub fn quoted(
+    packet: &Packet,
+    offset: u32,
+    ip: &Ipv4Header,
+    ours: bool,
+) -> Option<&'static mut Permit> {
+    if ip.version_ihl != Ipv4Header::PLAIN || ip.is_fragment() || ip.protocol() != IpProtocol::ICMP
+    {
+        return None;
+    }
+    let error = packet.fetch::<IcmpError>(offset + IPV4_LEN)?;
+    if !error.quotes_a_flow() {
+        return None;
+    }
+    let source = (
+        Address::from_v4(error.ip.source()),
+        Be16::from_bytes(error.source),
+    );
+    let destination = (
+        Address::from_v4(error.ip.destination()),
+        Be16::from_bytes(error.destination),
+    );
+    let (local, remote) = if ours {
+        (source, destination)
+    } else {
+        (destination, source)
+    };
+    let tuple = FlowTuple {
+        local: local.0,
+        remote: remote.0,
+        local_port: local.1,
+        remote_port: remote.1,
+        protocol: error.ip.protocol,
+        reserved: [0; 3],
+    };
+    // The error must come from where the flow goes, or to it.
+    let outer_remote = if ours { ip.source() } else { ip.destination() };
+    let outer_local = if ours { ip.destination() } else { ip.source() };
+    let fits = remote.0.last_word() == outer_remote && local.0.last_word() == outer_local;
+    let permit = maps::permit(&tuple)?;
+    (fits && permit.state == PERMIT_LIVE && is_direct(permit)).then_some(permit)
+}

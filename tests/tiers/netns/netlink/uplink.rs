@@ -1,0 +1,177 @@
+//! Which interface and which address the overlay takes.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::Result;
+use twill_agent::netlink::{Netlink, UplinkChoice};
+use twill_core::uplink::Uplink;
+use twill_testbed::netns::Namespace;
+
+use super::{UPLINK, inside};
+
+/// Two uplinks: `eth0` with a default route, and `eth1` with several addresses.
+const TWO: &str =
+    "ip link add name eth1 address 02:00:c0:00:01:01 mtu 9000 type veth peer name wire1
+    ip addr add 169.254.7.7/16 dev eth1
+    ip addr add 198.51.100.9/24 dev eth1 valid_lft 1000 preferred_lft 0
+    ip addr add 198.51.100.1/24 dev eth1 valid_lft 1000 preferred_lft 500
+    ip addr add 203.0.113.1/24 dev eth1
+    ip link set dev wire1 up
+    ip link set dev eth1 up
+    ip link add name bare type veth peer name wire2
+    ip route add 10.200.0.0/16 via 198.51.100.254 dev eth1 src 198.51.100.1";
+
+fn name(text: &str) -> UplinkChoice {
+    UplinkChoice::Name(text.to_owned())
+}
+
+fn address(text: &str) -> UplinkChoice {
+    UplinkChoice::Address(text.parse().unwrap())
+}
+
+fn can_reach(text: &str) -> UplinkChoice {
+    UplinkChoice::CanReach(text.parse().unwrap())
+}
+
+#[test]
+fn the_uplink_is_what_was_asked_for() -> Result<()> {
+    let setup = format!("{UPLINK}\n{TWO}\nip route add default via 192.0.2.254");
+    inside(&setup, async |namespace, netlink| {
+        let table = [
+            (UplinkChoice::DefaultRoute, "eth0", "192.0.2.1"),
+            (name("eth0"), "eth0", "192.0.2.1"),
+            (name("eth1"), "eth1", "203.0.113.1"),
+            (address("198.51.100.1"), "eth1", "198.51.100.1"),
+            (address("192.0.2.1"), "eth0", "192.0.2.1"),
+            (can_reach("192.0.2.7"), "eth0", "192.0.2.1"),
+            (can_reach("8.8.8.8"), "eth0", "192.0.2.1"),
+            (can_reach("10.200.3.4"), "eth1", "198.51.100.1"),
+        ];
+        for (choice, interface, address) in table {
+            let uplink = netlink.uplink(&choice, None).await?;
+            let seen = (uplink.name.as_str(), uplink.address.to_string());
+            assert_eq!(seen, (interface, address.to_owned()), "{choice:?}");
+            assert_eq!(uplink.public_ip, uplink.address);
+        }
+
+        let public_ip = Ipv4Addr::new(198, 51, 100, 200);
+        let uplink = netlink.uplink(&name("eth1"), Some(public_ip)).await?;
+        let ifindex = u32::try_from(namespace.link_json("eth1")?["ifindex"].as_u64().unwrap())?;
+        let expected = Uplink {
+            ifindex,
+            name: "eth1".to_owned(),
+            mtu: 9000,
+            mac: "02:00:c0:00:01:01".parse()?,
+            address: Ipv4Addr::new(203, 0, 113, 1),
+            public_ip,
+        };
+        assert_eq!(uplink, expected);
+        Ok(())
+    })
+}
+
+#[test]
+fn the_default_route_with_the_lowest_metric_counts() -> Result<()> {
+    let setup = format!(
+        "{UPLINK}\n{TWO}
+         ip route add default via 192.0.2.254 metric 200
+         ip route add default via 203.0.113.254 dev eth1 metric 100"
+    );
+    inside(&setup, async |_, netlink| {
+        let uplink = netlink.uplink(&UplinkChoice::DefaultRoute, None).await?;
+        assert_eq!(uplink.name, "eth1");
+        Ok(())
+    })
+}
+
+async fn refusal(netlink: &Netlink, choice: UplinkChoice) -> String {
+    let error = netlink.uplink(&choice, None).await.unwrap_err();
+    format!("{:#}", anyhow::Error::from(error))
+}
+
+async fn check_refusals(_: &Namespace, netlink: Netlink) -> Result<()> {
+    let table = [
+        (
+            UplinkChoice::DefaultRoute,
+            "the main table has no default route; add one, or name the uplink with --iface \
+             (interfaces here: wire, eth0, wire1, eth1, wire2, bare)",
+        ),
+        (
+            name("eth7"),
+            "no interface \"eth7\"; interfaces here: wire, eth0, wire1, eth1, wire2, bare",
+        ),
+        (
+            name("a-name-longer-than-any-interface"),
+            "no interface \"a-name-longer-than-any-interface\"; interfaces here: wire, eth0, \
+             wire1, eth1, wire2, bare",
+        ),
+        (
+            name("bare"),
+            "interface bare has no usable IPv4 address (found: none); give it a global or \
+             link-local one, or name another interface with --iface",
+        ),
+        (
+            name("lo"),
+            "interface lo is the loopback; name one that other nodes can reach",
+        ),
+        (
+            address("192.0.2.99"),
+            "no interface has the address 192.0.2.99; addresses here: 127.0.0.1, 192.0.2.1, \
+             169.254.7.7, 198.51.100.9, 198.51.100.1, 203.0.113.1",
+        ),
+        (
+            can_reach("8.8.8.8"),
+            "no route to 8.8.8.8; give an address that this node can reach: Network is \
+             unreachable",
+        ),
+        (
+            can_reach("192.0.2.1"),
+            "interface lo is the loopback; name one that other nodes can reach",
+        ),
+    ];
+    for (choice, text) in table {
+        let said = refusal(&netlink, choice.clone()).await;
+        // The kernel lists links and addresses in no promised order.
+        assert_eq!(sorted(&said), sorted(text), "{choice:?}: {said}");
+    }
+    let six = UplinkChoice::Address(IpAddr::V6("2001:db8::1".parse()?));
+    assert!(
+        refusal(&netlink, six)
+            .await
+            .starts_with("no interface has the address 2001:db8::1")
+    );
+    Ok(())
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut words: Vec<_> = text
+        .split([' ', ',', ')', ';'])
+        .filter(|w| !w.is_empty())
+        .collect();
+    words.sort_unstable();
+    words
+}
+
+#[test]
+fn a_refusal_names_the_interface_and_what_would_be_right() -> Result<()> {
+    let setup = format!("{UPLINK}\n{TWO}");
+    inside(&setup, check_refusals)
+}
+
+#[test]
+fn a_default_route_with_several_next_hops_is_refused_with_their_names() -> Result<()> {
+    let setup = format!(
+        "{UPLINK}\n{TWO}
+         ip route add default nexthop via 192.0.2.254 dev eth0 nexthop via 203.0.113.254 dev eth1"
+    );
+    inside(&setup, async |_, netlink| {
+        let said = refusal(&netlink, UplinkChoice::DefaultRoute).await;
+        assert!(
+            said.starts_with("the default route has several next hops, by "),
+            "{said}"
+        );
+        assert!(said.contains("eth0") && said.contains("eth1"), "{said}");
+        assert!(!said.contains("wire") && !said.contains("bare"), "{said}");
+        Ok(())
+    })
+}

@@ -1,0 +1,218 @@
+//! The next-hop cache of `to_overlay`: asked of the kernel at most once a second, and void
+//! when the VTEP changed.
+
+use twill_abi::{Program, Reason};
+use twill_testbed::packet::{Ethernet, Ipv4};
+
+use super::check::{Case, NextHop, check};
+use super::lab::{Lab, ip, sysctl};
+use super::packets::{Outer, datagram, leaving, segment, to_pod_b};
+use super::world::{
+    NARROW_MTU, NODE_B, OTHER_MAC, STRANGER, VTEP_B, VTEP_D, VTEP_E, VTEP_F, VTEP_G, pod_of,
+};
+
+/// A next hop that no lookup would find.
+fn remembered(lab: &Lab) -> NextHop {
+    NextHop {
+        mac: OTHER_MAC,
+        source_mac: [2, 0, 0, 0, 7, 7],
+        ..NextHop::of_node_b(lab)
+    }
+}
+
+/// A datagram to node B, with a next hop in the cache.
+fn with_remembered(name: &str, lab: &Lab, generation: u32, until_ns: u64) -> Case {
+    let inner = datagram(&to_pod_b(), 64);
+    Case::encapped(name, lab, &inner, &Outer::to_node_b()).with(|tables| {
+        tables.states[VTEP_B as usize] = remembered(lab).known(generation, until_ns);
+    })
+}
+
+fn generation_of_b(lab: &Lab) -> u32 {
+    lab.tables().vteps[VTEP_B as usize].generation
+}
+
+#[test]
+fn a_live_next_hop_is_used_without_asking() {
+    let Some(lab) = Lab::open() else { return };
+    let next_hop = remembered(&lab);
+    let inner = datagram(&to_pod_b(), 64);
+    let mut outer = Outer::to_node_b();
+    outer.ethernet = Ethernet::ipv4(next_hop.source_mac, next_hop.mac);
+    let mut case = with_remembered("remembered", &lab, generation_of_b(&lab), u64::MAX);
+    case.expected.packet = outer.over(&inner);
+    case.expected.learned = None;
+    check(&lab, &case);
+}
+
+#[test]
+fn an_old_next_hop_is_asked_for_again() {
+    let Some(lab) = Lab::open() else { return };
+    let generation = generation_of_b(&lab);
+    check(&lab, &with_remembered("run out", &lab, generation, 1));
+    check(
+        &lab,
+        &with_remembered("of the VTEP before", &lab, generation - 1, u64::MAX),
+    );
+    check(&lab, &with_remembered("of no VTEP", &lab, 0, u64::MAX));
+}
+
+#[test]
+fn a_next_hop_that_moved_is_followed() {
+    let Some(lab) = Lab::open() else { return };
+    let inner = datagram(&to_pod_b(), 64);
+    check(
+        &lab,
+        &Case::encapped("before", &lab, &inner, &Outer::to_node_b()),
+    );
+
+    ip(&format!(
+        "neighbour replace {NODE_B} lladdr 02:00:00:00:09:09 dev eth0 nud permanent\n"
+    ));
+    let mut outer = Outer::to_node_b();
+    outer.ethernet.destination = OTHER_MAC;
+    let next_hop = NextHop {
+        mac: OTHER_MAC,
+        ..NextHop::of_node_b(&lab)
+    };
+    let case = Case::encapped("after", &lab, &inner, &outer)
+        .expecting(|expected| expected.learned = Some((VTEP_B, next_hop)));
+    check(&lab, &case);
+}
+
+#[test]
+fn without_a_usable_next_hop_the_kernel_carries_it() {
+    let Some(lab) = Lab::open() else { return };
+    let tables = lab.tables();
+    let to = |place| {
+        leaving(&datagram(
+            &Ipv4 {
+                destination: pod_of(place, 2),
+                ..to_pod_b()
+            },
+            64,
+        ))
+    };
+    let cases = [
+        ("not resolved yet", VTEP_D, Reason::NextHopUnresolved),
+        ("unreachable", VTEP_E, Reason::NextHopUnusable),
+        // The lookup is bound to the uplink, as the kernel's vxlan device is.
+        ("by another interface only", VTEP_F, Reason::NextHopUnusable),
+    ];
+    for (name, place, reason) in cases {
+        let packet = to(place);
+        check(
+            &lab,
+            &Case::passed(name, Program::ToOverlay, tables.clone(), packet, reason),
+        );
+    }
+
+    sysctl("ipv4/conf/eth0/forwarding", "0");
+    let case = Case::passed(
+        "no forwarding",
+        Program::ToOverlay,
+        tables.clone(),
+        to(VTEP_B),
+        Reason::NextHopUnusable,
+    );
+    check(&lab, &case);
+    sysctl("ipv4/conf/eth0/forwarding", "1");
+
+    ip("link set eth0 down\n");
+    let case = Case::passed(
+        "uplink down",
+        Program::ToOverlay,
+        tables,
+        to(VTEP_B),
+        Reason::NextHopUnusable,
+    );
+    check(&lab, &case);
+}
+
+#[test]
+fn a_vtep_of_our_own_address_is_not_encapsulated_to() {
+    let Some(lab) = Lab::open() else { return };
+    let mut tables = lab.tables();
+    tables.vteps[VTEP_B as usize].underlay = super::world::NODE_A.into();
+    let packet = leaving(&datagram(&to_pod_b(), 64));
+    let case = Case::passed(
+        "local",
+        Program::ToOverlay,
+        tables,
+        packet,
+        Reason::NextHopUnusable,
+    );
+    check(&lab, &case);
+}
+
+#[test]
+fn an_unresolved_neighbour_is_not_remembered() {
+    let Some(lab) = Lab::open() else { return };
+    let mut tables = lab.tables();
+    tables.vteps[VTEP_B as usize].underlay = STRANGER.into();
+    let packet = leaving(&datagram(&to_pod_b(), 64));
+    let unresolved = Case::passed(
+        "unresolved",
+        Program::ToOverlay,
+        tables,
+        packet,
+        Reason::NextHopUnresolved,
+    );
+    check(&lab, &unresolved);
+
+    ip(&format!(
+        "neighbour replace {STRANGER} lladdr 02:00:00:00:09:09 dev eth0 nud permanent\n"
+    ));
+    let mut outer = Outer::to_node_b();
+    outer.ethernet.destination = OTHER_MAC;
+    outer.ip.destination = STRANGER;
+    let next_hop = NextHop {
+        mac: OTHER_MAC,
+        ..NextHop::of_node_b(&lab)
+    };
+    let inner = datagram(&to_pod_b(), 64);
+    let case = Case::encapped("resolved", &lab, &inner, &outer)
+        .with(|tables| tables.vteps[VTEP_B as usize].underlay = STRANGER.into())
+        .expecting(|expected| expected.learned = Some((VTEP_B, next_hop)));
+    check(&lab, &case);
+}
+
+#[test]
+fn the_mtu_of_the_route_is_kept() {
+    let Some(lab) = Lab::open() else { return };
+    let ip_header = Ipv4 {
+        destination: pod_of(VTEP_G, 2),
+        ..to_pod_b()
+    };
+    let next_hop = NextHop {
+        mac: super::world::GATEWAY_MAC,
+        path_mtu: NARROW_MTU,
+        ..NextHop::of_node_b(&lab)
+    };
+    // The longest inner IPv4 packet that fits, and one byte more.
+    let longest = NARROW_MTU as usize - 50;
+
+    let inner = segment(&ip_header, longest - 40);
+    let mut outer = Outer::to_node_b();
+    outer.ethernet.destination = next_hop.mac;
+    outer.ip.destination = super::world::NODE_G;
+    outer.inner.destination = super::world::vtep_mac(VTEP_G);
+    let fits = Case::encapped("fits", &lab, &inner, &outer)
+        .counted_to(VTEP_G)
+        .expecting(|expected| expected.learned = Some((VTEP_G, next_hop)));
+    check(&lab, &fits);
+
+    let packet = leaving(&segment(&ip_header, longest - 40 + 1));
+    let too_long = Case::passed(
+        "one byte more",
+        Program::ToOverlay,
+        lab.tables(),
+        packet,
+        Reason::OverPathMtu,
+    )
+    .with(|tables| {
+        let generation = tables.vteps[VTEP_G as usize].generation;
+        tables.states[VTEP_G as usize] = next_hop.known(generation, u64::MAX);
+    });
+    check(&lab, &too_long);
+}

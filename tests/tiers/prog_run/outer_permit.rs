@@ -1,0 +1,171 @@
+//! Outer permits: `to_overlay` encapsulates only while the kernel's own VXLAN was seen to leave
+//! by the uplink lately, and `to_uplink` is who sees it.
+
+use twill_abi::{Program, Reason, VtepState};
+use twill_testbed::packet::{ETHER_TYPE_IPV6, Vxlan};
+
+use super::check::{Case, NextHop, check};
+use super::lab::Lab;
+use super::packets::{Outer, datagram, leaving, to_pod_b};
+use super::sk_buff::SkBuff;
+use super::tables::{MARK_BIT, Tables};
+use super::world::{NODE_B, POD_A1, STRANGER, VNI, VTEP_B, VTEP_UNUSED, VXLAN_PORT};
+
+/// How long an outer permit lasts in these tests.
+const PERMIT_NS: u64 = 8_000_000_000;
+/// A time that never comes.
+const NEVER: u64 = u64::MAX;
+
+/// Node B's next hop is known, its outer permit lasts until `until_ns`, and a packet asks again
+/// at `probe_at_ns`.
+fn permitted(lab: &Lab, until_ns: u64, probe_at_ns: u64) -> Tables {
+    let mut tables = lab.tables();
+    tables.config.outer_permit_ns = PERMIT_NS;
+    let generation = tables.vteps[VTEP_B as usize].generation;
+    tables.states[VTEP_B as usize] = VtepState {
+        outer_permit_until_ns: until_ns,
+        outer_probe_at_ns: probe_at_ns,
+        ..NextHop::of_node_b(lab).known(generation, NEVER)
+    };
+    tables
+}
+
+fn passed(name: &str, tables: Tables, reason: Reason) -> Case {
+    let packet = leaving(&datagram(&to_pod_b(), 64));
+    Case::passed(name, Program::ToOverlay, tables, packet, reason)
+}
+
+fn encapped(name: &str, lab: &Lab, tables: &Tables) -> Case {
+    let inner = datagram(&to_pod_b(), 64);
+    Case::encapped(name, lab, &inner, &Outer::to_node_b())
+        .with(|before| *before = tables.clone())
+        .expecting(|expected| {
+            expected.learned = None;
+            // By our bit `to_uplink` tells it from the kernel's.
+            expected.mark = MARK_BIT;
+        })
+}
+
+#[test]
+fn without_a_live_outer_permit_the_kernel_carries_it() {
+    let Some(lab) = Lab::open() else { return };
+    for (name, until_ns) in [("never had one", 0), ("run out", 1)] {
+        let tables = permitted(&lab, until_ns, NEVER);
+        check(&lab, &passed(name, tables, Reason::OuterPermitExpired));
+    }
+    let tables = permitted(&lab, NEVER, NEVER);
+    check(&lab, &encapped("live", &lab, &tables));
+}
+
+#[test]
+fn an_outer_permit_of_the_vtep_before_is_void() {
+    let Some(lab) = Lab::open() else { return };
+    let next_hop = NextHop::of_node_b(&lab);
+    let mut tables = permitted(&lab, NEVER, NEVER);
+    tables.states[VTEP_B as usize].generation -= 1;
+    let case = passed("another generation", tables, Reason::OuterPermitExpired);
+    let output = check(
+        &lab,
+        &case.expecting(|expected| expected.unjudged = Some(VTEP_B)),
+    );
+    let state = output.tables.states[VTEP_B as usize];
+    assert_eq!(state.outer_permit_until_ns, 0);
+    assert_eq!(state.ifindex, next_hop.ifindex);
+    assert_eq!(
+        state.generation,
+        output.tables.vteps[VTEP_B as usize].generation
+    );
+}
+
+#[test]
+fn one_packet_asks_again_and_the_others_go_on() {
+    let Some(lab) = Lab::open() else { return };
+    let case = passed("asks", permitted(&lab, NEVER, 1), Reason::OuterProbe);
+    let output = check(
+        &lab,
+        &case.expecting(|expected| expected.unjudged = Some(VTEP_B)),
+    );
+    let state = output.tables.states[VTEP_B as usize];
+    let (_, ended_ns) = output.time_ns;
+    let asks_at = ended_ns..=ended_ns + PERMIT_NS / 2;
+    assert!(
+        asks_at.contains(&state.outer_probe_at_ns),
+        "{state:?} is not in {asks_at:?}"
+    );
+    check(&lab, &encapped("goes on", &lab, &output.tables));
+}
+
+/// What the kernel's vxlan device sends to node B, seen at the uplink.
+fn sent_by_the_kernel(lab: &Lab, name: &str, frame: Vec<u8>) -> Case {
+    let tables = permitted(lab, 0, 0);
+    let reason = Reason::OuterConfirmed;
+    let mut case = Case::passed(name, Program::ToUplink, tables, frame, reason);
+    // Our bit would say that BPF made it.
+    case.context.mark &= !MARK_BIT;
+    case.expected.mark &= !MARK_BIT;
+    case
+}
+
+#[test]
+fn vxlan_of_the_kernel_renews_the_outer_permit() {
+    let Some(lab) = Lab::open() else { return };
+    let frame = Outer::to_node_b().over(&datagram(&to_pod_b(), 64));
+    let case = sent_by_the_kernel(&lab, "renewed", frame);
+    let output = check(
+        &lab,
+        &case.expecting(|expected| expected.unjudged = Some(VTEP_B)),
+    );
+    let state = output.tables.states[VTEP_B as usize];
+    let (started_ns, ended_ns) = output.time_ns;
+    let until = started_ns + PERMIT_NS..=ended_ns + PERMIT_NS;
+    assert!(
+        until.contains(&state.outer_permit_until_ns),
+        "{state:?} is not in {until:?}"
+    );
+    check(
+        &lab,
+        &encapped("encapsulated from then on", &lab, &output.tables),
+    );
+}
+
+#[test]
+fn nothing_else_renews_an_outer_permit() {
+    let Some(lab) = Lab::open() else { return };
+    let ignored = |name: &str, change: &dyn Fn(&mut Outer)| {
+        let mut outer = Outer::to_node_b();
+        change(&mut outer);
+        let frame = outer.over(&datagram(&to_pod_b(), 64));
+        let case = sent_by_the_kernel(&lab, name, frame);
+        check(&lab, &case.expecting(|expected| expected.reason = None));
+    };
+    ignored("another port", &|outer| {
+        outer.udp.destination_port = VXLAN_PORT + 1;
+    });
+    ignored("another VNI", &|outer| outer.vxlan = Vxlan::new(VNI + 1));
+    ignored("another source", &|outer| outer.ip.source = POD_A1);
+    ignored("to no VTEP", &|outer| outer.ip.destination = STRANGER);
+    ignored("not IPv4", &|outer| {
+        outer.ethernet.ether_type = ETHER_TYPE_IPV6;
+    });
+
+    let frame = Outer::to_node_b().over(&datagram(&to_pod_b(), 64));
+    let made_by_bpf = sent_by_the_kernel(&lab, "made by BPF", frame.clone())
+        .in_context(SkBuff {
+            mark: MARK_BIT | 4,
+            ..SkBuff::default()
+        })
+        .expecting(|expected| {
+            expected.reason = None;
+            expected.mark = 4;
+        });
+    check(&lab, &made_by_bpf);
+
+    let of_nobody = sent_by_the_kernel(&lab, "to a VTEP that is gone", frame)
+        .with(|tables| {
+            let gone = (NODE_B.into(), VTEP_UNUSED);
+            tables.sources.retain(|source| source.1 != VTEP_B);
+            tables.sources.insert(0, gone);
+        })
+        .expecting(|expected| expected.reason = None);
+    check(&lab, &of_nobody);
+}
