@@ -4,5 +4,6 @@
 
 #![forbid(unsafe_code)]
 
+mod agent_datapath;
 mod netlink;
 mod testbed;

@@ -1,6 +1,7 @@
 //! Twill's lease server as a store: the client of `twilld serve`.
 
 mod answer;
+mod contact;
 mod error;
 mod keep;
 mod known;
@@ -21,8 +22,10 @@ use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
 use self::answer::{AnswerError, ErrorBody};
+use self::contact::Contacts;
 
 pub use self::answer::AnswerError as UnreadableAnswer;
+pub use self::contact::Contact;
 pub use self::error::Error;
 pub use self::keep::Ended;
 
@@ -43,6 +46,7 @@ pub struct ServerStore {
     client: Client,
     base: String,
     own: Arc<OwnLease>,
+    contacts: Arc<Contacts>,
 }
 
 /// What `keep` and `watch` tell each other about the node's own lease.
@@ -80,7 +84,13 @@ impl ServerStore {
             client,
             base,
             own: Arc::default(),
+            contacts: Arc::default(),
         })
+    }
+
+    /// What is known of the server: for people.
+    pub fn contact(&self) -> Contact {
+        self.contacts.get()
     }
 
     /// The network config: its text, and what it says.

@@ -78,6 +78,8 @@ impl Watcher {
             }
             let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
             let cause = end.source().map(ToString::to_string);
+            let why = cause.as_deref().map_or_else(|| end.to_string(), |cause| format!("{end}: {cause}"));
+            self.store.contacts.lost(&why);
             warn!(error = %end, cause, ?pause, "lease watch broke off; peers stay as they are");
             tokio::time::sleep(pause).await;
         }
@@ -141,6 +143,7 @@ impl Watcher {
             })? {
                 let step = self.known.line(&line, Instant::now())?;
                 self.stood = true;
+                self.store.contacts.heard();
                 self.take(step).await?;
             }
         }
