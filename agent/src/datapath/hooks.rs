@@ -21,6 +21,8 @@ pub enum Place {
     Overlay,
     /// The underlay interface.
     Uplink,
+    /// The host-side veth of every pod.
+    Pod,
 }
 
 /// A program and where it belongs.
@@ -46,6 +48,21 @@ pub const HOOKS: &[Hook] = &[
         place: Place::Uplink,
         direction: TcAttachType::Ingress,
     },
+    Hook {
+        program: Program::ToUplink,
+        place: Place::Uplink,
+        direction: TcAttachType::Egress,
+    },
+    Hook {
+        program: Program::FromPod,
+        place: Place::Pod,
+        direction: TcAttachType::Ingress,
+    },
+    Hook {
+        program: Program::ToPod,
+        place: Place::Pod,
+        direction: TcAttachType::Egress,
+    },
 ];
 
 /// An interface, by name and index as they were when somebody looked.
@@ -64,13 +81,16 @@ pub struct Interfaces {
     pub overlay: Interface,
     /// The underlay interface.
     pub uplink: Interface,
+    /// The host-side veths of pods that may be fast.
+    pub pods: Vec<Interface>,
 }
 
 impl Interfaces {
-    fn at(&self, place: Place) -> &Interface {
+    pub(super) fn at(&self, place: Place) -> &[Interface] {
         match place {
-            Place::Overlay => &self.overlay,
-            Place::Uplink => &self.uplink,
+            Place::Overlay => std::slice::from_ref(&self.overlay),
+            Place::Uplink => std::slice::from_ref(&self.uplink),
+            Place::Pod => &self.pods,
         }
     }
 }
@@ -122,11 +142,10 @@ impl Attacher<'_> {
     pub(super) async fn ensure(
         &self,
         hook: &Hook,
-        interfaces: &Interfaces,
+        interface: &Interface,
         program: &mut SchedClassifier,
     ) -> Result<(Attachment, PathBuf), DatapathError> {
         let name = hook.program.label();
-        let interface = interfaces.at(hook.place);
         let id = program
             .info()
             .map_err(|source| DatapathError::Inspect {
