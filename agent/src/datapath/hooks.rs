@@ -34,6 +34,17 @@ pub struct Hook {
     pub place: Place,
     /// Which way packets go.
     pub direction: TcAttachType,
+    /// Before or after the programs of others.
+    pub turn: Turn,
+}
+
+/// When a program runs, of those on one hook.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Turn {
+    /// Before all others: nobody else's verdict hides packets from it.
+    First,
+    /// After all others: it sees only what they let pass.
+    Last,
 }
 
 /// Every program that is attached by traffic control.
@@ -42,11 +53,20 @@ pub const HOOKS: &[Hook] = &[
         program: Program::ToOverlay,
         place: Place::Overlay,
         direction: TcAttachType::Egress,
+        turn: Turn::First,
     },
     Hook {
         program: Program::FromUplink,
         place: Place::Uplink,
         direction: TcAttachType::Ingress,
+        turn: Turn::First,
+    },
+    Hook {
+        program: Program::ToUplink,
+        place: Place::Uplink,
+        direction: TcAttachType::Egress,
+        // What another program drops must not count as having left.
+        turn: Turn::Last,
     },
     Hook {
         program: Program::ToUplink,
@@ -184,13 +204,7 @@ impl Attacher<'_> {
             AttachBy::Netlink => None,
             AttachBy::Auto | AttachBy::Tcx => {
                 let old = self.old_links(name, interface.ifindex)?;
-                Some(tcx::attach(
-                    program,
-                    interface,
-                    hook.direction,
-                    &link_pin,
-                    &old,
-                ))
+                Some(tcx::attach(program, interface, hook, &link_pin, &old))
             }
         };
         let (by, pin) = match (by_tcx, self.by) {

@@ -10,7 +10,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
 use thiserror::Error;
 
-use super::hooks::Interface;
+use super::hooks::{Hook, Interface, Turn};
 use super::pins::{self, PinError};
 
 /// A program on an interface's TCX hook.
@@ -82,16 +82,16 @@ pub fn on_hook(interface: &Interface, direction: TcAttachType) -> Vec<OnHook> {
         .collect()
 }
 
-/// Attaches the program before all others and pins the link at `pin`; if one of `old`
+/// Attaches the program and pins the link at `pin`; if one of `old`
 /// stands for a link on this very hook, the program takes the place of that link's.
 pub fn attach(
     program: &mut SchedClassifier,
     interface: &Interface,
-    direction: TcAttachType,
+    hook: &Hook,
     pin: &Path,
     old: &[PathBuf],
 ) -> Result<(), TcxError> {
-    let running: Vec<u32> = on_hook(interface, direction)
+    let running: Vec<u32> = on_hook(interface, hook.direction)
         .iter()
         .map(|program| program.id)
         .collect();
@@ -125,11 +125,15 @@ pub fn attach(
         interface: interface.name.clone(),
         source,
     };
+    let order = match hook.turn {
+        Turn::First => LinkOrder::first(),
+        Turn::Last => LinkOrder::last(),
+    };
     let id = program
         .attach_with_options(
             &interface.name,
-            direction,
-            TcAttachOptions::TcxOrder(LinkOrder::first()),
+            hook.direction,
+            TcAttachOptions::TcxOrder(order),
         )
         .map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
