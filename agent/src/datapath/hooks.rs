@@ -69,19 +69,16 @@ pub const HOOKS: &[Hook] = &[
         turn: Turn::Last,
     },
     Hook {
-        program: Program::ToUplink,
-        place: Place::Uplink,
-        direction: TcAttachType::Egress,
-    },
-    Hook {
         program: Program::FromPod,
         place: Place::Pod,
         direction: TcAttachType::Ingress,
+        turn: Turn::First,
     },
     Hook {
         program: Program::ToPod,
         place: Place::Pod,
         direction: TcAttachType::Egress,
+        turn: Turn::First,
     },
 ];
 
@@ -337,11 +334,23 @@ pub(super) async fn detach(
     Ok(())
 }
 
-/// A program that uses one of our maps is ours: nobody else can open them.
+/// The name of a TCX program on the interface that is not ours, if there is one.
+pub(super) fn foreign_program(interface: &Interface, our_maps: &BTreeSet<u32>) -> Option<String> {
+    [TcAttachType::Ingress, TcAttachType::Egress]
+        .into_iter()
+        .flat_map(|direction| tcx::on_hook(interface, direction))
+        .find(|program| !uses_our_maps(program.id, our_maps))
+        .map(|program| program.name)
+}
+
 fn is_ours(filter: &Filter, our_maps: &BTreeSet<u32>) -> bool {
-    let Some(id) = filter.program_id else {
-        return false;
-    };
+    filter
+        .program_id
+        .is_some_and(|id| uses_our_maps(id, our_maps))
+}
+
+/// A program that uses one of our maps is ours: nobody else can open them.
+fn uses_our_maps(id: u32, our_maps: &BTreeSet<u32>) -> bool {
     let uses_our_maps = |program: &ProgramInfo| {
         program
             .map_ids()

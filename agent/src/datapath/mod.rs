@@ -32,7 +32,7 @@ use twill_core::plan::MapOp;
 use crate::instance::InstanceName;
 use bpffs::BpffsError;
 use filter::{FilterError, Slot};
-use hooks::{AttachBy, Attacher, Attachment, HOOKS, Interfaces, Place};
+use hooks::{AttachBy, Attacher, Attachment, HOOKS, Interface, Interfaces, Place};
 use maps::{Maps, MapsError};
 use object::ObjectError;
 use permits::{Permits, VethUse};
@@ -240,6 +240,17 @@ impl Datapath {
     /// permits of every veth that is not a fast pod's any more.
     pub fn set_pods(&mut self, pods: &BTreeMap<u32, VethUse>) -> Result<(), DatapathError> {
         Ok(self.permits.set_pods(pods)?)
+    }
+
+    /// Programs of others on the TCX hooks of these interfaces: name by interface index.
+    pub fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, String> {
+        interfaces
+            .iter()
+            .filter_map(|interface| {
+                let name = hooks::foreign_program(interface, &self.our_maps)?;
+                Some((interface.ifindex, name))
+            })
+            .collect()
     }
 
     /// The mode that the operator asked for, if any.

@@ -4,8 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use twill_abi::{
-    Address, Be16, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, Config,
-    FastPath, Mode,
+    Address, Be16, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_TCP_PERMITS, Config, FastPath, Mode,
 };
 use twill_core::subnet::Subnet;
 use twill_core::vtep::{MacAddr, Vni};
@@ -48,8 +47,6 @@ pub struct Settings {
     pub mark_bit: u32,
     /// Whether conntrack lets TCP flows rest, so that they may have permits.
     pub tcp_permits: bool,
-    /// Whether nothing is certain enough for a fast path right now.
-    pub stale: bool,
 }
 
 impl Settings {
@@ -95,7 +92,6 @@ impl Settings {
         let set = |condition, flag| if condition { flag } else { 0 };
         set(self.odd_routes, CONFIG_FLAG_ODD_ROUTES)
             | set(self.tcp_permits, CONFIG_FLAG_TCP_PERMITS)
-            | set(self.stale, CONFIG_FLAG_STALE)
     }
 }
 
@@ -122,7 +118,6 @@ mod tests {
             permit_time: Duration::from_secs(10),
             mark_bit: 0x1000,
             tcp_permits: true,
-            stale: false,
         };
         let config = settings.to_config(5, 6);
         assert_eq!(config.vxlan_port.to_host(), 8472);

@@ -33,6 +33,7 @@ pub(super) struct Acceptance {
     /// Whether a table of an earlier start was looked for, where none is wanted.
     cleared: bool,
     trouble: Option<String>,
+    allowed: Allowed,
 }
 
 impl Acceptance {
@@ -46,6 +47,11 @@ impl Acceptance {
             in_force: None,
             cleared: false,
             trouble: None,
+            allowed: Allowed {
+                fast_path: FastPath::Off,
+                permit_time: args.permit_time,
+                tcp_permits: false,
+            },
         }
     }
 
@@ -59,22 +65,27 @@ impl Acceptance {
         self.trouble.as_deref()
     }
 
+    /// What flows may do, as it was found last.
+    pub(super) fn allowed(&self) -> Allowed {
+        self.allowed
+    }
+
     /// Puts table and settings in force, or finds them so.
     pub(super) async fn assert(
         &mut self,
         network: Subnet,
         own_subnet: Subnet,
         failures: &mut Failures,
-    ) -> Allowed {
+    ) {
+        if self.wanted == FastPath::Off {
+            self.clear().await;
+            return;
+        }
         let mut allowed = Allowed {
             fast_path: self.wanted,
             permit_time: self.permit_time,
             tcp_permits: false,
         };
-        if self.wanted == FastPath::Off {
-            self.clear().await;
-            return allowed;
-        }
         let mut trouble = None;
         if let Err(error) = self.assert_table(network, own_subnet).await {
             failures.count("permit_table");
@@ -99,7 +110,7 @@ impl Acceptance {
             }
         }
         self.trouble = trouble;
-        allowed
+        self.allowed = allowed;
     }
 
     async fn assert_table(&mut self, network: Subnet, own_subnet: Subnet) -> Result<(), String> {

@@ -7,11 +7,20 @@ use twill_abi::Program;
 use twill_core::pods::{Excluded, OurFilters, PodVeth, Rules, find};
 use twill_core::subnet::Subnet;
 
+use super::bpf::Bpf;
 use super::failures::Failures;
 use crate::args::AgentArgs;
 use crate::datapath::hooks::Interface;
 use crate::datapath::permits::VethUse;
 use crate::netlink::Netlink;
+
+/// What judging pods needs to know of the node.
+pub(super) struct Surroundings<'a> {
+    pub(super) own_subnet: Subnet,
+    /// Interface index of the uplink.
+    pub(super) uplink: u32,
+    pub(super) bpf: &'a Bpf,
+}
 
 /// The pods of this node.
 pub(super) struct Pods {
@@ -44,25 +53,25 @@ impl Pods {
     pub(super) async fn look(
         &mut self,
         netlink: &Netlink,
-        own_subnet: Subnet,
-        uplink: u32,
-        foreign_programs: BTreeMap<u32, String>,
+        around: &Surroundings<'_>,
         failures: &mut Failures,
     ) {
-        let host = match netlink.host_links(own_subnet).await {
+        let host = match netlink.host_links(around.own_subnet).await {
             Ok(host) => host,
             Err(error) => {
                 failures.add("netlink", &error);
                 return;
             }
         };
-        let rules = Rules {
-            own_subnet,
-            uplink: Some(uplink),
+        let mut rules = Rules {
+            own_subnet: around.own_subnet,
+            uplink: Some(around.uplink),
             our_filters: self.our_filters.clone(),
-            foreign_programs,
+            foreign_programs: BTreeMap::new(),
             excluded: self.excluded.clone(),
         };
+        let candidates = interfaces(&find(&host, &rules));
+        rules.foreign_programs = around.bpf.foreign_programs(&candidates);
         let found = find(&host, &rules);
         for (ifindex, pod) in &found {
             let known = self.known.get(ifindex);
@@ -79,12 +88,7 @@ impl Pods {
 
     /// The veths that programs belong on.
     pub(super) fn interfaces(&self) -> Vec<Interface> {
-        let fast = self.known.iter().filter(|(_, pod)| pod.never_fast.is_none());
-        fast.map(|(&ifindex, pod)| Interface {
-            name: pod.name.clone(),
-            ifindex,
-        })
-        .collect()
+        interfaces(&self.known)
     }
 
     /// What each veth may do.
@@ -103,4 +107,13 @@ impl Pods {
     pub(super) fn known(&self) -> &BTreeMap<u32, PodVeth> {
         &self.known
     }
+}
+
+fn interfaces(pods: &BTreeMap<u32, PodVeth>) -> Vec<Interface> {
+    let fast = pods.iter().filter(|(_, pod)| pod.never_fast.is_none());
+    fast.map(|(&ifindex, pod)| Interface {
+        name: pod.name.clone(),
+        ifindex,
+    })
+    .collect()
 }
