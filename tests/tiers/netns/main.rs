@@ -6,4 +6,5 @@
 
 mod agent_datapath;
 mod netlink;
+mod pods;
 mod testbed;
