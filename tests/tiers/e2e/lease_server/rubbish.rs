@@ -158,9 +158,11 @@ fn apply(peers: &mut BTreeSet<Subnet>, event: Event) {
         Event::LeaseAdded(lease) => drop(peers.insert(lease.subnet)),
         Event::LeaseRemoved(subnet) => drop(peers.remove(&subnet)),
         other
-        @ (Event::KernelChanged | Event::UplinkChanged(_) | Event::Tick | Event::Shutdown) => {
-            panic!("{other:?}")
-        }
+        @ (Event::KernelChanged
+        | Event::PodsChanged
+        | Event::UplinkChanged(_)
+        | Event::Tick
+        | Event::Shutdown) => panic!("{other:?}"),
     }
 }
 
