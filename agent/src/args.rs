@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnetwork::Ipv4Network;
+use twill_abi::FastPath;
 use twill_core::vtep::Vni;
 
 use crate::datapath::filter::Slot;
@@ -90,6 +92,28 @@ pub enum DatapathChoice {
     Kernel,
 }
 
+/// Which flows may skip the host's stack.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum FastPathChoice {
+    /// Those that netfilter has accepted as established a moment ago, Services included.
+    Permit,
+    /// As permit, and pod to pod from the first packet, past netfilter: for clusters that have
+    /// no policy in it.
+    Direct,
+    /// None.
+    Off,
+}
+
+impl From<FastPathChoice> for FastPath {
+    fn from(choice: FastPathChoice) -> Self {
+        match choice {
+            FastPathChoice::Permit => Self::Permit,
+            FastPathChoice::Direct => Self::Direct,
+            FastPathChoice::Off => Self::Off,
+        }
+    }
+}
+
 /// The agent's flags.
 #[derive(Args, Clone, Debug)]
 pub struct AgentArgs {
@@ -118,6 +142,23 @@ pub struct AgentArgs {
     /// Who carries packets.
     #[arg(long, value_enum, value_name = "WHO", default_value = "bpf")]
     pub datapath: DatapathChoice,
+    /// Which flows may skip the host's stack.
+    #[arg(long, value_enum, value_name = "MODE", default_value = "permit")]
+    pub fast_path: FastPathChoice,
+    /// How long netfilter's acceptance of a flow is remembered. At most half of the smallest
+    /// conntrack timeout that applies is used.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    pub permit_time: Duration,
+    /// The one bit of the packet mark that netfilter's acceptance is told by. kube-proxy has
+    /// 0x4000 and 0x8000, Calico 0xffff0000.
+    #[arg(long, value_name = "BIT", default_value = "0x1000", value_parser = parse_mark_bit)]
+    pub mark_bit: u32,
+    /// Addresses whose flows are never fast, as `10.244.1.7/32`; may be given several times.
+    #[arg(long, value_name = "PREFIX")]
+    pub exclude: Vec<Ipv4Network>,
+    /// Host-side veths whose flows are never fast, by name; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub exclude_link: Vec<String>,
     /// Address that /healthz and /readyz are on.
     #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     pub healthz_ip: IpAddr,
@@ -159,6 +200,18 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<u32>() {
         Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds.into())),
         _ => Err("write a whole number of seconds from 1 to 3600".to_owned()),
+    }
+}
+
+/// One bit, as `0x1000` or `4096`.
+fn parse_mark_bit(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    match parsed {
+        Ok(bit) if bit.is_power_of_two() => Ok(bit),
+        _ => Err("write one bit of 32, as 0x1000".to_owned()),
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Place {
     Overlay,
     /// The underlay interface.
     Uplink,
+    /// The host-side veth of every pod.
+    Pod,
 }
 
 /// A program and where it belongs.
@@ -66,6 +68,18 @@ pub const HOOKS: &[Hook] = &[
         // What another program drops must not count as having left.
         turn: Turn::Last,
     },
+    Hook {
+        program: Program::FromPod,
+        place: Place::Pod,
+        direction: TcAttachType::Ingress,
+        turn: Turn::First,
+    },
+    Hook {
+        program: Program::ToPod,
+        place: Place::Pod,
+        direction: TcAttachType::Egress,
+        turn: Turn::First,
+    },
 ];
 
 /// An interface, by name and index as they were when somebody looked.
@@ -84,13 +98,16 @@ pub struct Interfaces {
     pub overlay: Interface,
     /// The underlay interface.
     pub uplink: Interface,
+    /// The host-side veths of pods that may be fast.
+    pub pods: Vec<Interface>,
 }
 
 impl Interfaces {
-    fn at(&self, place: Place) -> &Interface {
+    pub(super) fn at(&self, place: Place) -> &[Interface] {
         match place {
-            Place::Overlay => &self.overlay,
-            Place::Uplink => &self.uplink,
+            Place::Overlay => std::slice::from_ref(&self.overlay),
+            Place::Uplink => std::slice::from_ref(&self.uplink),
+            Place::Pod => &self.pods,
         }
     }
 }
@@ -142,11 +159,10 @@ impl Attacher<'_> {
     pub(super) async fn ensure(
         &self,
         hook: &Hook,
-        interfaces: &Interfaces,
+        interface: &Interface,
         program: &mut SchedClassifier,
     ) -> Result<(Attachment, PathBuf), DatapathError> {
         let name = hook.program.label();
-        let interface = interfaces.at(hook.place);
         let id = program
             .info()
             .map_err(|source| DatapathError::Inspect {
@@ -318,11 +334,23 @@ pub(super) async fn detach(
     Ok(())
 }
 
-/// A program that uses one of our maps is ours: nobody else can open them.
+/// The name of a TCX program on the interface that is not ours, if there is one.
+pub(super) fn foreign_program(interface: &Interface, our_maps: &BTreeSet<u32>) -> Option<String> {
+    [TcAttachType::Ingress, TcAttachType::Egress]
+        .into_iter()
+        .flat_map(|direction| tcx::on_hook(interface, direction))
+        .find(|program| !uses_our_maps(program.id, our_maps))
+        .map(|program| program.name)
+}
+
 fn is_ours(filter: &Filter, our_maps: &BTreeSet<u32>) -> bool {
-    let Some(id) = filter.program_id else {
-        return false;
-    };
+    filter
+        .program_id
+        .is_some_and(|id| uses_our_maps(id, our_maps))
+}
+
+/// A program that uses one of our maps is ours: nobody else can open them.
+fn uses_our_maps(id: u32, our_maps: &BTreeSet<u32>) -> bool {
     let uses_our_maps = |program: &ProgramInfo| {
         program
             .map_ids()

@@ -17,6 +17,7 @@ use twill_abi::{MapKind, MapSpec};
 
 use super::hooks::HOOKS;
 use super::maps::{Maps, MapsError};
+use super::permits::Permits;
 use super::pins::{self, Entries, Pins};
 use super::{DatapathError, Sizes};
 
@@ -24,6 +25,7 @@ use super::{DatapathError, Sizes};
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
+    pub(super) permits: Permits,
     /// Identities of the maps.
     pub(super) map_ids: Vec<u32>,
     /// Whether the maps are a new set, still in the folder `next`.
@@ -73,12 +75,13 @@ pub(super) fn load(
             taken.insert(spec.name, map);
         }
     }
-    let maps = Maps::open(sizes.routes, |name| {
-        taken.remove(name).ok_or(MapsError::Missing(name))
-    })?;
+    let mut take = |name| taken.remove(name).ok_or(MapsError::Missing(name));
+    let maps = Maps::open(sizes.routes, &mut take)?;
+    let permits = Permits::open(&mut take)?;
     Ok(Loaded {
         ebpf,
         maps,
+        permits,
         map_ids,
         fresh,
     })

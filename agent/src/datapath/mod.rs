@@ -8,6 +8,7 @@ pub mod filter;
 pub mod hooks;
 pub mod maps;
 pub mod object;
+pub mod permits;
 pub mod pins;
 pub mod reader;
 pub mod settings;
@@ -16,13 +17,14 @@ pub mod tcx;
 
 mod load;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError};
 use thiserror::Error;
+use tracing::debug;
 use twill_abi::Mode;
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
@@ -30,9 +32,10 @@ use twill_core::plan::MapOp;
 use crate::instance::InstanceName;
 use bpffs::BpffsError;
 use filter::{FilterError, Slot};
-use hooks::{AttachBy, Attacher, Attachment, HOOKS, Interfaces};
+use hooks::{AttachBy, Attacher, Attachment, HOOKS, Interface, Interfaces, Place};
 use maps::{Maps, MapsError};
 use object::ObjectError;
+use permits::{Permits, VethUse};
 use pins::{PinError, Pins};
 use settings::Settings;
 use tcx::TcxError;
@@ -168,6 +171,7 @@ pub struct Datapath {
     pins: Pins,
     ebpf: Ebpf,
     maps: Maps,
+    permits: Permits,
     our_maps: BTreeSet<u32>,
     fresh: bool,
     vni: u32,
@@ -208,6 +212,7 @@ impl Datapath {
             pins,
             ebpf: loaded.ebpf,
             maps: loaded.maps,
+            permits: loaded.permits,
             our_maps,
             fresh: loaded.fresh,
             vni,
@@ -231,6 +236,23 @@ impl Datapath {
         Ok(self.maps.write_settings(settings)?)
     }
 
+    /// Tells the programs which veths are pods', and which of them are never fast; ends the
+    /// permits of every veth that is not a fast pod's any more.
+    pub fn set_pods(&mut self, pods: &BTreeMap<u32, VethUse>) -> Result<(), DatapathError> {
+        Ok(self.permits.set_pods(pods)?)
+    }
+
+    /// Programs of others on the TCX hooks of these interfaces: name by interface index.
+    pub fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, String> {
+        interfaces
+            .iter()
+            .filter_map(|interface| {
+                let name = hooks::foreign_program(interface, &self.our_maps)?;
+                Some((interface.ifindex, name))
+            })
+            .collect()
+    }
+
     /// The mode that the operator asked for, if any.
     pub fn operator_mode(&self) -> Result<Option<Mode>, DatapathError> {
         Ok(self.maps.operator_mode()?)
@@ -251,9 +273,19 @@ impl Datapath {
         let mut wanted = Vec::new();
         for hook in HOOKS {
             let program = load::classifier(&mut self.ebpf, hook.program.label())?;
-            let (attachment, pin) = attacher.ensure(hook, interfaces, program).await?;
-            attached.push(attachment);
-            wanted.push(pin);
+            for interface in interfaces.at(hook.place) {
+                match attacher.ensure(hook, interface, program).await {
+                    Ok((attachment, pin)) => {
+                        attached.push(attachment);
+                        wanted.push(pin);
+                    }
+                    // A pod may go at any moment, and one that stays goes the slow way.
+                    Err(error) if hook.place == Place::Pod => {
+                        debug!(interface = interface.name, error = %chain(&error), "pod not attached");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         }
         attacher.prune(&wanted).await?;
         self.attached = attached;

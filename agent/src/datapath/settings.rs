@@ -1,16 +1,14 @@
 //! The agent's settings in the map `config`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
-use twill_abi::{Address, Be16, CONFIG_FLAG_ODD_ROUTES, Config, FastPath, Mode};
+use twill_abi::{
+    Address, Be16, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_TCP_PERMITS, Config, FastPath, Mode,
+};
 use twill_core::subnet::Subnet;
 use twill_core::vtep::{MacAddr, Vni};
 
-/// How long a flow's acceptance lasts: at most half of the smallest conntrack timeout
-/// that applies (30 s for UDP without replies).
-const PERMIT_NS: u64 = 10_000_000_000;
-/// The one bit of `skb->mark`: 0x4000 and 0x8000 are kube-proxy's, 0xffff0000 Calico's.
-const MARK_BIT: u32 = 0x1000;
 /// The kernel's default UDP port for VXLAN, where the configuration names none.
 const KERNEL_VXLAN_PORT: u16 = 8472;
 
@@ -41,6 +39,14 @@ pub struct Settings {
     pub network: Subnet,
     /// MAC address of the vxlan device.
     pub vtep_mac: MacAddr,
+    /// Which flows may skip the host's stack.
+    pub fast_path: FastPath,
+    /// How long an acceptance lasts, of a flow and of the way to a VTEP.
+    pub permit_time: Duration,
+    /// The one bit of the packet mark that says "accepted as established".
+    pub mark_bit: u32,
+    /// Whether conntrack lets TCP flows rest, so that they may have permits.
+    pub tcp_permits: bool,
 }
 
 impl Settings {
@@ -48,19 +54,16 @@ impl Settings {
     /// the count of writes.
     pub fn to_config(&self, heartbeat_ns: u64, generation: u64) -> Config {
         let (source_port_min, source_port_last) = self.source_ports;
+        let permit_ns = u64::try_from(self.permit_time.as_nanos()).unwrap_or(u64::MAX);
         Config {
-            permit_ns: PERMIT_NS,
-            outer_permit_ns: PERMIT_NS,
+            permit_ns,
+            outer_permit_ns: permit_ns,
             heartbeat_ns,
             mode: self.mode as u32,
-            fast_path: FastPath::Off as u32,
-            flags: if self.odd_routes {
-                CONFIG_FLAG_ODD_ROUTES
-            } else {
-                0
-            },
+            fast_path: self.fast_path as u32,
+            flags: self.flags(),
             vni: self.vni.get(),
-            mark_bit: MARK_BIT,
+            mark_bit: self.mark_bit,
             uplink_ifindex: self.uplink_ifindex,
             overlay_ifindex: self.overlay_ifindex,
             guard: 0,
@@ -84,6 +87,12 @@ impl Settings {
             reserved_tail: [0; 8],
         }
     }
+
+    fn flags(&self) -> u32 {
+        let set = |condition, flag| if condition { flag } else { 0 };
+        set(self.odd_routes, CONFIG_FLAG_ODD_ROUTES)
+            | set(self.tcp_permits, CONFIG_FLAG_TCP_PERMITS)
+    }
 }
 
 #[cfg(test)]
@@ -105,6 +114,10 @@ mod tests {
             own_subnet: "10.244.1.0/24".parse().unwrap(),
             network: "10.244.0.0/16".parse().unwrap(),
             vtep_mac: MacAddr([2, 0, 0x5e, 0x10, 0, 1]),
+            fast_path: FastPath::Permit,
+            permit_time: Duration::from_secs(10),
+            mark_bit: 0x1000,
+            tcp_permits: true,
         };
         let config = settings.to_config(5, 6);
         assert_eq!(config.vxlan_port.to_host(), 8472);
@@ -113,7 +126,13 @@ mod tests {
             (32_768, 60_999)
         );
         assert_eq!((config.heartbeat_ns, config.generation), (5, 6));
-        assert_eq!(config.flags, CONFIG_FLAG_ODD_ROUTES);
+        assert_eq!(
+            config.flags,
+            CONFIG_FLAG_ODD_ROUTES | CONFIG_FLAG_TCP_PERMITS
+        );
+        assert_eq!((config.fast_path, config.mark_bit), (1, 0x1000));
+        assert_eq!(config.permit_ns, 10_000_000_000);
+        assert_eq!(config.outer_permit_ns, 10_000_000_000);
         assert_eq!((config.vni, config.mode), (7, 2));
         assert_eq!((config.uplink_ifindex, config.overlay_ifindex), (2, 3));
         assert_eq!(IpAddr::from(config.underlay), IpAddr::from([192, 0, 2, 1]));

@@ -90,6 +90,8 @@ pub enum Error {
         device: String,
         source: Failure,
     },
+    #[error("read the {what}, to find pods")]
+    HostLinks { what: &'static str, source: Failure },
     #[error("read the vxlan devices")]
     VxlanDevices { source: Failure },
     #[error(transparent)]

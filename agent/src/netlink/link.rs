@@ -171,22 +171,36 @@ fn says_missing(errno: Errno) -> bool {
 
 /// Every link. One that cannot be decoded is somebody else's oddity, and is left out.
 pub(super) async fn all(socket: &mut Socket) -> Result<Vec<Link>, Failure> {
-    dump(socket, Vec::new()).await
+    dump(socket, Vec::new(), Link::read).await
 }
 
 /// Every vxlan device.
 pub(super) async fn vxlan_devices(socket: &mut Socket) -> Result<Vec<VxlanDevice>, Failure> {
-    let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan)]);
-    let links = dump(socket, vec![kind]).await?;
+    let links = of_kind(socket, InfoKind::Vxlan, Link::read).await?;
     Ok(links.into_iter().filter_map(Link::into_vxlan).collect())
 }
 
-async fn dump(socket: &mut Socket, filter: Vec<LinkAttribute>) -> Result<Vec<Link>, Failure> {
+/// What `read` makes of each link of that kind, and perhaps of others: the kernel filters by
+/// kinds that it knows.
+pub(super) async fn of_kind<T>(
+    socket: &mut Socket,
+    kind: InfoKind,
+    read: impl Fn(&LinkMessage) -> T,
+) -> Result<Vec<T>, Failure> {
+    let filter = vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])];
+    dump(socket, filter, read).await
+}
+
+async fn dump<T>(
+    socket: &mut Socket,
+    filter: Vec<LinkAttribute>,
+    read: impl Fn(&LinkMessage) -> T,
+) -> Result<Vec<T>, Failure> {
     let mut message = LinkMessage::default();
     message.attributes = filter;
     message.attributes.push(without_statistics());
     let keep = |answer| match answer {
-        Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(Link::read(&message))),
+        Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(read(&message))),
         Ok(other) => Err(unexpected(&other)),
         Err(error) => {
             tracing::warn!(%error, "a link is left out");

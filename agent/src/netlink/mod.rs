@@ -1,9 +1,9 @@
 //! The kernel's network configuration over rtnetlink: observed, changed, watched.
 //!
 //! [`Netlink::observe`] reads what hangs on our device, [`Netlink::apply`] carries out a plan's
-//! steps, [`Netlink::uplink`] finds the underlay interface, [`monitor`] tells when something
-//! changed that may matter. Nothing here decides what should be, and nothing is changed that no
-//! step names.
+//! steps, [`Netlink::uplink`] finds the underlay interface, [`Netlink::host_links`] reads what pods
+//! hang on, [`monitor`] tells when something changed that may matter. Nothing here decides what
+//! should be, and nothing is changed that no step names.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -17,9 +17,12 @@ mod link;
 mod message;
 pub mod monitor;
 mod neigh;
+mod outbox;
+mod pods;
 mod route;
 mod said;
 mod socket;
+mod tc;
 mod uplink;
 
 use std::net::Ipv4Addr;

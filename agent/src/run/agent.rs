@@ -19,9 +19,11 @@ use twill_core::subnet_env::SubnetEnv;
 use twill_core::uplink::Uplink;
 use twill_core::vtep::MacAddr;
 
+use super::acceptance::Acceptance;
 use super::bpf::Bpf;
 use super::failures::Failures;
 use super::patience::pauses;
+use super::pods::Pods;
 use super::report::Report;
 use super::uplink::Finder;
 use crate::admin::Readiness;
@@ -47,6 +49,8 @@ pub(super) struct Agent {
     pub(super) state: State,
     pub(super) observed: Observed,
     pub(super) bpf: Bpf,
+    pub(super) acceptance: Acceptance,
+    pub(super) pods: Pods,
     pub(super) failures: Failures,
     pub(super) readiness: Readiness,
     pub(super) report: Report,
@@ -113,6 +117,8 @@ impl Agent {
             lock,
         } = parts;
         report.uplink(&uplink);
+        let acceptance = Acceptance::new(&args);
+        let pods = Pods::new(&args);
         let bpf = Bpf::new(&args, config.backend.vni.get(), config.subnet_len);
         Self {
             state: State::new(config, uplink, fallback_mac),
@@ -130,6 +136,8 @@ impl Agent {
             netlink,
             finder,
             bpf,
+            acceptance,
+            pods,
             readiness,
             report,
         }
@@ -228,6 +236,8 @@ pub(super) struct Batch {
     pub(super) look: Look,
     /// Subnets whose leases came or went.
     pub(super) subnets: BTreeSet<Subnet>,
+    /// Whether pods may have come or gone.
+    pub(super) pods: bool,
     taken: usize,
     stop: bool,
 }
@@ -237,6 +247,7 @@ impl Default for Batch {
         Self {
             look: Look::Nowhere,
             subnets: BTreeSet::new(),
+            pods: false,
             taken: 0,
             stop: false,
         }
@@ -250,6 +261,10 @@ impl Batch {
         let look = match &event {
             Event::LeaseAdded(_) | Event::LeaseRemoved(_) | Event::KernelChanged => Look::Kernel,
             Event::Resync(_) | Event::UplinkChanged(_) | Event::Tick => Look::Everywhere,
+            Event::PodsChanged => {
+                self.pods = true;
+                Look::Nowhere
+            }
             Event::Shutdown => {
                 self.stop = true;
                 Look::Nowhere

@@ -1,5 +1,6 @@
 //! Whether BPF carries packets, and if not, why and when to try again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,7 +11,8 @@ use twill_core::plan::MapOp;
 
 use super::failures::Failures;
 use crate::args::{AgentArgs, DatapathChoice};
-use crate::datapath::hooks::{Attachment, Interfaces};
+use crate::datapath::hooks::{Attachment, Interface, Interfaces};
+use crate::datapath::permits::VethUse;
 use crate::datapath::pins::Pins;
 use crate::datapath::settings::Settings;
 use crate::datapath::{Datapath, DatapathError, Options, chain, detach_all};
@@ -107,6 +109,23 @@ impl Bpf {
             Ok(operator) => self.operator = operator,
             Err(error) => failures.add(error.label(), &error),
         }
+    }
+
+    /// Tells the programs which veths are pods', and what each may do.
+    pub(super) fn set_pods(&mut self, pods: &BTreeMap<u32, VethUse>, failures: &mut Failures) {
+        if let Some(datapath) = &mut self.datapath
+            && let Err(error) = datapath.set_pods(pods)
+        {
+            failures.add(error.label(), &error);
+        }
+    }
+
+    /// Programs of others on the TCX hooks of these interfaces.
+    pub(super) fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, String> {
+        let datapath = self.datapath.as_ref();
+        datapath.map_or_else(BTreeMap::new, |datapath| {
+            datapath.foreign_programs(interfaces)
+        })
     }
 
     /// Makes sure that the programs are where they belong. Only when the maps are filled:

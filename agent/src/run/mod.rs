@@ -1,10 +1,12 @@
 //! The agent: events in, one state, a plan, steps out. The one module that knows all others.
 
+mod acceptance;
 mod agent;
 mod bpf;
 mod failures;
 mod pass;
 mod patience;
+mod pods;
 mod report;
 mod start;
 mod uplink;

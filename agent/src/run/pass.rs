@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use tracing::{debug, info, warn};
-use twill_abi::Mode;
+use twill_abi::{FastPath, Mode};
 use twill_core::event::Event;
 use twill_core::lease::LeaseAttrs;
 use twill_core::mtu::overlay_mtu;
@@ -17,6 +17,7 @@ use twill_core::subnet_env::SubnetEnv;
 use twill_core::uplink::Uplink;
 
 use super::agent::{Agent, Batch, Look};
+use super::pods::Surroundings;
 use super::report::Outcome;
 use crate::datapath::hooks::{Interface, Interfaces};
 use crate::datapath::settings::Settings;
@@ -35,6 +36,12 @@ impl Agent {
             self.bpf.load(&mut self.failures);
         }
         self.reconcile(batch.look, &batch.subnets).await;
+        if batch.look == Look::Everywhere {
+            self.assert_acceptance().await;
+        }
+        if batch.look == Look::Everywhere || batch.pods {
+            self.look_at_pods().await;
+        }
         if batch.look == Look::Everywhere || self.interfaces_changed() {
             self.tell_programs().await;
         }
@@ -201,6 +208,31 @@ impl Agent {
         }
     }
 
+    /// Makes sure of what permits rest on.
+    async fn assert_acceptance(&mut self) {
+        if let Some(own_subnet) = self.state.own_subnet() {
+            let network = self.state.config().network;
+            self.acceptance
+                .assert(network, own_subnet, &mut self.failures)
+                .await;
+        }
+    }
+
+    /// Looks for pods that came, went, or may not be fast any more.
+    async fn look_at_pods(&mut self) {
+        let Some(own_subnet) = self.state.own_subnet() else {
+            return;
+        };
+        let around = Surroundings {
+            own_subnet,
+            uplink: self.state.uplink().ifindex,
+            bpf: &self.bpf,
+        };
+        self.pods
+            .look(&self.netlink, &around, &mut self.failures)
+            .await;
+    }
+
     fn interfaces(&self) -> Option<Interfaces> {
         let device = self.observed.kernel.device.as_ref()?;
         let uplink = self.state.uplink();
@@ -212,6 +244,10 @@ impl Agent {
             uplink: Interface {
                 name: uplink.name.clone(),
                 ifindex: uplink.ifindex,
+            },
+            pods: match self.acceptance.allowed().fast_path {
+                FastPath::Off => Vec::new(),
+                FastPath::Permit | FastPath::Direct => self.pods.interfaces(),
             },
         })
     }
@@ -227,6 +263,7 @@ impl Agent {
             return;
         };
         self.bpf.write_settings(&settings, &mut self.failures);
+        self.bpf.set_pods(&self.pods.uses(), &mut self.failures);
         self.told_interfaces = Some(interfaces.clone());
         if self.state.is_complete() && self.failures.is_empty() {
             self.bpf.attach(&interfaces, &mut self.failures).await;
@@ -245,6 +282,7 @@ impl Agent {
         };
         let config = self.state.config();
         let peers = self.state.peers();
+        let allowed = self.acceptance.allowed();
         Some(Settings {
             mode: Mode::Bpf,
             vni: config.backend.vni,
@@ -261,6 +299,10 @@ impl Agent {
             own_subnet,
             network: config.network,
             vtep_mac: self.mac?,
+            fast_path: allowed.fast_path,
+            permit_time: allowed.permit_time,
+            mark_bit: self.acceptance.mark_bit(),
+            tcp_permits: allowed.tcp_permits,
         })
     }
 

@@ -7,4 +7,5 @@
 mod agent_daemon;
 mod agent_datapath;
 mod netlink;
+mod pods;
 mod testbed;

@@ -86,7 +86,7 @@ impl State {
                 Change::Everything
             }
             Event::KernelChanged | Event::Tick => Change::Everything,
-            Event::Shutdown => Change::Nothing,
+            Event::PodsChanged | Event::Shutdown => Change::Nothing,
         }
     }
 

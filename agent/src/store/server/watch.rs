@@ -78,7 +78,9 @@ impl Watcher {
             }
             let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
             let cause = end.source().map(ToString::to_string);
-            let why = cause.as_deref().map_or_else(|| end.to_string(), |cause| format!("{end}: {cause}"));
+            let why = cause
+                .as_deref()
+                .map_or_else(|| end.to_string(), |cause| format!("{end}: {cause}"));
             self.store.contacts.lost(&why);
             warn!(error = %end, cause, ?pause, "lease watch broke off; peers stay as they are");
             tokio::time::sleep(pause).await;
