@@ -149,7 +149,9 @@ fn detached_by_hand_no_packet_is_lost_and_programs_come_back() -> Result<()> {
     let agent = &cluster.members[0].agent;
     wait_mode(agent, "bpf")?;
     let all = attached(agent)?;
-    assert_eq!(all, ["from_uplink", "to_overlay", "to_uplink"]);
+    for program in ["from_uplink", "to_overlay", "to_uplink"] {
+        assert!(all.iter().any(|name| name == program), "{all:?}");
+    }
     while_pinging(a.namespace(), b.address(), || {
         for pin in fs::read_dir(agent.pins().join("v1"))? {
             let pin = pin?;

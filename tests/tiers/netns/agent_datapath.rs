@@ -3,11 +3,12 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::net::if_::if_nametoindex;
-use twill_abi::Mode;
+use twill_abi::{FastPath, Mode};
 use twill_agent::datapath::filter::Slot;
 use twill_agent::datapath::hooks::{AttachBy, Interface, Interfaces};
 use twill_agent::datapath::pins::Pins;
@@ -67,6 +68,7 @@ impl Lab {
             let interfaces = Interfaces {
                 overlay: interface("flannel.7")?,
                 uplink: interface("up0")?,
+                pods: Vec::new(),
             };
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -143,6 +145,10 @@ fn settings(interfaces: &Interfaces) -> Result<Settings> {
         own_subnet: "10.244.1.0/24".parse()?,
         network: "10.244.0.0/16".parse()?,
         vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        fast_path: FastPath::Off,
+        permit_time: Duration::from_secs(10),
+        mark_bit: 0x1000,
+        tcp_permits: false,
     })
 }
 
