@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{FileError, atomic};
 use crate::datapath::hooks::Attachment;
@@ -125,7 +126,9 @@ pub fn read(path: &Path) -> Result<Option<Status>, FileError> {
             });
         }
     };
+    // An object, and nothing else: serde would take a list for a status as well.
     serde_json::from_str(&text)
+        .and_then(|fields: Map<String, Value>| serde_json::from_value(Value::Object(fields)))
         .map(Some)
         .map_err(|error| FileError::Content {
             path: path.to_owned(),

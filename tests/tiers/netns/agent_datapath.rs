@@ -81,8 +81,8 @@ impl Lab {
     fn start(&self) -> Result<Vec<u32>> {
         self.with(async |options, interfaces| {
             let mut datapath = Datapath::open(options, 7, 24)?;
-            datapath.write_settings(&settings(&interfaces))?;
-            for op in peer(2) {
+            datapath.write_settings(&settings(&interfaces)?)?;
+            for op in peer(2)? {
                 datapath.apply(&op)?;
             }
             datapath.attach(&interfaces).await?;
@@ -114,6 +114,7 @@ impl Lab {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "drop has nobody to return an error to")]
 impl Drop for Lab {
     fn drop(&mut self) {
         for error in self.pins().remove_all() {
@@ -130,10 +131,10 @@ fn ids(datapath: &Datapath) -> Vec<u32> {
         .collect()
 }
 
-fn settings(interfaces: &Interfaces) -> Settings {
-    Settings {
+fn settings(interfaces: &Interfaces) -> Result<Settings> {
+    Ok(Settings {
         mode: Mode::Bpf,
-        vni: Vni::new(7).expect("7 fits 24 bits"),
+        vni: Vni::new(7)?,
         port: None,
         uplink_ifindex: interfaces.uplink.ifindex,
         overlay_ifindex: interfaces.overlay.ifindex,
@@ -141,22 +142,22 @@ fn settings(interfaces: &Interfaces) -> Settings {
         common_prefix: 24,
         odd_routes: false,
         underlay: Ipv4Addr::new(192, 0, 2, 1),
-        own_subnet: "10.244.1.0/24".parse().expect("a subnet"),
-        network: "10.244.0.0/16".parse().expect("a subnet"),
+        own_subnet: "10.244.1.0/24".parse()?,
+        network: "10.244.0.0/16".parse()?,
         vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
         fast_path: FastPath::Off,
         permit_time: Duration::from_secs(10),
         mark_bit: 0x1000,
         tcp_permits: false,
-    }
+    })
 }
 
-fn peer(number: u8) -> [MapOp; 3] {
+fn peer(number: u8) -> Result<[MapOp; 3]> {
     let index = u32::from(number);
     let underlay = Ipv4Addr::new(192, 0, 2, number).into();
     let mac = MacAddr([2, 0, 0, 0, 0, number]);
-    let subnet = format!("10.244.{number}.0/24").parse().expect("a subnet");
-    [
+    let subnet = format!("10.244.{number}.0/24").parse()?;
+    Ok([
         MapOp::SetVtep {
             index,
             vtep: RemoteVtep { underlay, mac },
@@ -164,7 +165,7 @@ fn peer(number: u8) -> [MapOp; 3] {
         },
         MapOp::SetSource { underlay, index },
         MapOp::SetRoute { subnet, index },
-    ]
+    ])
 }
 
 #[test]
@@ -225,7 +226,7 @@ fn a_pin_that_does_not_fit_is_never_read_through() -> Result<()> {
         assert_eq!(datapath.observe()?.routes.len(), 0, "a new set is empty");
         // The old programs still use the old maps: nothing was taken from under them.
         assert_eq!(lab.attached("up0")?, [("from_uplink".to_owned(), first[1])]);
-        datapath.write_settings(&settings(&interfaces))?;
+        datapath.write_settings(&settings(&interfaces)?)?;
         datapath.attach(&interfaces).await?;
         Ok(ids(&datapath))
     })?;
@@ -262,7 +263,7 @@ fn what_somebody_detaches_comes_back() -> Result<()> {
     let lab = Lab::new(AttachBy::Auto)?;
     lab.with(async |options, interfaces| {
         let mut datapath = Datapath::open(options, 7, 24)?;
-        datapath.write_settings(&settings(&interfaces))?;
+        datapath.write_settings(&settings(&interfaces)?)?;
         datapath.attach(&interfaces).await?;
         let expected = ids(&datapath);
         let link = lab.pins().link("to_overlay", interfaces.overlay.ifindex);
