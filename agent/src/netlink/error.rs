@@ -124,6 +124,12 @@ pub enum Error {
         mtu: u32,
         source: Failure,
     },
+    #[error("set the alias of {device} to {alias:?}")]
+    SetAlias {
+        device: String,
+        alias: String,
+        source: Failure,
+    },
     #[error("set {device} up")]
     SetUp { device: String, source: Failure },
     #[error(

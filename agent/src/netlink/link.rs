@@ -32,6 +32,8 @@ pub struct VxlanDevice {
     pub uplink_ifindex: Option<u32>,
     /// Whether VNI and destination come from each packet's metadata (`external`).
     pub external: bool,
+    /// Alias (`IFLA_IFALIAS`).
+    pub alias: Option<String>,
 }
 
 /// A link, as far as we care for links.
@@ -42,6 +44,7 @@ pub(super) struct Link {
     pub(super) mac: Option<MacAddr>,
     pub(super) loopback: bool,
     pub(super) external: bool,
+    pub(super) alias: Option<String>,
     pub(super) device: ObservedDevice,
 }
 
@@ -52,6 +55,7 @@ impl Link {
             mac: None,
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             external: false,
+            alias: None,
             device: ObservedDevice {
                 ifindex: message.header.index,
                 // As Go's netlink library calls what is backed by no driver of a kind.
@@ -76,6 +80,7 @@ impl Link {
                 LinkAttribute::Address(bytes) => {
                     link.mac = bytes.as_slice().try_into().ok().map(MacAddr);
                 }
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link.info(info)),
                 _ => {}
             }
@@ -123,6 +128,7 @@ impl Link {
             local: self.device.local,
             uplink_ifindex: self.device.uplink_ifindex,
             external: self.external,
+            alias: self.alias,
         })
     }
 }
@@ -274,6 +280,16 @@ pub(super) fn remove(ifindex: u32) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = ifindex;
     (RouteNetlinkMessage::DelLink(message), 0)
+}
+
+/// Sets the alias (`IFLA_IFALIAS`).
+pub(super) fn set_alias(ifindex: u32, alias: &str) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message
+        .attributes
+        .push(LinkAttribute::IfAlias(alias.to_owned()));
+    (RouteNetlinkMessage::SetLink(message), 0)
 }
 
 /// Sets the MTU, bytes.

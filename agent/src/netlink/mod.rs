@@ -164,6 +164,25 @@ impl Netlink {
             .map_err(|source| Error::VxlanDevices { source })
     }
 
+    /// Sets the alias (`IFLA_IFALIAS`) of a device.
+    pub async fn set_alias(&self, device: &str, ifindex: u32, alias: &str) -> Result<(), Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let outcome = socket.batch(&[link::set_alias(ifindex, alias)]).await.pop();
+        outcome.unwrap_or(Ok(())).map_err(|source| Error::SetAlias {
+            device: device.to_owned(),
+            alias: alias.to_owned(),
+            source,
+        })
+    }
+
+    /// Removes a device.
+    pub async fn remove_device(&self, device: &str, ifindex: u32) -> Result<(), Error> {
+        let mut errors = self
+            .apply(device, &[KernelOp::RemoveDevice { ifindex }])
+            .await;
+        errors.pop().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
     /// The port number by which notifications name us.
     fn port(&self) -> u32 {
         self.0.port.load(Ordering::Relaxed)
