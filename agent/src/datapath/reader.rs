@@ -1,12 +1,15 @@
 //! What the pins say, for tools: needs no agent, and writes nothing.
 
+use std::time::Duration;
+
 use aya::maps::{Map, MapData};
 use serde::Serialize;
 use thiserror::Error;
 use twill_abi::maps::{COUNTERS_MAP, VTEP_COUNTERS};
-use twill_abi::{CONFIG_FLAG_STALE, MAPS, MapSpec, Mode};
+use twill_abi::{CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, MAPS, MapSpec, Mode};
 
 use super::maps::{Maps, MapsError, monotonic_ns};
+use super::operator::{Switch, Word};
 use super::permits::Permits;
 use super::pins::{self, AttachmentPin, Entries, Misfit, PinError, Pins};
 use super::stats::{Counters, CountersError};
@@ -48,6 +51,14 @@ pub struct PinnedSettings {
     pub mode: &'static str,
     /// The operator's override.
     pub operator: Option<&'static str>,
+    /// Which flows may skip the host's stack, by the agent's word and the operator's.
+    pub fast_path: Word,
+    /// Whether TCP flows may have permits.
+    pub tcp_permits: bool,
+    /// The bit of the packet mark that says "accepted as established".
+    pub mark_bit: u32,
+    /// How long an acceptance is remembered.
+    pub permit_seconds: f64,
     /// Seconds since the agent's last sign of life.
     pub heartbeat_age_seconds: u64,
     /// Whether the agent found that its assumptions do not hold.
@@ -65,6 +76,7 @@ pub struct PinnedSettings {
 /// The pins of one agent, open for reading.
 pub struct Reader {
     maps: Maps,
+    switch: Switch,
     counters: Counters,
     permits: Permits,
     attachments: Vec<AttachmentPin>,
@@ -77,6 +89,7 @@ impl Reader {
         let counters = Counters::open(open(pins, &COUNTERS_MAP)?, open(pins, &VTEP_COUNTERS)?)?;
         Ok(Self {
             maps,
+            switch: Switch::open(pins)?,
             counters,
             permits: permits(pins)?,
             attachments: pins.attachments()?,
@@ -105,17 +118,16 @@ impl Reader {
 
     /// The settings.
     pub fn settings(&self) -> Result<PinnedSettings, ReaderError> {
-        let config = self.maps.config()?;
-        let operator = self.maps.operator_mode()?;
-        let agent = if config.mode == Mode::Bpf as u32 {
-            Mode::Bpf
-        } else {
-            Mode::Kernel
-        };
+        let config = self.switch.agent()?;
+        let mode = self.switch.mode()?;
         let age_ns = monotonic_ns()?.saturating_sub(config.heartbeat_ns);
         Ok(PinnedSettings {
-            mode: mode_name(operator.unwrap_or(agent)),
-            operator: operator.map(mode_name),
+            mode: mode.holds,
+            operator: mode.operator,
+            fast_path: self.switch.fast_path()?,
+            tcp_permits: config.flags & CONFIG_FLAG_TCP_PERMITS != 0,
+            mark_bit: config.mark_bit,
+            permit_seconds: Duration::from_nanos(config.permit_ns).as_secs_f64(),
             heartbeat_age_seconds: age_ns / 1_000_000_000,
             stale: config.flags & CONFIG_FLAG_STALE != 0,
             vni: config.vni,
@@ -161,7 +173,8 @@ fn opened<T>(
     }
 }
 
-fn open(pins: &Pins, spec: &MapSpec) -> Result<Map, ReaderError> {
+/// One map, verified before anything is read through it.
+pub(super) fn open(pins: &Pins, spec: &MapSpec) -> Result<Map, ReaderError> {
     let path = pins.map(spec.name);
     let info = pins::info(&path)?.ok_or_else(|| ReaderError::Missing {
         map: spec.name,

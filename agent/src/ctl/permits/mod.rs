@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use nix::net::if_::if_indextoname;
+use serde::Serialize;
 use serde_json::json;
 use twill_abi::{FlowTuple, Permit, Vtep};
 
@@ -120,6 +121,34 @@ fn read(reader: &Reader) -> Result<BTreeMap<String, View>> {
         vtep: &vtep,
     };
     Ok(views(&records, &around))
+}
+
+/// How many records are in each state.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub(super) struct PermitCounts {
+    pub(super) live: u32,
+    pub(super) half: u32,
+    pub(super) expired: u32,
+    pub(super) tombstone: u32,
+    pub(super) garbage: u32,
+}
+
+/// Counts the records.
+pub(super) fn count(reader: &Reader) -> Result<PermitCounts> {
+    let records = reader.permits().list().context("read the permits")?;
+    let now_ns = monotonic_ns()?;
+    let mut counts = PermitCounts::default();
+    for (key, record) in &records {
+        let count = match record::judge(key, record, now_ns).0 {
+            State::Live => &mut counts.live,
+            State::Half => &mut counts.half,
+            State::Expired => &mut counts.expired,
+            State::Tombstone => &mut counts.tombstone,
+            State::Garbage => &mut counts.garbage,
+        };
+        *count += 1;
+    }
+    Ok(counts)
 }
 
 fn views<'a>(

@@ -118,11 +118,7 @@ impl Addresses {
 impl View {
     pub(super) fn of(key: &FlowTuple, record: &Permit, around: &Surroundings<'_>) -> Self {
         let now_ns = around.now_ns;
-        let why = objection(key, record, now_ns);
-        let state = match &why {
-            Some(_) => State::Garbage,
-            None => state(record, now_ns),
-        };
+        let (state, why) = judge(key, record, now_ns);
         let vtep = (around.vtep)(record.vtep).filter(|vtep| vtep.flags & VTEP_FLAG_ACTIVE != 0);
         let direct = record.flags & PERMIT_FLAG_DIRECT != 0;
         // A half learned record knows no VTEP yet.
@@ -174,6 +170,14 @@ impl View {
         } else {
             format!("{} → {}", self.local, self.wire_local)
         }
+    }
+}
+
+/// What a record is good for; of garbage also why it is.
+pub(super) fn judge(key: &FlowTuple, record: &Permit, now_ns: u64) -> (State, Option<String>) {
+    match objection(key, record, now_ns) {
+        None => (state(record, now_ns), None),
+        why => (State::Garbage, why),
     }
 }
 
