@@ -346,6 +346,8 @@ impl Agent {
         self.readiness.set(ready);
         self.report.pass(&Outcome {
             bpf: &self.bpf,
+            acceptance: &self.acceptance,
+            pods: &self.pods,
             failures: &self.failures,
             state: &self.state,
             ready,
