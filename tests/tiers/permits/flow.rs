@@ -8,14 +8,11 @@ use anyhow::{Context as _, Result, bail};
 use twill_testbed::pod::Pod;
 use twill_testbed::wait::wait_for;
 
-use crate::lab::{A, B, Kind, Lab, SECONDS};
+use crate::lab::{Kind, Lab, SECONDS};
 use crate::rules::ECHO;
 
 /// How long an answer may take when all is well.
 const ANSWER: Duration = Duration::from_secs(3);
-/// A flow is dead when nothing came back for so long: more than two probes and a
-/// retransmission of TCP.
-const SILENCE: Duration = Duration::from_millis(1500);
 /// Requests between two looks at the counters.
 const ROUND: u64 = 40;
 
@@ -53,6 +50,15 @@ impl Flow {
         let socket = from.namespace().enter(bind)??;
         socket.connect(to)?;
         Ok(Self::over(Socket::Udp(socket)))
+    }
+
+    /// The flow's own port.
+    pub(crate) fn port(&self) -> Result<u16> {
+        let address = match &self.socket {
+            Socket::Tcp(stream) => stream.local_addr(),
+            Socket::Udp(socket) => socket.local_addr(),
+        };
+        Ok(address?.port())
     }
 
     fn over(socket: Socket) -> Self {
@@ -128,42 +134,16 @@ impl Flow {
         if lab.kind == Kind::Stock {
             return self.ask_times(ROUND);
         }
-        let fast = || -> Result<Vec<u64>> {
-            let mut counts = Vec::new();
-            for node in [A, B] {
-                let counters = lab.member(node).agent.counters()?;
-                counts.push(counters.packets("from_pod", "fast")?);
-                counts.push(counters.packets("from_uplink", "fast")?);
-            }
-            Ok(counts)
-        };
         wait_for("the flow is fast", SECONDS, || {
-            let before = fast()?;
+            let before = lab.fast_counts()?;
             self.ask_times(ROUND)?;
-            let after = fast()?;
+            let after = lab.fast_counts()?;
             let all = before
                 .iter()
                 .zip(&after)
                 .all(|(before, after)| after - before > ROUND / 2);
             Ok(all.then_some(()))
         })
-    }
-
-    /// Asks on and on until no answer comes any more, and gives how long after `since` the last
-    /// one came; `None` if they still come at `deadline`.
-    pub(crate) fn dies(&mut self, since: Instant, deadline: Duration) -> Result<Option<Duration>> {
-        let mut last = Instant::now();
-        loop {
-            if self.ask(Duration::from_millis(50)).unwrap_or(false) {
-                last = Instant::now();
-                if since.elapsed() > deadline {
-                    return Ok(None);
-                }
-            }
-            if last.elapsed() > SILENCE {
-                return Ok(Some(last.saturating_duration_since(since)));
-            }
-        }
     }
 }
 

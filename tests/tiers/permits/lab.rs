@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData};
-use twill_abi::Permit;
-use twill_agent::datapath::maps::MapsError;
+use twill_abi::{PERMIT_LIVE, Permit};
+use twill_agent::datapath::maps::{MapsError, monotonic_ns};
 use twill_agent::datapath::permits::Permits;
 use twill_agent::datapath::pins::Pins;
 use twill_testbed::agent::Agent;
@@ -54,6 +54,7 @@ impl Kind {
 pub(crate) struct Lab {
     pub(crate) kind: Kind,
     pub(crate) cluster: Cluster,
+    stock_sender: bool,
 }
 
 /// How the nodes of a lab are made.
@@ -65,6 +66,8 @@ pub(crate) struct Options {
     pub(crate) underlay: UnderlayOptions,
     /// Further flags of the agents that run Twill.
     pub(crate) flags: &'static [&'static str],
+    /// Whether the first node is stock in any case.
+    pub(crate) stock_sender: bool,
 }
 
 /// The same on Twill and stock, at the same time.
@@ -103,11 +106,19 @@ impl Lab {
     /// Makes the nodes, once they know each other and programs are on every pod's veth.
     pub(crate) fn new(kind: Kind, options: Options) -> Result<Self> {
         let mut cluster = Cluster::new(Prefix::unique(), options.underlay)?;
-        let mut flags = kind.flags().to_vec();
-        if kind == Kind::Twill {
-            flags.extend(options.flags);
-        }
-        for (label, address) in [("a", NODE_A), ("b", NODE_B)] {
+        let kinds = [
+            if options.stock_sender {
+                Kind::Stock
+            } else {
+                kind
+            },
+            kind,
+        ];
+        for ((label, address), kind) in [("a", NODE_A), ("b", NODE_B)].into_iter().zip(kinds) {
+            let mut flags = kind.flags().to_vec();
+            if kind == Kind::Twill {
+                flags.extend(options.flags);
+            }
             let member = cluster.add_node_with(label, address, &flags)?;
             // Masquerading is flannel's, and its rules are in the rule set, not the CNI plugin's.
             member.env.ip_masq = true;
@@ -119,16 +130,17 @@ impl Lab {
         for member in &cluster.members {
             rules::install(member.node.namespace(), options.dialect, &backends)?;
         }
-        let lab = Self { kind, cluster };
+        let lab = Self {
+            kind,
+            cluster,
+            stock_sender: options.stock_sender,
+        };
         lab.cluster.explained(lab.wait_attached())?;
         Ok(lab)
     }
 
     fn wait_attached(&self) -> Result<()> {
-        if self.kind == Kind::Stock {
-            return Ok(());
-        }
-        for member in &self.cluster.members {
+        for member in self.twill_nodes().iter().map(|node| self.member(*node)) {
             wait_until("programs are on every pod's veth", SECONDS, || {
                 let status = member.agent.ctl(&["status"]).unwrap_or_default();
                 let pins = status["pins"]["attached"].as_array();
@@ -162,26 +174,58 @@ impl Lab {
 
     /// What a program of a node counted for a reason; 0 on stock nodes.
     pub(crate) fn count(&self, node: usize, program: &str, reason: &str) -> Result<u64> {
-        match self.kind {
-            Kind::Stock => Ok(0),
-            Kind::Twill => self.member(node).agent.counters()?.packets(program, reason),
+        if !self.twill_nodes().contains(&node) {
+            return Ok(0);
         }
+        self.member(node).agent.counters()?.packets(program, reason)
     }
 
     /// Every permit record of a node, closed and expired ones too; none on stock nodes.
     pub(crate) fn permits(&self, node: usize) -> Result<Vec<Permit>> {
-        match self.kind {
-            Kind::Stock => Ok(Vec::new()),
-            Kind::Twill => Ok(open_permits(&self.member(node).agent)?.list()?),
+        if !self.twill_nodes().contains(&node) {
+            return Ok(Vec::new());
+        }
+        Ok(open_permits(&self.member(node).agent)?.list()?)
+    }
+
+    /// Whether a node may carry the flow with this port fast at this moment, both ways.
+    pub(crate) fn is_live(&self, node: usize, port: u16) -> Result<bool> {
+        let now = monotonic_ns()?;
+        let permits = self.permits(node)?;
+        Ok(permits.iter().any(|permit| {
+            let ports = [permit.pod.local_port, permit.pod.remote_port];
+            ports.iter().any(|own| own.to_host() == port)
+                && permit.state == PERMIT_LIVE
+                && permit.out_until_ns > now
+                && permit.in_until_ns > now
+        }))
+    }
+
+    /// Packets that were carried past the stacks so far: of each node that runs Twill those out
+    /// of its pods and those into them.
+    pub(crate) fn fast_counts(&self) -> Result<Vec<u64>> {
+        let mut counts = Vec::new();
+        for node in self.twill_nodes() {
+            let counters = self.member(*node).agent.counters()?;
+            counts.push(counters.packets("from_pod", "fast")?);
+            counts.push(counters.packets("from_uplink", "fast")?);
+        }
+        Ok(counts)
+    }
+
+    /// The nodes with programs.
+    pub(crate) fn twill_nodes(&self) -> &'static [usize] {
+        match (self.kind, self.stock_sender) {
+            (Kind::Stock, _) => &[],
+            (Kind::Twill, true) => &[B],
+            (Kind::Twill, false) => &[A, B],
         }
     }
 
     /// Ends every permit of every node.
     pub(crate) fn flush(&self) -> Result<()> {
-        if self.kind == Kind::Twill {
-            for member in &self.cluster.members {
-                open_permits(&member.agent)?.end(|_| true)?;
-            }
+        for node in self.twill_nodes() {
+            open_permits(&self.member(*node).agent)?.end(|_| true)?;
         }
         Ok(())
     }
@@ -200,4 +244,12 @@ fn open_permits(agent: &Agent) -> Result<Permits> {
         Map::from_map_data(data).map_err(opened)
     };
     Ok(Permits::open(open)?)
+}
+
+/// Puts rules in force on a node and gives the time at which they were.
+pub(crate) fn forbid(lab: &Lab, rules: &[(usize, &str)]) -> Result<std::time::Instant> {
+    for (node, rule) in rules {
+        lab.on(*node, rule)?;
+    }
+    Ok(std::time::Instant::now())
 }

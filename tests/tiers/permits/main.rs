@@ -7,8 +7,11 @@
 
 #![forbid(unsafe_code)]
 
+mod beat;
 mod flow;
 mod lab;
 mod rules;
 
+mod a09_outer;
+mod revocation;
 mod services;
