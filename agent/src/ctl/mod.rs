@@ -4,6 +4,7 @@
 //! change.
 
 mod counters;
+pub mod permits;
 mod status;
 mod table;
 mod teardown;
@@ -69,6 +70,12 @@ pub enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Lists, ends and watches permits: netfilter's acceptance of flows, remembered.
+    Permits {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: permits::Command,
+    },
     /// Takes away everything that Twill made: attached programs, maps, the vxlan device if
     /// it is ours. Goes on after an error. What others made stays.
     Teardown {
@@ -87,10 +94,11 @@ impl Place {
 /// Does what was asked for.
 pub async fn run(ctl: &Ctl) -> Result<ExitCode> {
     let place = &ctl.place;
-    match ctl.command {
+    match &ctl.command {
         Command::Status => status::run(place),
         Command::Vteps => vteps::run(place),
-        Command::Counters { all } => counters::run(place, all),
-        Command::Teardown { force } => teardown::run(place, force).await,
+        Command::Counters { all } => counters::run(place, *all),
+        Command::Permits { command } => permits::run(place, command).await,
+        Command::Teardown { force } => teardown::run(place, *force).await,
     }
 }

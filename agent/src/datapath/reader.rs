@@ -7,6 +7,7 @@ use twill_abi::maps::{COUNTERS_MAP, VTEP_COUNTERS};
 use twill_abi::{CONFIG_FLAG_STALE, MAPS, MapSpec, Mode};
 
 use super::maps::{Maps, MapsError, monotonic_ns};
+use super::permits::Permits;
 use super::pins::{self, AttachmentPin, Entries, Misfit, PinError, Pins};
 use super::stats::{Counters, CountersError};
 
@@ -65,30 +66,19 @@ pub struct PinnedSettings {
 pub struct Reader {
     maps: Maps,
     counters: Counters,
+    permits: Permits,
     attachments: Vec<AttachmentPin>,
 }
 
 impl Reader {
     /// Opens the pins, each verified before anything is read through it.
     pub fn open(pins: &Pins) -> Result<Self, ReaderError> {
-        let mut failure = None;
-        let maps = Maps::open(0, |name| {
-            let spec = MAPS
-                .iter()
-                .find(|spec| spec.name == name)
-                .ok_or(MapsError::Missing(name))?;
-            open(pins, spec).map_err(|error| {
-                failure = Some(error);
-                MapsError::Missing(name)
-            })
-        });
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
+        let maps = opened(pins, |take| Maps::open(0, take))?;
         let counters = Counters::open(open(pins, &COUNTERS_MAP)?, open(pins, &VTEP_COUNTERS)?)?;
         Ok(Self {
-            maps: maps?,
+            maps,
             counters,
+            permits: permits(pins)?,
             attachments: pins.attachments()?,
         })
     }
@@ -101,6 +91,11 @@ impl Reader {
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The permits.
+    pub fn permits(&self) -> &Permits {
+        &self.permits
     }
 
     /// Every attached program that a pin stands for.
@@ -136,6 +131,33 @@ pub fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Bpf => "bpf",
         Mode::Kernel | Mode::Unset => "kernel",
+    }
+}
+
+/// The permits alone, each map verified before anything is read through it or written.
+pub fn permits(pins: &Pins) -> Result<Permits, ReaderError> {
+    opened(pins, |take| Permits::open(take))
+}
+
+/// What `make` makes of the maps that it takes.
+fn opened<T>(
+    pins: &Pins,
+    make: impl FnOnce(&mut dyn FnMut(&'static str) -> Result<Map, MapsError>) -> Result<T, MapsError>,
+) -> Result<T, ReaderError> {
+    let mut failure = None;
+    let made = make(&mut |name| {
+        let spec = MAPS
+            .iter()
+            .find(|spec| spec.name == name)
+            .ok_or(MapsError::Missing(name))?;
+        open(pins, spec).map_err(|error| {
+            failure = Some(error);
+            MapsError::Missing(name)
+        })
+    });
+    match failure {
+        Some(failure) => Err(failure),
+        None => Ok(made?),
     }
 }
 
