@@ -10,8 +10,14 @@
 mod beat;
 mod flow;
 mod lab;
+mod lane;
 mod rules;
+mod talk;
 
 mod a09_outer;
+mod absence;
+mod conntrack;
+mod direct_mode;
+mod limits;
 mod revocation;
 mod services;
