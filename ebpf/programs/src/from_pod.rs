@@ -145,7 +145,7 @@ fn fast(
         return pass(Reason::NoPermit);
     }
     let len = packet.len();
-    encap::outer(packet, config, vtep, &path, flow.ip.tos)?;
+    encap::outer(packet, config, vtep, &path, flow.ip.tos, now)?;
     encap::inner(packet, flow, pod, &wire)?;
     count::encap(index, len);
     Ok(Verdict::Redirect {
