@@ -42,7 +42,11 @@ pub fn decide(packet: &Packet) -> Verdict {
         Err(reason) => return Verdict::Pass(reason),
     };
     let now = permit::now();
-    let direct = direct::is_on(config) && goes_direct(packet, config, &flow, &pod, &ethernet, now);
+    let (direct, opened) = if direct::is_on(config) {
+        goes_direct(packet, config, &flow, &pod, &ethernet, now)
+    } else {
+        (false, false)
+    };
     let reason = if !direct && flow.flags.closes() {
         close(&pod, packet.ifindex(), now);
         return Verdict::Pass(Reason::Closing);
@@ -53,7 +57,14 @@ pub fn decide(packet: &Packet) -> Verdict {
         match fast(packet, config, &flow, &pod, &ethernet, now) {
             Ok(verdict) => return verdict,
             Err(Failure::Broken(reason)) => return Verdict::Drop(reason),
-            Err(Failure::Untouched(reason)) => reason,
+            Err(Failure::Untouched(reason)) => {
+                if opened {
+                    // The stack gets the first packet, so it gets the flow: its NAT may have
+                    // its say, and a peer must not see one half with it and one without.
+                    permit::end(&pod);
+                }
+                reason
+            }
         }
     };
     if !flow.is_error() {
@@ -62,7 +73,8 @@ pub fn decide(packet: &Packet) -> Verdict {
     Verdict::Pass(reason)
 }
 
-/// Mode `direct`: whether the flow has a record of that kind, or gets one by this first packet.
+/// Mode `direct`: whether the flow has a record of that kind, and whether this first packet has
+/// just made it.
 #[inline(always)]
 fn goes_direct(
     packet: &Packet,
@@ -71,14 +83,15 @@ fn goes_direct(
     pod: &FlowTuple,
     ethernet: &EthernetHeader,
     now: u64,
-) -> bool {
+) -> (bool, bool) {
     if flow.flags.is_first() {
         open(pod, packet.ifindex(), now);
     }
-    match maps::permit(pod) {
-        Some(permit) => direct::is_direct(permit),
-        None => direct::open_out(packet, config, flow, pod, ethernet, now).is_ok(),
+    if let Some(permit) = maps::permit(pod) {
+        return (direct::is_direct(permit), false);
     }
+    let opened = direct::open_out(packet, config, flow, pod, ethernet, now).is_ok();
+    (opened, opened)
 }
 
 /// The flow and the tuple that its record goes by, if it could ever be fast.
@@ -149,7 +162,7 @@ fn fast(
         return pass(Reason::NoPermit);
     }
     let len = packet.len();
-    encap::outer(packet, config, vtep, &path, flow.ip.tos)?;
+    encap::outer(packet, config, vtep, &path, flow.ip.tos, now)?;
     encap::inner(packet, flow, pod, &wire)?;
     count::encap(index, len);
     Ok(Verdict::Redirect {

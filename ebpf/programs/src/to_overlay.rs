@@ -72,7 +72,7 @@ fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
     }
     nexthop::outer_permit(config, state, now).map_err(Failure::Untouched)?;
     let len = packet.len();
-    encap::outer(packet, config, vtep, &path, ip.tos)?;
+    encap::outer(packet, config, vtep, &path, ip.tos, now)?;
     count::encap(index, len);
     Ok(Verdict::Redirect {
         ifindex: path.ifindex,
