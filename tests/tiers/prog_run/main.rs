@@ -17,6 +17,7 @@
 
 mod btf;
 mod check;
+mod flow_tables;
 mod from_uplink;
 mod lab;
 mod live;
@@ -27,6 +28,7 @@ mod noise;
 mod object;
 mod outer_permit;
 mod packets;
+mod permits;
 mod sk_buff;
 mod source_port;
 mod tables;

@@ -1,0 +1,9 @@
+//! The fast path: what is learned of netfilter's acceptance, what is carried by it, and what is
+//! not.
+
+mod connections;
+mod flow;
+mod from_pod;
+mod learn_in;
+mod learn_out;
+mod out_refused;
