@@ -4,6 +4,8 @@
 mod connections;
 mod flow;
 mod from_pod;
+mod from_uplink;
+mod in_refused;
 mod learn_in;
 mod learn_out;
 mod out_refused;
