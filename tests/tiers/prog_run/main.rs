@@ -18,6 +18,7 @@
 mod btf;
 mod check;
 mod fast_path;
+mod flow_tables;
 mod from_uplink;
 mod lab;
 mod live;
@@ -28,6 +29,7 @@ mod noise;
 mod object;
 mod outer_permit;
 mod packets;
+mod permits;
 mod sk_buff;
 mod source_port;
 mod tables;
