@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser as _;
 use twill_bench::args::Args;
-use twill_bench::report::{Report, terminal};
+use twill_bench::report::{Report, html, terminal};
 use twill_bench::{alone, rounds};
 use twill_testbed::signals;
 use twill_testbed::wait::check_interrupt;
@@ -46,6 +46,9 @@ fn run(args: &Args) -> Result<ExitCode> {
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report).context("write JSON")?;
         write(path, &(text + "\n"))?;
+    }
+    if let Some(path) = &args.html {
+        write(path, &html::text(&report)?)?;
     }
     Ok(if report.problems.is_empty() {
         ExitCode::SUCCESS

@@ -5,6 +5,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::ratio::Ratio;
 use super::{Report, Summary};
 use crate::case::{Case, Subject, Unit};
+use crate::stats::FEWEST_ROUNDS;
 
 /// All of it, as text.
 pub fn text(report: &Report) -> String {
@@ -153,10 +154,15 @@ pub fn told(ratio: &Ratio) -> String {
     let Ratio {
         median, low, high, ..
     } = ratio;
-    if ratio.no_difference {
-        format!("no difference [{low:.2}, {high:.2}]")
+    let few = if (ratio.rounds as usize) < FEWEST_ROUNDS {
+        format!(" of {} rounds only", ratio.rounds)
     } else {
-        format!("{median:.2} [{low:.2}, {high:.2}]")
+        String::new()
+    };
+    if ratio.no_difference {
+        format!("no difference [{low:.2}, {high:.2}]{few}")
+    } else {
+        format!("{median:.2} [{low:.2}, {high:.2}]{few}")
     }
 }
 
