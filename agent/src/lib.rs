@@ -6,8 +6,10 @@
 
 pub mod admin;
 pub mod args;
+pub mod ctl;
 pub mod datapath;
 pub mod files;
+pub mod instance;
 pub mod netfilter;
 pub mod netlink;
 pub mod run;

@@ -15,6 +15,8 @@ pub enum Event {
     Resync(Vec<Lease>),
     /// Something about a link, address, route or neighbour entry changed: observe again.
     KernelChanged,
+    /// Something about the links of pods changed: look for pods again, and for nothing else.
+    PodsChanged,
     /// Another uplink, or the same with other properties.
     UplinkChanged(Uplink),
     /// Time to observe everything again.

@@ -18,6 +18,7 @@ pub mod mtu;
 pub mod observed;
 pub mod peers;
 pub mod plan;
+pub mod pods;
 pub mod simulate;
 pub mod state;
 pub mod subnet;

@@ -1,2 +1,23 @@
-//! Placeholder.
-fn main() {}
+//! The operator's tool.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stderr,
+    reason = "errors are told to the person who asked"
+)]
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use twill_agent::ctl::{self, Ctl};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match ctl::run(&Ctl::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("twillctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

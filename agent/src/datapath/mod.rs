@@ -1,1 +1,363 @@
-//! Placeholder.
+//! The BPF programs and maps: loaded, pinned, attached, filled and looked after.
+//!
+//! Nothing here carries a packet, and nothing here is needed for one: what is pinned
+//! goes on without the agent, and without BPF the kernel's vxlan device carries all.
+
+pub mod bpffs;
+pub mod filter;
+pub mod hooks;
+pub mod maps;
+pub mod object;
+pub mod permits;
+pub mod pins;
+pub mod reader;
+pub mod settings;
+pub mod stats;
+pub mod tcx;
+
+mod load;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+
+use aya::programs::ProgramError;
+use aya::{Ebpf, EbpfError};
+use thiserror::Error;
+use tracing::debug;
+use twill_abi::Mode;
+use twill_core::observed::ObservedMaps;
+use twill_core::plan::MapOp;
+
+use crate::instance::InstanceName;
+use bpffs::BpffsError;
+use filter::{FilterError, Slot};
+use hooks::{AttachBy, Attacher, Attachment, HOOKS, Interface, Interfaces, Place};
+use maps::{Maps, MapsError};
+use object::ObjectError;
+use permits::{Permits, VethUse};
+use pins::{PinError, Pins};
+use settings::Settings;
+use tcx::TcxError;
+
+/// How the datapath is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the BPF file system is.
+    pub bpffs: PathBuf,
+    /// Whose pins.
+    pub instance: InstanceName,
+    /// Sizes of the maps.
+    pub sizes: Sizes,
+    /// Ways of attaching.
+    pub attach_by: AttachBy,
+    /// Place of tc filters.
+    pub slot: Slot,
+}
+
+/// Sizes of the maps, in entries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Sizes {
+    /// VTEPs: other nodes.
+    pub vteps: u32,
+    /// Subnets of other nodes.
+    pub routes: u32,
+    /// Flows.
+    pub permits: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        use twill_abi::maps::{OVERLAY_ROUTES, PERMITS_POD, VTEPS};
+        Self {
+            vteps: VTEPS.max_entries,
+            routes: OVERLAY_ROUTES.max_entries,
+            permits: PERMITS_POD.max_entries,
+        }
+    }
+}
+
+/// Why BPF does not work, or not as it should.
+#[derive(Debug, Error)]
+pub enum DatapathError {
+    /// There is no BPF file system.
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    /// The object cannot be used.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// Something about the pins.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// Something about a map.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    /// We may not load programs.
+    #[error(
+        "load a BPF program (it takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or CAP_SYS_ADMIN)"
+    )]
+    MayNotLoad(#[source] ProgramError),
+    /// The kernel has no BPF for traffic control.
+    #[error("the kernel does not know BPF programs for traffic control")]
+    OldKernel,
+    /// The kernel refuses maps or programs.
+    #[error("load the BPF object")]
+    Load {
+        /// Why.
+        #[source]
+        source: Box<EbpfError>,
+    },
+    /// The verifier refuses a program.
+    #[error("load the program {program}: the verifier says {reason:?}")]
+    Verifier {
+        /// Its name.
+        program: &'static str,
+        /// The verifier's last words.
+        reason: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The object lacks a program.
+    #[error("the BPF object has no program {0}")]
+    NoProgram(&'static str),
+    /// A program cannot be looked at.
+    #[error("look at the program {program}")]
+    Inspect {
+        /// Its name.
+        program: &'static str,
+        /// Why not.
+        #[source]
+        source: ProgramError,
+    },
+    /// Neither way of attaching works.
+    #[error("attach {program}: {}", both(tcx.as_deref(), filter.as_deref()))]
+    Attach {
+        /// Name of the program.
+        program: &'static str,
+        /// Why not by TCX, if that was tried.
+        tcx: Option<Box<TcxError>>,
+        /// Why not by a filter, if that was tried.
+        filter: Option<Box<FilterError>>,
+    },
+    /// Something about a tc filter.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+}
+
+impl DatapathError {
+    /// The name of this kind of error in counts and metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Bpffs(_) => "bpffs",
+            Self::Object(_) => "bpf_object",
+            Self::Pins(_) => "pins",
+            Self::Maps(_) => "maps",
+            Self::MayNotLoad(_) => "permission",
+            Self::OldKernel => "old_kernel",
+            Self::Load { .. } => "bpf_load",
+            Self::Verifier { .. } => "verifier",
+            Self::NoProgram(_) => "no_program",
+            Self::Inspect { .. } => "inspect_program",
+            Self::Attach { .. } => "attach",
+            Self::Filter(_) => "tc_filter",
+        }
+    }
+}
+
+/// The programs and maps of one agent, in the kernel.
+pub struct Datapath {
+    options: Options,
+    pins: Pins,
+    ebpf: Ebpf,
+    maps: Maps,
+    permits: Permits,
+    our_maps: BTreeSet<u32>,
+    fresh: bool,
+    vni: u32,
+    common_prefix: u8,
+    attached: Vec<Attachment>,
+}
+
+impl Datapath {
+    /// Loads the programs, with the pinned maps if they fit. Attaches nothing: what was
+    /// attached before goes on with its own programs and maps until [`Self::attach`].
+    pub fn open(options: &Options, vni: u32, common_prefix: u8) -> Result<Self, DatapathError> {
+        Self::open_object(object::OBJECT, options, vni, common_prefix)
+    }
+
+    /// As [`Self::open`], with another object than the one in the binary.
+    pub fn open_object(
+        object: &[u8],
+        options: &Options,
+        vni: u32,
+        common_prefix: u8,
+    ) -> Result<Self, DatapathError> {
+        let specs = object::check(object)?;
+        bpffs::ensure(&options.bpffs)?;
+        let pins = Pins::new(&options.bpffs, &options.instance);
+        pins.make(&pins.current())?;
+        let mut our_maps = pins.map_ids()?;
+        pins.discard_next()?;
+        let loaded =
+            load::load(object, &specs, &pins, &options.sizes, common_prefix).inspect_err(|_| {
+                // What was begun is in nobody's use; the next start removes it too.
+                if let Err(error) = pins.discard_next() {
+                    tracing::debug!(%error, "discard the new maps");
+                }
+            })?;
+        our_maps.extend(loaded.map_ids);
+        Ok(Self {
+            options: options.clone(),
+            pins,
+            ebpf: loaded.ebpf,
+            maps: loaded.maps,
+            permits: loaded.permits,
+            our_maps,
+            fresh: loaded.fresh,
+            vni,
+            common_prefix,
+            attached: Vec::new(),
+        })
+    }
+
+    /// Reads the maps.
+    pub fn observe(&self) -> Result<ObservedMaps, DatapathError> {
+        Ok(self.maps.observe(self.vni)?)
+    }
+
+    /// Writes one entry.
+    pub fn apply(&mut self, op: &MapOp) -> Result<(), DatapathError> {
+        Ok(self.maps.apply(op, self.vni, self.common_prefix)?)
+    }
+
+    /// Writes the agent's settings, with a new sign of life.
+    pub fn write_settings(&mut self, settings: &Settings) -> Result<(), DatapathError> {
+        Ok(self.maps.write_settings(settings)?)
+    }
+
+    /// Tells the programs which veths are pods', and which of them are never fast; ends the
+    /// permits of every veth that is not a fast pod's any more.
+    pub fn set_pods(&mut self, pods: &BTreeMap<u32, VethUse>) -> Result<(), DatapathError> {
+        Ok(self.permits.set_pods(pods)?)
+    }
+
+    /// Programs of others on the TCX hooks of these interfaces: name by interface index.
+    pub fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, String> {
+        interfaces
+            .iter()
+            .filter_map(|interface| {
+                let name = hooks::foreign_program(interface, &self.our_maps)?;
+                Some((interface.ifindex, name))
+            })
+            .collect()
+    }
+
+    /// The mode that the operator asked for, if any.
+    pub fn operator_mode(&self) -> Result<Option<Mode>, DatapathError> {
+        Ok(self.maps.operator_mode()?)
+    }
+
+    /// Makes sure that every program is attached where it belongs, exactly once, and that
+    /// nothing of ours is attached anywhere else. To be called again and again; and for
+    /// the first time only when the maps are filled.
+    pub async fn attach(&mut self, interfaces: &Interfaces) -> Result<(), DatapathError> {
+        let attacher = Attacher {
+            pins: &self.pins,
+            by: self.options.attach_by,
+            slot: self.options.slot,
+            our_maps: &self.our_maps,
+            before: &self.attached,
+        };
+        let mut attached = Vec::new();
+        let mut wanted = Vec::new();
+        for hook in HOOKS {
+            let program = load::classifier(&mut self.ebpf, hook.program.label())?;
+            for interface in interfaces.at(hook.place) {
+                match attacher.ensure(hook, interface, program).await {
+                    Ok((attachment, pin)) => {
+                        attached.push(attachment);
+                        wanted.push(pin);
+                    }
+                    // A pod may go at any moment, and one that stays goes the slow way.
+                    Err(error) if hook.place == Place::Pod => {
+                        debug!(interface = interface.name, error = %chain(&error), "pod not attached");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        attacher.prune(&wanted).await?;
+        self.attached = attached;
+        if self.fresh {
+            self.pins.promote()?;
+            self.fresh = false;
+        }
+        Ok(())
+    }
+
+    /// What is attached.
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attached
+    }
+}
+
+/// One thing that was taken away, or not.
+#[derive(Debug)]
+pub struct Removal {
+    /// What it was.
+    pub what: String,
+    /// Whether that worked.
+    pub result: Result<(), DatapathError>,
+}
+
+/// Detaches every program of ours and leaves the maps: the kernel carries all packets.
+/// Goes on after an error.
+pub async fn detach_all(pins: &Pins) -> Vec<Removal> {
+    let mut removals = Vec::new();
+    let mut failed = |what: String, error: PinError| {
+        removals.push(Removal {
+            what,
+            result: Err(error.into()),
+        });
+    };
+    let our_maps = pins.map_ids().unwrap_or_else(|error| {
+        failed("find the pinned maps".to_owned(), error);
+        BTreeSet::new()
+    });
+    let attachments = pins.attachments().unwrap_or_else(|error| {
+        failed("find the attached programs".to_owned(), error);
+        Vec::new()
+    });
+    for pin in attachments {
+        removals.push(Removal {
+            what: format!("detach {} from interface {}", pin.program, pin.ifindex),
+            result: hooks::detach(&pin, &our_maps).await,
+        });
+    }
+    removals
+}
+
+fn both(tcx: Option<&TcxError>, filter: Option<&FilterError>) -> String {
+    let causes = tcx
+        .map(|error| chain(error))
+        .into_iter()
+        .chain(filter.map(|error| chain(error)));
+    causes.collect::<Vec<_>>().join("; and ")
+}
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some libraries repeat the cause in the text.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -90,6 +90,8 @@ pub enum Error {
         device: String,
         source: Failure,
     },
+    #[error("read the {what}, to find pods")]
+    HostLinks { what: &'static str, source: Failure },
     #[error("read the vxlan devices")]
     VxlanDevices { source: Failure },
     #[error(transparent)]
@@ -120,6 +122,12 @@ pub enum Error {
     SetMtu {
         device: String,
         mtu: u32,
+        source: Failure,
+    },
+    #[error("set the alias of {device} to {alias:?}")]
+    SetAlias {
+        device: String,
+        alias: String,
         source: Failure,
     },
     #[error("set {device} up")]

@@ -32,6 +32,8 @@ pub struct VxlanDevice {
     pub uplink_ifindex: Option<u32>,
     /// Whether VNI and destination come from each packet's metadata (`external`).
     pub external: bool,
+    /// Alias (`IFLA_IFALIAS`).
+    pub alias: Option<String>,
 }
 
 /// A link, as far as we care for links.
@@ -42,6 +44,7 @@ pub(super) struct Link {
     pub(super) mac: Option<MacAddr>,
     pub(super) loopback: bool,
     pub(super) external: bool,
+    pub(super) alias: Option<String>,
     pub(super) device: ObservedDevice,
 }
 
@@ -52,6 +55,7 @@ impl Link {
             mac: None,
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             external: false,
+            alias: None,
             device: ObservedDevice {
                 ifindex: message.header.index,
                 // As Go's netlink library calls what is backed by no driver of a kind.
@@ -76,6 +80,7 @@ impl Link {
                 LinkAttribute::Address(bytes) => {
                     link.mac = bytes.as_slice().try_into().ok().map(MacAddr);
                 }
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link.info(info)),
                 _ => {}
             }
@@ -123,6 +128,7 @@ impl Link {
             local: self.device.local,
             uplink_ifindex: self.device.uplink_ifindex,
             external: self.external,
+            alias: self.alias,
         })
     }
 }
@@ -165,22 +171,36 @@ fn says_missing(errno: Errno) -> bool {
 
 /// Every link. One that cannot be decoded is somebody else's oddity, and is left out.
 pub(super) async fn all(socket: &mut Socket) -> Result<Vec<Link>, Failure> {
-    dump(socket, Vec::new()).await
+    dump(socket, Vec::new(), Link::read).await
 }
 
 /// Every vxlan device.
 pub(super) async fn vxlan_devices(socket: &mut Socket) -> Result<Vec<VxlanDevice>, Failure> {
-    let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan)]);
-    let links = dump(socket, vec![kind]).await?;
+    let links = of_kind(socket, InfoKind::Vxlan, Link::read).await?;
     Ok(links.into_iter().filter_map(Link::into_vxlan).collect())
 }
 
-async fn dump(socket: &mut Socket, filter: Vec<LinkAttribute>) -> Result<Vec<Link>, Failure> {
+/// What `read` makes of each link of that kind, and perhaps of others: the kernel filters by
+/// kinds that it knows.
+pub(super) async fn of_kind<T>(
+    socket: &mut Socket,
+    kind: InfoKind,
+    read: impl Fn(&LinkMessage) -> T,
+) -> Result<Vec<T>, Failure> {
+    let filter = vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])];
+    dump(socket, filter, read).await
+}
+
+async fn dump<T>(
+    socket: &mut Socket,
+    filter: Vec<LinkAttribute>,
+    read: impl Fn(&LinkMessage) -> T,
+) -> Result<Vec<T>, Failure> {
     let mut message = LinkMessage::default();
     message.attributes = filter;
     message.attributes.push(without_statistics());
     let keep = |answer| match answer {
-        Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(Link::read(&message))),
+        Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(read(&message))),
         Ok(other) => Err(unexpected(&other)),
         Err(error) => {
             tracing::warn!(%error, "a link is left out");
@@ -260,6 +280,16 @@ pub(super) fn remove(ifindex: u32) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = ifindex;
     (RouteNetlinkMessage::DelLink(message), 0)
+}
+
+/// Sets the alias (`IFLA_IFALIAS`).
+pub(super) fn set_alias(ifindex: u32, alias: &str) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message
+        .attributes
+        .push(LinkAttribute::IfAlias(alias.to_owned()));
+    (RouteNetlinkMessage::SetLink(message), 0)
 }
 
 /// Sets the MTU, bytes.

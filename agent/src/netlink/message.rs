@@ -17,7 +17,8 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 /// A message whose header has been read and whose payload has not.
 pub(super) struct Message<'a> {
     pub(super) header: NetlinkHeader,
-    payload: &'a [u8],
+    /// What follows the header.
+    pub(super) payload: &'a [u8],
 }
 
 /// The messages of a datagram; ends after the first that is cut off.
@@ -48,6 +49,16 @@ pub(super) fn split(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>,
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(Ok(Message { header, payload }))
     })
+}
+
+/// The value of the first attribute of that type, among as many as are whole.
+pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    let attribute = NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == kind)?;
+    // The length has been compared with what there is; it counts type and length too.
+    let length = usize::from(attribute.length());
+    attribute.into_inner().get(4..length)
 }
 
 impl Message<'_> {

@@ -1,9 +1,9 @@
 //! The kernel's network configuration over rtnetlink: observed, changed, watched.
 //!
 //! [`Netlink::observe`] reads what hangs on our device, [`Netlink::apply`] carries out a plan's
-//! steps, [`Netlink::uplink`] finds the underlay interface, [`monitor`] tells when something
-//! changed that may matter. Nothing here decides what should be, and nothing is changed that no
-//! step names.
+//! steps, [`Netlink::uplink`] finds the underlay interface, [`Netlink::host_links`] reads what pods
+//! hang on, [`monitor`] tells when something changed that may matter. Nothing here decides what
+//! should be, and nothing is changed that no step names.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -17,9 +17,12 @@ mod link;
 mod message;
 pub mod monitor;
 mod neigh;
+mod outbox;
+mod pods;
 mod route;
 mod said;
 mod socket;
+mod tc;
 mod uplink;
 
 use std::net::Ipv4Addr;
@@ -159,6 +162,25 @@ impl Netlink {
         link::vxlan_devices(socket)
             .await
             .map_err(|source| Error::VxlanDevices { source })
+    }
+
+    /// Sets the alias (`IFLA_IFALIAS`) of a device.
+    pub async fn set_alias(&self, device: &str, ifindex: u32, alias: &str) -> Result<(), Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let outcome = socket.batch(&[link::set_alias(ifindex, alias)]).await.pop();
+        outcome.unwrap_or(Ok(())).map_err(|source| Error::SetAlias {
+            device: device.to_owned(),
+            alias: alias.to_owned(),
+            source,
+        })
+    }
+
+    /// Removes a device.
+    pub async fn remove_device(&self, device: &str, ifindex: u32) -> Result<(), Error> {
+        let mut errors = self
+            .apply(device, &[KernelOp::RemoveDevice { ifindex }])
+            .await;
+        errors.pop().map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// The port number by which notifications name us.

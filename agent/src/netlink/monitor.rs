@@ -3,6 +3,10 @@
 //! One [`Event::KernelChanged`] stands for any number of changes: the state is read again, so
 //! nothing depends on what exactly was heard. Nothing is lost either: while the channel is full
 //! the monitor remembers that something changed, and an overrun counts as a change.
+//!
+//! What pods hang on has an event of its own, [`Event::PodsChanged`]: pods come and go, and
+//! nobody wants to look at thousands of peers for that. Of attached TCX programs the kernel
+//! tells nobody.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -10,7 +14,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -20,24 +24,22 @@ use tokio::time::Instant;
 use twill_core::event::Event;
 use twill_core::subnet::Subnet;
 
-use super::Netlink;
 use super::addr::Address;
 use super::error::{Error, Failure};
 use super::link::Link;
+use super::message::Message;
 use super::neigh::{self, Entry};
+use super::outbox::{Changed, Outbox};
 use super::route::Route;
 use super::said::Fact;
 use super::socket::Socket;
+use super::{Netlink, pods, tc};
 
-/// `RTNLGRP_LINK`, `RTNLGRP_NEIGH`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`
+/// `RTNLGRP_LINK`, `RTNLGRP_NEIGH`, `RTNLGRP_TC`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`
 /// (`include/uapi/linux/rtnetlink.h`).
-const GROUPS: [u32; 4] = [1, 3, 5, 7];
+const GROUPS: [u32; 5] = [1, 3, 4, 5, 7];
 /// Receive buffer, bytes: some ten thousand notifications.
 pub const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
-/// How long changes are gathered before they are told.
-const GATHER: Duration = Duration::from_millis(10);
-/// The least time between two events.
-const SPACING: Duration = Duration::from_millis(100);
 /// Wait before a socket that failed is opened again.
 const REOPEN: Duration = Duration::from_secs(1);
 
@@ -127,32 +129,28 @@ async fn run(
     events: mpsc::Sender<Event>,
     counters: Arc<Counters>,
 ) {
-    // When the change that was heard is to be told; `None` if there is none.
-    let mut due: Option<Instant> = None;
-    let mut last = Instant::now() - SPACING;
+    let mut outbox = Outbox::new(Instant::now());
     loop {
         let changed = tokio::select! {
             received = socket.receive() => match received {
-                Ok(()) => filter.any_matters(&socket, &counters),
+                Ok(()) => filter.heard(&socket, &counters),
                 Err(failure) => {
                     recover(&mut socket, &mut filter, &failure, &counters).await;
-                    true
+                    Changed::ANYTHING
                 }
             },
-            permit = when_due(due, &events) => match permit {
-                Some(permit) => {
-                    permit.send(Event::KernelChanged);
+            permit = when_due(outbox.due(), &events) => {
+                let Some(permit) = permit else {
+                    return;
+                };
+                if let Some(event) = outbox.take(Instant::now()) {
+                    permit.send(event);
                     counters.events.fetch_add(1, Ordering::Relaxed);
-                    due = None;
-                    last = Instant::now();
-                    false
                 }
-                None => return,
-            },
+                Changed::default()
+            }
         };
-        if changed && due.is_none() {
-            due = Some((Instant::now() + GATHER).max(last + SPACING));
-        }
+        outbox.note(changed, Instant::now());
     }
 }
 
@@ -212,21 +210,35 @@ impl Filter {
         }
     }
 
-    fn any_matters(&mut self, socket: &Socket, counters: &Counters) -> bool {
-        let mut any = false;
+    fn heard(&mut self, socket: &Socket, counters: &Counters) -> Changed {
+        let mut changed = Changed::default();
         for message in socket.received() {
-            let decoded =
-                message.and_then(|message| Ok((message.header.port_number, message.decode()?)));
-            any |= match decoded {
-                Ok((port, message)) => self.matters(port == self.netlink.port(), &message),
-                Err(error) => {
-                    counters.undecodable.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(%error, "notification counts as a change");
-                    true
-                }
-            };
+            changed.add(
+                message
+                    .and_then(|message| self.changed(&message))
+                    .unwrap_or_else(|error| {
+                        counters.undecodable.fetch_add(1, Ordering::Relaxed);
+                        tracing::debug!(%error, "notification counts as a change");
+                        Changed::ANYTHING
+                    }),
+            );
         }
-        any
+        changed
+    }
+
+    fn changed(&mut self, message: &Message<'_>) -> Result<Changed, Failure> {
+        if let Some(change) = tc::change(message) {
+            return Ok(Changed {
+                kernel: false,
+                pods: self.tc_concerns_pods(change),
+            });
+        }
+        let ours = message.header.port_number == self.netlink.port();
+        let message = message.decode()?;
+        Ok(Changed {
+            kernel: self.matters(ours, &message),
+            pods: self.concerns_pods(ours, &message),
+        })
     }
 
     /// `ours`: the change was made by our own request.
@@ -244,6 +256,51 @@ impl Filter {
             Is::DelNeighbour(entry) => !ours && self.entry_matters(entry, false),
             _ => false,
         }
+    }
+
+    /// Whether pods may have come, gone, or changed: veths and bridges, addresses of bridges,
+    /// routes to pods.
+    fn concerns_pods(&self, ours: bool, message: &RouteNetlinkMessage) -> bool {
+        use RouteNetlinkMessage as Is;
+        match message {
+            // Told apart by kind, not by index: of a new link nothing else is known.
+            Is::NewLink(link) | Is::DelLink(link) => {
+                link.header.interface_family != AddressFamily::Bridge
+                    && matches!(pods::kind(link), Some(InfoKind::Veth | InfoKind::Bridge))
+            }
+            Is::NewAddress(address) | Is::DelAddress(address) => Address::read(address)
+                .is_some_and(|address| {
+                    let ip = address.network.ip();
+                    self.watch.network.contains(ip.into()) && self.may_be_pods(address.ifindex)
+                }),
+            Is::NewRoute(route) | Is::DelRoute(route) => !ours && self.route_concerns_pods(route),
+            _ => false,
+        }
+    }
+
+    fn route_concerns_pods(&self, message: &RouteMessage) -> bool {
+        Route::read(message).is_some_and(|route| {
+            let destination = Subnet::containing(IpNetwork::V4(route.destination));
+            // One that is replaced is told of with its new interface alone: a host route may
+            // have been a pod's. Peers have wider ones.
+            route.in_main_table()
+                && self.watch.network.covers(destination)
+                && (destination.prefix() == 32
+                    || route.interfaces().any(|ifindex| self.may_be_pods(ifindex)))
+        })
+    }
+
+    fn tc_concerns_pods(&self, change: tc::Change) -> bool {
+        match change {
+            tc::Change::Of(ifindex) => self.may_be_pods(ifindex),
+            tc::Change::OfAny => true,
+            tc::Change::Other => false,
+        }
+    }
+
+    /// Whether a link is neither our device nor the uplink, as far as these are known.
+    fn may_be_pods(&self, ifindex: u32) -> bool {
+        self.device != Some(ifindex) && self.uplink.load(Ordering::Relaxed) != ifindex
     }
 
     fn link_matters(&mut self, message: &LinkMessage, exists: bool) -> bool {

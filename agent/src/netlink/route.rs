@@ -14,7 +14,13 @@ use twill_core::subnet::Subnet;
 
 use super::error::Failure;
 use super::link::unexpected;
+use super::message::{Message, attribute};
 use super::socket::{Request, Socket};
+
+/// `struct rtmsg`, bytes (`include/uapi/linux/rtnetlink.h`).
+const RTMSG_BYTES: usize = 12;
+/// The attribute with the destination.
+const RTA_DST: u16 = 1;
 
 /// A route of the main table, as far as we care for routes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -81,6 +87,11 @@ impl Route {
         self.interface == Some(ifindex) || self.legs.contains(&ifindex)
     }
 
+    /// The interfaces that it may leave by.
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = u32> {
+        self.interface.into_iter().chain(self.legs.iter().copied())
+    }
+
     /// Whether it is in the place where our own would be: one more with another metric or type
     /// of service stands beside it, untouched by what we set and remove.
     pub(super) fn in_our_place(&self) -> bool {
@@ -113,6 +124,52 @@ pub(super) async fn list(socket: &mut Socket, ifindex: Option<u32>) -> Result<Ve
     socket
         .dump(RouteNetlinkMessage::GetRoute(message), keep)
         .await
+}
+
+/// Unicast routes of the main table to destinations inside `subnet`. The kernel knows no such
+/// filter: it lists them all, and those elsewhere are not even decoded.
+pub(super) async fn within(socket: &mut Socket, subnet: Subnet) -> Result<Vec<Route>, Failure> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    request.header.kind = RouteType::Unicast;
+    let keep = |message: &Message<'_>| {
+        if !may_lie_within(message.payload, subnet) {
+            return Ok(None);
+        }
+        match message.decode() {
+            Ok(RouteNetlinkMessage::NewRoute(message)) => {
+                Ok(Route::read(&message).filter(|route| {
+                    route.in_main_table()
+                        && route.unicast
+                        && subnet.covers(Subnet::containing(IpNetwork::V4(route.destination)))
+                }))
+            }
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => {
+                tracing::warn!(%error, "a route is left out");
+                Ok(None)
+            }
+        }
+    };
+    socket
+        .dump_raw(RouteNetlinkMessage::GetRoute(request), keep)
+        .await
+}
+
+/// Whether the destination in these bytes, a `struct rtmsg` and its attributes, lies within
+/// `subnet`. Doubt is a yes: decoding will tell.
+fn may_lie_within(payload: &[u8], subnet: Subnet) -> bool {
+    let Some((header, attributes)) = payload.split_first_chunk::<RTMSG_BYTES>() else {
+        return true;
+    };
+    let [_family, prefix, ..] = *header;
+    if prefix < subnet.prefix() {
+        return false;
+    }
+    let destination = attribute(attributes, RTA_DST);
+    let address = destination.and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+    address.is_none_or(|address| subnet.contains(Ipv4Addr::from(address).into()))
 }
 
 /// The way the kernel would send to `destination`: interface and source address.

@@ -106,14 +106,24 @@ impl Socket {
         })
     }
 
-    /// Everything that a dump brings and `keep` keeps. A dump that a change interrupts, and that
-    /// may lack or repeat entries therefore, is thrown away and repeated.
+    /// Everything that a dump brings and `keep` keeps.
     ///
     /// `keep` is handed what could not be decoded as well: whether that matters is its matter.
     pub(super) async fn dump<T>(
         &mut self,
         request: RouteNetlinkMessage,
         mut keep: impl FnMut(Result<RouteNetlinkMessage, Failure>) -> Result<Option<T>, Failure>,
+    ) -> Result<Vec<T>, Failure> {
+        self.dump_raw(request, |message| keep(message.decode()))
+            .await
+    }
+
+    /// The same, with messages that nobody has decoded yet. A dump that a change interrupts, and
+    /// that may lack or repeat entries therefore, is thrown away and repeated.
+    pub(super) async fn dump_raw<T>(
+        &mut self,
+        request: RouteNetlinkMessage,
+        mut keep: impl FnMut(&Message<'_>) -> Result<Option<T>, Failure>,
     ) -> Result<Vec<T>, Failure> {
         let request = [(request, NLM_F_DUMP)];
         for attempt in 1..=DUMP_ATTEMPTS {
@@ -130,7 +140,7 @@ impl Socket {
     async fn dump_once<T>(
         &mut self,
         request: &[Request; 1],
-        keep: &mut impl FnMut(Result<RouteNetlinkMessage, Failure>) -> Result<Option<T>, Failure>,
+        keep: &mut impl FnMut(&Message<'_>) -> Result<Option<T>, Failure>,
     ) -> Result<Option<Vec<T>>, Failure> {
         let sequence = self.send(request, 0).await?;
         let mut found = Vec::new();
@@ -150,7 +160,7 @@ impl Socket {
                         self.unfinished = false;
                         return end.map(|()| whole.then_some(found));
                     }
-                    _ => found.extend(keep(message.decode())?),
+                    _ => found.extend(keep(&message)?),
                 }
             }
         }

@@ -5,6 +5,12 @@
 //! nothing but clones (`bpf_unclone_prologue`, `net/core/filter.c`, v6.12).
 
 #![expect(unsafe_code, reason = "the context and the packet are raw memory")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_lossless,
+    reason = "sizes of headers, and answers of helpers that are declared wider than they are"
+)]
 
 use core::arch::asm;
 use core::mem::offset_of;

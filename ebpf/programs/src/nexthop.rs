@@ -123,12 +123,14 @@ pub fn fits(packet: &Packet, headers_len: u32, path: &Path) -> bool {
 }
 
 #[inline(always)]
-fn pack_mac([a, b, c, d, e, f]: [u8; 6]) -> u64 {
-    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+fn pack_mac(mac: [u8; 6]) -> u64 {
+    let mut word = [0; 8];
+    word[..6].copy_from_slice(&mac);
+    u64::from_ne_bytes(word)
 }
 
 #[inline(always)]
 fn unpack_mac(word: u64) -> [u8; 6] {
-    let [a, b, c, d, e, f, _, _] = word.to_ne_bytes();
-    [a, b, c, d, e, f]
+    let [mac @ .., _, _] = word.to_ne_bytes();
+    mac
 }

@@ -11,6 +11,7 @@ const NEXT: i32 = -1;
 const SHOT: i32 = 2;
 
 /// What a program answers for one packet.
+#[derive(Clone, Copy)]
 #[must_use]
 pub enum Verdict {
     /// Unmodified, on to the next program and the kernel.

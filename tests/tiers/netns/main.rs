@@ -4,5 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+mod agent_daemon;
+mod agent_datapath;
 mod netlink;
+mod pods;
 mod testbed;

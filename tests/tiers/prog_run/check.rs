@@ -160,8 +160,8 @@ impl NextHop {
     /// Node B, on the uplink's network.
     pub(crate) fn of_node_b(lab: &Lab) -> Self {
         Self {
-            mac: super::world::NODE_B_MAC,
-            source_mac: super::world::UPLINK_MAC,
+            mac: super::world::UPLINK_MAC_B,
+            source_mac: super::world::UPLINK_MAC_A,
             ifindex: lab.uplink,
             path_mtu: super::world::UPLINK_MTU,
         }

@@ -10,8 +10,8 @@ use super::check::{Case, check};
 use super::lab::Lab;
 use super::packets::{Outer, datagram, echo, from_pod_b, payload, segment};
 use super::world::{
-    NODE_A, NODE_B_MAC, NODE_C, OTHER_MAC, POD_A1, STRANGER, UPLINK_MAC, VNI, VTEP_B, VTEP_C,
-    VTEP_UNUSED, VXLAN_PORT, pod_of,
+    FAR_NODE, NODE_A, OTHER_MAC, POD_A1, PORT, STRANGER, UPLINK_MAC_A, UPLINK_MAC_B, VNI, VTEP_B,
+    VTEP_FAR, VTEP_UNUSED, pod_of,
 };
 
 /// The frame is passed on for this reason, as a change of a trusted one.
@@ -116,10 +116,10 @@ fn what_is_not_for_our_port_is_not_looked_at() {
     let Some(lab) = Lab::open() else { return };
     let reason = Reason::NotVxlan;
     refused(&lab, "another port", reason, |outer, _| {
-        outer.udp.destination_port = VXLAN_PORT + 1;
+        outer.udp.destination_port = PORT + 1;
     });
     refused(&lab, "our port as the source", reason, |outer, _| {
-        outer.udp = Udp::without_checksum(VXLAN_PORT, 55_555);
+        outer.udp = Udp::without_checksum(PORT, 55_555);
     });
     refused(&lab, "another address", reason, |outer, _| {
         outer.ip.destination = STRANGER;
@@ -127,15 +127,13 @@ fn what_is_not_for_our_port_is_not_looked_at() {
     refused(&lab, "broadcast", reason, |outer, _| {
         outer.ip.destination = [255, 255, 255, 255].into();
     });
-    let tcp = Ipv4::new(NODE_C, NODE_A).tcp(
-        &twill_testbed::packet::Tcp::new(VXLAN_PORT, VXLAN_PORT),
-        &payload(64),
-    );
-    let ethernet = Ethernet::ipv4(NODE_B_MAC, UPLINK_MAC);
+    let tcp =
+        Ipv4::new(FAR_NODE, NODE_A).tcp(&twill_testbed::packet::Tcp::new(PORT, PORT), &payload(64));
+    let ethernet = Ethernet::ipv4(UPLINK_MAC_B, UPLINK_MAC_A);
     passed(&lab, "TCP", ethernet.over(&tcp), reason);
     let datagram = Ipv4 {
         protocol: PROTOCOL_TCP,
-        ..Ipv4::new(NODE_C, NODE_A)
+        ..Ipv4::new(FAR_NODE, NODE_A)
     };
     passed(
         &lab,
@@ -231,8 +229,8 @@ fn the_inner_frame_is_ours_to_take() {
     for (name, mac) in [
         ("another MAC", OTHER_MAC),
         ("broadcast", [0xff; 6]),
-        ("the last byte differs", [2, 0, 0, 0, 0, 0]),
-        ("the first byte differs", [0, 0, 0, 0, 0, 1]),
+        ("the last byte differs", [2, 0, 0, 0, 0, 0x0b]),
+        ("the first byte differs", [0, 0, 0, 0, 0, 0x0a]),
     ] {
         refused(&lab, name, Reason::ForeignInnerMac, |outer, _| {
             outer.inner.destination = mac;
@@ -251,7 +249,7 @@ fn the_inner_source_belongs_to_the_sending_vtep() {
     let Some(lab) = Lab::open() else { return };
     let reason = Reason::ForeignInnerSource;
     for (name, source) in [
-        ("of another VTEP", pod_of(VTEP_C, 2)),
+        ("of another VTEP", pod_of(VTEP_FAR, 2)),
         ("ours", [10, 244, 1, 9].into()),
         ("of no lease", [10, 244, 9, 2].into()),
         ("not of the network", STRANGER),
@@ -260,7 +258,7 @@ fn the_inner_source_belongs_to_the_sending_vtep() {
         refused(&lab, name, reason, |_, inner| inner.source = source);
     }
     refused(&lab, "by way of another VTEP", reason, |outer, _| {
-        outer.ip.source = NODE_C;
+        outer.ip.source = FAR_NODE;
     });
 
     let frame = Outer::from_node_b().over(&datagram(&from_pod_b(), 64));
@@ -338,7 +336,7 @@ fn odd_prefixes_are_trusted_from_their_vtep_alone() {
         &Case::trusted("odd", &lab, frame).with(|tables| *tables = odd.clone()),
     );
 
-    outer.ip.source = NODE_C;
+    outer.ip.source = FAR_NODE;
     let frame = outer.over(&datagram(&inner, 64));
     let case = Case::passed(
         "odd, of another",

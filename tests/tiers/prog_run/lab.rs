@@ -16,8 +16,8 @@ use twill_abi::{Counter, Program, Reason, VtepCounter, counter_index};
 use super::sk_buff::SkBuff;
 use super::tables::{CAPACITY, Tables};
 use super::world::{
-    GATEWAY, GATEWAY_MAC, NARROW_MTU, NODE_A, NODE_B, NODE_B_MAC, NODE_E, NODE_G, UPLINK_MAC,
-    UPLINK_MTU, VNI, VTEP_MAC_A, VXLAN_PORT,
+    GATEWAY, GATEWAY_MAC, NARROW_MTU, NARROW_NODE, NODE_A, NODE_B, OVERLAY_A, PORT,
+    UNREACHABLE_NODE, UPLINK_MAC_A, UPLINK_MAC_B, UPLINK_MTU, VNI, VTEP_MAC_A, mac_text,
 };
 
 /// The shortest frame that `BPF_PROG_TEST_RUN` takes as IPv4, by its `EtherType`: both headers.
@@ -250,9 +250,12 @@ fn build_network() {
     // Router solicitations would mix with the packets under test.
     sysctl("ipv6/conf/default/disable_ipv6", "1");
     sysctl("ipv4/ip_forward", "1");
-    let vtep_mac = mac(VTEP_MAC_A);
-    let (uplink_mac, node_b_mac, gateway_mac) =
-        (mac(UPLINK_MAC), mac(NODE_B_MAC), mac(GATEWAY_MAC));
+    let vtep_mac = mac_text(VTEP_MAC_A);
+    let (uplink_mac, node_b_mac, gateway_mac) = (
+        mac_text(UPLINK_MAC_A),
+        mac_text(UPLINK_MAC_B),
+        mac_text(GATEWAY_MAC),
+    );
     ip(&format!(
         "link set lo up
 link add {UPLINK} address {uplink_mac} mtu {UPLINK_MTU} type veth peer name {WIRE}
@@ -262,21 +265,17 @@ address add {NODE_A}/24 dev {UPLINK}
 neighbour add {NODE_B} lladdr {node_b_mac} dev {UPLINK} nud permanent
 neighbour add {GATEWAY} lladdr {gateway_mac} dev {UPLINK} nud permanent
 route add 198.51.100.0/25 via {GATEWAY}
-route add {NODE_G} via {GATEWAY} mtu lock {NARROW_MTU}
-route add unreachable {NODE_E}
+route add {NARROW_NODE} via {GATEWAY} mtu lock {NARROW_MTU}
+route add unreachable {UNREACHABLE_NODE}
 link add elsewhere type veth peer name elsewhere-wire
 link set elsewhere up
 link set elsewhere-wire arp off up
 address add 198.51.100.129/25 dev elsewhere
-link add {OVERLAY} address {vtep_mac} mtu 1450 type vxlan id {VNI} local {NODE_A} dev {UPLINK} dstport {VXLAN_PORT} nolearning noudpcsum
-address add 10.244.1.0/32 dev {OVERLAY}
+link add {OVERLAY} address {vtep_mac} mtu 1450 type vxlan id {VNI} local {NODE_A} dev {UPLINK} dstport {PORT} nolearning noudpcsum
+address add {OVERLAY_A}/32 dev {OVERLAY}
 link set {OVERLAY} up
 "
     ));
-}
-
-pub(crate) fn mac(address: [u8; 6]) -> String {
-    address.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn index_of(interface: &str) -> u32 {

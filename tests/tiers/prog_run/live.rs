@@ -16,9 +16,9 @@ use twill_testbed::packet::{
     side_by_side,
 };
 
-use super::lab::{Lab, OVERLAY, SHORTEST, UPLINK, WIRE, counter_name, ip, mac};
+use super::lab::{Lab, OVERLAY, SHORTEST, UPLINK, WIRE, counter_name, ip};
 use super::packets::{Outer, datagram, echo, from_pod_b, leaving, payload, to_pod_b};
-use super::world::{NODE_B, POD_B1, VTEP_B, VTEP_MAC_B, pod_of};
+use super::world::{NODE_B, OVERLAY_A, POD_B1, VTEP_B, VTEP_MAC_B, mac_text, pod_of};
 
 /// How long a frame may take across a veth.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -82,28 +82,34 @@ fn attach(lab: &Lab, program: Program, interface: &str, direction: TcAttachType)
     link.unwrap_or_else(|error| panic!("attach {} to {interface}: {error}", program.label()));
 }
 
-/// Waits until counters moved, and checks that none but this one did, by one packet.
+/// Waits until this counter moved by one packet, and no other. The packet is met on another CPU
+/// than this test's, perhaps, so a first look may come too early.
 fn check_counted(lab: &Lab, program: Program, reason: Reason, bytes: usize) {
-    let deadline = Instant::now() + DEADLINE;
-    let mut moved = lab.counted();
-    while moved.is_empty() && Instant::now() < deadline {
-        moved = lab.counted();
-    }
-    let moved: Vec<_> = moved
-        .into_iter()
-        .map(|(place, counter)| (counter_name(place), counter))
-        .collect();
     let counter = Counter {
         packets: 1,
         bytes: bytes as u64,
     };
-    let place = counter_index(program, reason);
-    assert_eq!(moved, [(counter_name(place), counter)]);
+    let wanted = vec![(counter_name(counter_index(program, reason)), counter)];
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let moved: Vec<_> = lab
+            .counted()
+            .into_iter()
+            .map(|(place, counter)| (counter_name(place), counter))
+            .collect();
+        if moved == wanted {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "expected {wanted:?}\n found   {moved:?}"
+        );
+    }
 }
 
 /// The kernel's own way to node B: FDB, neighbour and route on the vxlan device.
 fn teach_the_kernel() {
-    let mac = mac(VTEP_MAC_B);
+    let mac = mac_text(VTEP_MAC_B);
     let gateway = pod_of(VTEP_B, 0);
     ip(&format!(
         "neighbour add {gateway} lladdr {mac} dev {OVERLAY} nud permanent
@@ -322,7 +328,7 @@ fn a_gso_packet_is_encapsulated_whole() {
     lab.prepare(&tables);
 
     let (segment, all) = (1_000, 60_000);
-    let socket = std::net::UdpSocket::bind(("10.244.1.0", 40_000)).expect("bind");
+    let socket = std::net::UdpSocket::bind((OVERLAY_A, 40_000)).expect("bind");
     setsockopt(&socket, sockopt::UdpGsoSegment, &segment).expect("UDP_SEGMENT");
     socket.send_to(&payload(all), (POD_B1, 53)).expect("send");
 

@@ -8,7 +8,8 @@ use super::check::{Case, NextHop, check};
 use super::lab::{Lab, ip, sysctl};
 use super::packets::{Outer, datagram, leaving, segment, to_pod_b};
 use super::world::{
-    NARROW_MTU, NODE_B, OTHER_MAC, STRANGER, VTEP_B, VTEP_D, VTEP_E, VTEP_F, VTEP_G, pod_of,
+    NARROW_MTU, NODE_B, OTHER_MAC, STRANGER, VTEP_B, VTEP_NARROW, VTEP_SIDE, VTEP_SILENT,
+    VTEP_UNREACHABLE, pod_of,
 };
 
 /// A next hop that no lookup would find.
@@ -94,10 +95,14 @@ fn without_a_usable_next_hop_the_kernel_carries_it() {
         ))
     };
     let cases = [
-        ("not resolved yet", VTEP_D, Reason::NextHopUnresolved),
-        ("unreachable", VTEP_E, Reason::NextHopUnusable),
+        ("not resolved yet", VTEP_SILENT, Reason::NextHopUnresolved),
+        ("unreachable", VTEP_UNREACHABLE, Reason::NextHopUnusable),
         // The lookup is bound to the uplink, as the kernel's vxlan device is.
-        ("by another interface only", VTEP_F, Reason::NextHopUnusable),
+        (
+            "by another interface only",
+            VTEP_SIDE,
+            Reason::NextHopUnusable,
+        ),
     ];
     for (name, place, reason) in cases {
         let packet = to(place);
@@ -181,7 +186,7 @@ fn an_unresolved_neighbour_is_not_remembered() {
 fn the_mtu_of_the_route_is_kept() {
     let Some(lab) = Lab::open() else { return };
     let ip_header = Ipv4 {
-        destination: pod_of(VTEP_G, 2),
+        destination: pod_of(VTEP_NARROW, 2),
         ..to_pod_b()
     };
     let next_hop = NextHop {
@@ -195,11 +200,11 @@ fn the_mtu_of_the_route_is_kept() {
     let inner = segment(&ip_header, longest - 40);
     let mut outer = Outer::to_node_b();
     outer.ethernet.destination = next_hop.mac;
-    outer.ip.destination = super::world::NODE_G;
-    outer.inner.destination = super::world::vtep_mac(VTEP_G);
+    outer.ip.destination = super::world::NARROW_NODE;
+    outer.inner.destination = super::world::vtep_mac(VTEP_NARROW);
     let fits = Case::encapped("fits", &lab, &inner, &outer)
-        .counted_to(VTEP_G)
-        .expecting(|expected| expected.learned = Some((VTEP_G, next_hop)));
+        .counted_to(VTEP_NARROW)
+        .expecting(|expected| expected.learned = Some((VTEP_NARROW, next_hop)));
     check(&lab, &fits);
 
     let packet = leaving(&segment(&ip_header, longest - 40 + 1));
@@ -211,8 +216,8 @@ fn the_mtu_of_the_route_is_kept() {
         Reason::OverPathMtu,
     )
     .with(|tables| {
-        let generation = tables.vteps[VTEP_G as usize].generation;
-        tables.states[VTEP_G as usize] = next_hop.known(generation, u64::MAX);
+        let generation = tables.vteps[VTEP_NARROW as usize].generation;
+        tables.states[VTEP_NARROW as usize] = next_hop.known(generation, u64::MAX);
     });
     check(&lab, &too_long);
 }

@@ -9,7 +9,7 @@ use super::lab::Lab;
 use super::packets::{Outer, datagram, leaving, to_pod_b};
 use super::sk_buff::SkBuff;
 use super::tables::{MARK_BIT, Tables};
-use super::world::{NODE_B, POD_A1, STRANGER, VNI, VTEP_B, VTEP_UNUSED, VXLAN_PORT};
+use super::world::{NODE_B, POD_A1, PORT, STRANGER, VNI, VTEP_B, VTEP_UNUSED};
 
 /// How long an outer permit lasts in these tests.
 const PERMIT_NS: u64 = 8_000_000_000;
@@ -139,7 +139,7 @@ fn nothing_else_renews_an_outer_permit() {
         check(&lab, &case.expecting(|expected| expected.reason = None));
     };
     ignored("another port", &|outer| {
-        outer.udp.destination_port = VXLAN_PORT + 1;
+        outer.udp.destination_port = PORT + 1;
     });
     ignored("another VNI", &|outer| outer.vxlan = Vxlan::new(VNI + 1));
     ignored("another source", &|outer| outer.ip.source = POD_A1);

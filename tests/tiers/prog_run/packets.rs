@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use twill_testbed::packet::{Ethernet, Icmp, Ipv4, Tcp, Udp, Vxlan};
 
 use super::world::{
-    NODE_A, NODE_B, NODE_B_MAC, OTHER_MAC, POD_A1, POD_B1, SOURCE_PORT, UPLINK_MAC, VNI,
-    VTEP_MAC_A, VTEP_MAC_B, VXLAN_PORT,
+    NODE_A, NODE_B, OTHER_MAC, POD_A1, POD_B1, PORT, SOURCE_PORT, UPLINK_MAC_A, UPLINK_MAC_B, VNI,
+    VTEP_MAC_A, VTEP_MAC_B,
 };
 
 /// A payload whose bytes differ from their neighbours.
@@ -76,9 +76,9 @@ impl Outer {
     /// fragment", without a UDP checksum.
     pub(crate) fn to_node_b() -> Self {
         Self {
-            ethernet: Ethernet::ipv4(UPLINK_MAC, NODE_B_MAC),
+            ethernet: Ethernet::ipv4(UPLINK_MAC_A, UPLINK_MAC_B),
             ip: outer_ip(NODE_A, NODE_B),
-            udp: Udp::without_checksum(SOURCE_PORT, VXLAN_PORT),
+            udp: Udp::without_checksum(SOURCE_PORT, PORT),
             vxlan: Vxlan::new(VNI),
             inner: Ethernet::ipv4(VTEP_MAC_A, VTEP_MAC_B),
         }
@@ -87,9 +87,9 @@ impl Outer {
     /// What node B sends to our node.
     pub(crate) fn from_node_b() -> Self {
         Self {
-            ethernet: Ethernet::ipv4(NODE_B_MAC, UPLINK_MAC),
+            ethernet: Ethernet::ipv4(UPLINK_MAC_B, UPLINK_MAC_A),
             ip: outer_ip(NODE_B, NODE_A),
-            udp: Udp::without_checksum(55_555, VXLAN_PORT),
+            udp: Udp::without_checksum(55_555, PORT),
             vxlan: Vxlan::new(VNI),
             inner: Ethernet::ipv4(VTEP_MAC_B, VTEP_MAC_A),
         }

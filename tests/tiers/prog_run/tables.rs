@@ -12,8 +12,9 @@ use twill_abi::{
 };
 
 use super::world::{
-    NODE_A, NODE_B, NODE_C, NODE_D, NODE_E, NODE_F, NODE_G, SOURCE_PORT, VNI, VTEP_B, VTEP_C,
-    VTEP_D, VTEP_E, VTEP_F, VTEP_G, VTEP_MAC_A, VTEP_OUTSIDE, VTEP_UNUSED, VXLAN_PORT, vtep_mac,
+    FAR_NODE, NARROW_NODE, NODE_A, NODE_B, PORT, SIDE_NODE, SILENT_NODE, SOURCE_PORT,
+    UNREACHABLE_NODE, VNI, VTEP_B, VTEP_FAR, VTEP_MAC_A, VTEP_NARROW, VTEP_OUTSIDE, VTEP_SIDE,
+    VTEP_SILENT, VTEP_UNREACHABLE, VTEP_UNUSED, vtep_mac,
 };
 
 /// Capacity of every table in the tests.
@@ -45,11 +46,11 @@ impl Tables {
     pub(crate) fn new(uplink: u32, overlay: u32) -> Self {
         let peers = [
             (VTEP_B, NODE_B),
-            (VTEP_C, NODE_C),
-            (VTEP_D, NODE_D),
-            (VTEP_E, NODE_E),
-            (VTEP_F, NODE_F),
-            (VTEP_G, NODE_G),
+            (VTEP_FAR, FAR_NODE),
+            (VTEP_SILENT, SILENT_NODE),
+            (VTEP_UNREACHABLE, UNREACHABLE_NODE),
+            (VTEP_SIDE, SIDE_NODE),
+            (VTEP_NARROW, NARROW_NODE),
         ];
         let mut vteps = vec![NO_VTEP; CAPACITY as usize];
         let mut states = vec![NO_STATE; CAPACITY as usize];
@@ -211,7 +212,7 @@ fn config(uplink: u32, overlay: u32) -> Config {
         mark_bit: MARK_BIT,
         uplink_ifindex: uplink,
         overlay_ifindex: overlay,
-        vxlan_port: Be16::from_host(VXLAN_PORT),
+        vxlan_port: Be16::from_host(PORT),
         source_port_min: SOURCE_PORT,
         source_port_max: SOURCE_PORT + 1,
         common_prefix_v4: 24,

@@ -11,31 +11,31 @@ use super::packets::{Outer, TO_OVERLAY, datagram, echo, leaving, payload, segmen
 use super::sk_buff::SkBuff;
 use super::tables::{MARK_BIT, Tables};
 use super::world::{
-    GATEWAY_MAC, NODE_C, POD_A1, UPLINK_MAC, UPLINK_MTU, VTEP_B, VTEP_C, VTEP_MAC_A, VTEP_UNUSED,
-    pod_of, vtep_mac,
+    FAR_NODE, GATEWAY_MAC, POD_A1, UPLINK_MAC_A, UPLINK_MTU, VTEP_B, VTEP_FAR, VTEP_MAC_A,
+    VTEP_UNUSED, pod_of, vtep_mac,
 };
 
 /// The longest inner IPv4 packet that fits the uplink, bytes: 1500 - 50.
 const LONGEST: usize = 1450;
 
-/// Outer headers to node C, which is behind the gateway.
-fn to_node_c() -> Outer {
+/// Outer headers to the far node, which is behind the gateway.
+fn to_far_node() -> Outer {
     let mut outer = Outer::to_node_b();
-    outer.ethernet = Ethernet::ipv4(UPLINK_MAC, GATEWAY_MAC);
-    outer.ip.destination = NODE_C;
-    outer.inner = Ethernet::ipv4(VTEP_MAC_A, vtep_mac(VTEP_C));
+    outer.ethernet = Ethernet::ipv4(UPLINK_MAC_A, GATEWAY_MAC);
+    outer.ip.destination = FAR_NODE;
+    outer.inner = Ethernet::ipv4(VTEP_MAC_A, vtep_mac(VTEP_FAR));
     outer
 }
 
-/// The case of a packet that node C gets.
-fn encapped_to_c(name: &str, lab: &Lab, inner: &[u8]) -> Case {
+/// The case of a packet that the far node gets.
+fn encapped_far(name: &str, lab: &Lab, inner: &[u8]) -> Case {
     let next_hop = NextHop {
         mac: GATEWAY_MAC,
         ..NextHop::of_node_b(lab)
     };
-    Case::encapped(name, lab, inner, &to_node_c())
-        .counted_to(VTEP_C)
-        .expecting(|expected| expected.learned = Some((VTEP_C, next_hop)))
+    Case::encapped(name, lab, inner, &to_far_node())
+        .counted_to(VTEP_FAR)
+        .expecting(|expected| expected.learned = Some((VTEP_FAR, next_hop)))
 }
 
 fn passed(name: &str, tables: Tables, packet: Vec<u8>, reason: Reason) -> Case {
@@ -182,18 +182,18 @@ fn the_destination_decides_the_vtep() {
 
     check(
         &lab,
-        &encapped_to_c(
+        &encapped_far(
             "the first address of a subnet",
             &lab,
-            &to(pod_of(VTEP_C, 0)),
+            &to(pod_of(VTEP_FAR, 0)),
         ),
     );
     check(
         &lab,
-        &encapped_to_c(
+        &encapped_far(
             "the last address of a subnet",
             &lab,
-            &to(pod_of(VTEP_C, 255)),
+            &to(pod_of(VTEP_FAR, 255)),
         ),
     );
 
@@ -230,7 +230,7 @@ fn the_common_prefix_length_is_a_setting() {
     let Some(lab) = Lab::open() else { return };
     for length in [1, 8, 16, 20, 26, 31, 32] {
         let mask = u32::MAX << (32 - u32::from(length));
-        let pod = pod_of(VTEP_C, 2);
+        let pod = pod_of(VTEP_FAR, 2);
         let network = std::net::Ipv4Addr::from_bits(pod.to_bits() & mask);
         let inner = datagram(
             &Ipv4 {
@@ -239,9 +239,9 @@ fn the_common_prefix_length_is_a_setting() {
             },
             64,
         );
-        let case = encapped_to_c(&format!("/{length}"), &lab, &inner).with(|tables| {
+        let case = encapped_far(&format!("/{length}"), &lab, &inner).with(|tables| {
             tables.config.common_prefix_v4 = length;
-            tables.routes = vec![(network.into(), VTEP_C)];
+            tables.routes = vec![(network.into(), VTEP_FAR)];
         });
         check(&lab, &case);
     }
@@ -262,14 +262,14 @@ fn odd_prefixes_are_found_after_the_common_one() {
     let odd = lab
         .tables()
         .with_odd_route([10, 244, 64, 0].into(), 20, VTEP_B)
-        .with_odd_route([10, 244, 64, 128].into(), 25, VTEP_C)
-        .with_odd_route([10, 244, 2, 0].into(), 26, VTEP_C);
+        .with_odd_route([10, 244, 64, 128].into(), 25, VTEP_FAR)
+        .with_odd_route([10, 244, 2, 0].into(), 26, VTEP_FAR);
     let with_odd = |case: Case| case.with(|tables| *tables = odd.clone());
 
     let inner = to([10, 244, 79, 255].into());
     let case = Case::encapped("shorter than common", &lab, &inner, &Outer::to_node_b());
     check(&lab, &with_odd(case));
-    let case = encapped_to_c("longest match", &lab, &to([10, 244, 64, 129].into()));
+    let case = encapped_far("longest match", &lab, &to([10, 244, 64, 129].into()));
     check(&lab, &with_odd(case));
     let inner = to([10, 244, 2, 2].into());
     let case = Case::encapped(

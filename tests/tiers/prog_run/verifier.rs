@@ -4,7 +4,8 @@
 //! somebody has to look; `TWILL_BLESS=1` writes them anew.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use aya::programs::SchedClassifier;
 use aya::{EbpfLoader, VerifierLogLevel};
@@ -14,7 +15,7 @@ use super::lab::object;
 /// Processed instructions by program.
 type Instructions = BTreeMap<String, u32>;
 
-fn stored_path() -> std::path::PathBuf {
+fn stored_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/results/verifier.json")
 }
 
@@ -63,6 +64,12 @@ fn no_program_has_grown_by_more_than_a_tenth() {
     );
     for (name, &now) in &instructions {
         let before = stored[name];
+        // Past libtest's capture: the figures are worth seeing when they are in order, too.
+        writeln!(
+            std::io::stderr(),
+            "verifier: {name} {now} instructions, {before} stored"
+        )
+        .expect("write to stderr");
         assert!(
             u64::from(now) * 10 <= u64::from(before) * 11,
             "{name}: the verifier processes {now} instructions, {before} before; TWILL_BLESS=1 \

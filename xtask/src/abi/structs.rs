@@ -2,8 +2,8 @@
 
 use twill_abi::layout::Field;
 use twill_abi::{
-    Config, Counter, Event, FlowTuple, Mapping, Pending, Permit, RouteKey, RoutePrefix, VethFlags,
-    Vtep, VtepCounter, VtepState,
+    Config, Counter, Event, FlowTuple, LocalPod, Mapping, Pending, Permit, RouteKey, RoutePrefix,
+    VethFlags, Vtep, VtepCounter, VtepState,
 };
 
 /// A struct that crosses the border.
@@ -33,6 +33,7 @@ pub(super) const STRUCTS: &[Struct] = structs![
     Counter,
     Event,
     FlowTuple,
+    LocalPod,
     Mapping,
     Pending,
     Permit,

@@ -11,8 +11,9 @@ use crate::{console, places, process};
 
 /// The BPF target of little-endian machines.
 const TARGET: &str = "bpfel-unknown-none";
-/// Full debug information is what the linker makes BTF from.
-const FLAGS: &str = "-C debuginfo=2 -C link-arg=--btf";
+/// `v3` is the newest instruction set that every kernel we run on takes (5.1); full debug
+/// information is what the linker makes BTF from.
+const FLAGS: &str = "-C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf";
 /// `e_machine` of a BPF object (`include/uapi/linux/elf-em.h`).
 const EM_BPF: u16 = 247;
 

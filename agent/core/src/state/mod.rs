@@ -3,17 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use twill_packet::vxlan::ENCAP_OVERHEAD;
+
 use crate::config::NetworkConfig;
 use crate::desired::{Desired, Device};
 use crate::event::Event;
-use crate::lease::Lease;
+use crate::lease::{Lease, LeaseError};
+use crate::mtu::{MIN_UNDERLAY_MTU, overlay_mtu};
 use crate::peers::{Objection, Peers};
 use crate::subnet::Subnet;
 use crate::uplink::Uplink;
 use crate::vtep::{MacAddr, RemoteVtep};
 
-/// Bytes that VXLAN over IPv4 adds: outer IPv4, UDP, VXLAN and inner Ethernet headers.
-const VXLAN_OVERHEAD: u32 = 50;
+#[cfg(test)]
+mod tests;
 
 /// What has to be planned after an event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,7 +41,7 @@ pub struct Conflict {
 }
 
 /// Everything the agent knows; [`desired`] says what follows from it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct State {
     config: NetworkConfig,
     uplink: Uplink,
@@ -48,7 +51,7 @@ pub struct State {
     /// Claims that contradict a peer or ourselves, oldest first.
     contested: Vec<(Subnet, RemoteVtep)>,
     /// Leases that do not say where the subnet is, and why.
-    rejected: BTreeMap<Subnet, String>,
+    rejected: BTreeMap<Subnet, LeaseError>,
     complete: bool,
 }
 
@@ -83,7 +86,7 @@ impl State {
                 Change::Everything
             }
             Event::KernelChanged | Event::Tick => Change::Everything,
-            Event::Shutdown => Change::Nothing,
+            Event::PodsChanged | Event::Shutdown => Change::Nothing,
         }
     }
 
@@ -133,7 +136,7 @@ impl State {
     }
 
     /// Leases that could not be read as a peer, and why. Where an earlier one could, it holds on.
-    pub fn rejected(&self) -> &BTreeMap<Subnet, String> {
+    pub fn rejected(&self) -> &BTreeMap<Subnet, LeaseError> {
         &self.rejected
     }
 
@@ -151,16 +154,17 @@ impl State {
     /// The vxlan device as it should be.
     pub fn device(&self) -> Device {
         let backend = &self.config.backend;
+        // An uplink that became too small is for the run loop to report; the overlay keeps
+        // the least that every host must take.
+        let mtu =
+            overlay_mtu(backend.mtu, self.uplink.mtu).unwrap_or(MIN_UNDERLAY_MTU - ENCAP_OVERHEAD);
         Device {
             name: format!("flannel.{}", backend.vni),
             vni: backend.vni,
             port: backend.port,
             local: self.uplink.public_ip,
             uplink_ifindex: self.uplink.ifindex,
-            mtu: backend
-                .mtu
-                .unwrap_or(self.uplink.mtu)
-                .saturating_sub(VXLAN_OVERHEAD),
+            mtu,
             mac: self.device_mac,
             gbp: backend.gbp,
             learning: backend.learning,
@@ -169,7 +173,7 @@ impl State {
 
     fn add(&mut self, lease: &Lease) -> Change {
         let subnet = lease.subnet;
-        let vtep = match resolve(lease, self.config.network) {
+        let vtep = match lease.remote_vtep(self.config.network) {
             Ok(vtep) => vtep,
             Err(why) => {
                 self.rejected.insert(subnet, why);
@@ -211,7 +215,7 @@ impl State {
         self.rejected.clear();
         let mut claims: Vec<(Subnet, RemoteVtep)> = Vec::with_capacity(leases.len());
         for lease in leases {
-            match resolve(lease, self.config.network) {
+            match lease.remote_vtep(self.config.network) {
                 Ok(vtep) => claims.push((lease.subnet, vtep)),
                 Err(why) => {
                     self.rejected.insert(lease.subnet, why);
@@ -303,33 +307,4 @@ pub fn desired(state: &State) -> Desired {
         peers: state.peers.as_map().clone(),
         complete: state.complete,
     }
-}
-
-/// Reads a lease as a peer.
-fn resolve(lease: &Lease, network: Subnet) -> Result<RemoteVtep, String> {
-    let subnet = lease.subnet;
-    if !network.covers(subnet) {
-        return Err(format!(
-            "subnet {subnet} lies outside the network {network}"
-        ));
-    }
-    if lease.attrs.backend_type != "vxlan" {
-        return Err(format!(
-            "backend {:?} is not vxlan",
-            lease.attrs.backend_type
-        ));
-    }
-    let data = lease.attrs.backend_data.clone().unwrap_or_default();
-    let data: crate::lease::VxlanData =
-        serde_json::from_value(data).map_err(|e| format!("backend data: {e}"))?;
-    if !data.vtep_mac.is_unicast() {
-        return Err(format!(
-            "VtepMAC {} is not a unicast address",
-            data.vtep_mac
-        ));
-    }
-    Ok(RemoteVtep {
-        underlay: IpAddr::V4(lease.attrs.public_ip),
-        mac: data.vtep_mac,
-    })
 }

@@ -41,20 +41,30 @@ impl Ear {
         Ok(Self { monitor, events })
     }
 
+    /// The next event that is not about pods.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let event = self.events.recv().await;
+            if event != Some(Event::PodsChanged) {
+                return event;
+            }
+        }
+    }
+
     /// One event and no other one, whatever number of changes it stands for.
     async fn hears(&mut self, what: &str) {
-        let event = timeout(SOON, self.events.recv()).await;
+        let event = timeout(SOON, self.next()).await;
         assert_eq!(event, Ok(Some(Event::KernelChanged)), "{what}");
     }
 
     async fn hears_nothing(&mut self, what: &str) {
-        let event = timeout(QUIET, self.events.recv()).await;
+        let event = timeout(QUIET, self.next()).await;
         assert!(event.is_err(), "{what}: {event:?}");
     }
 
     /// Until nothing comes any more.
     async fn settles(&mut self) {
-        while timeout(QUIET, self.events.recv()).await.is_ok() {}
+        while timeout(QUIET, self.next()).await.is_ok() {}
     }
 }
 

@@ -139,7 +139,7 @@ fn fits(maps: &ObservedMaps) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn plan_reaches_what_is_desired(mut observed in some_settled(), desired in some_desired()) {

@@ -74,7 +74,4 @@ fn fifty_thousand_peers_are_planned_at_once() {
         single_time * 100 < first_time,
         "{single_time:?} of {first_time:?}"
     );
-    if std::env::var_os("TWILL_SHOW_TIMES").is_some() {
-        panic!("{times:?} {single_time:?}");
-    }
 }

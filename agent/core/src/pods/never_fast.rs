@@ -1,0 +1,181 @@
+//! Why the packets of a pod must never be fast.
+//!
+//! A fast packet goes from the pod's veth to the uplink and back past everything in between:
+//! past the qdiscs of the veth (`redirect_peer` enters the pod behind them) and of its bridge,
+//! and past every filter and program that would run after ours.
+
+use std::fmt;
+
+use super::links::{Filter, Hook, HostLink, Qdisc};
+use super::{Excluded, Rules};
+
+/// A reason to keep a pod's packets on the slow path.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NeverFast {
+    /// A qdisc that is not ours: the limit on a pod's bandwidth, as a rule.
+    ForeignQdisc {
+        /// Name of the link that carries it: the veth, or its bridge.
+        link: String,
+        /// Kind of the qdisc.
+        kind: String,
+    },
+    /// A filter that is not ours.
+    ForeignFilter {
+        /// Name of the link that carries it: the veth, or its bridge.
+        link: String,
+        /// The filter.
+        filter: Filter,
+    },
+    /// A TCX program that is not ours.
+    ForeignProgram {
+        /// Name of the link that carries it: the veth, or its bridge.
+        link: String,
+        /// Name of the program.
+        program: String,
+    },
+    /// The operator's word.
+    Excluded,
+}
+
+impl NeverFast {
+    /// The name in metrics and in `twillctl`.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::ForeignQdisc { .. } => "foreign_qdisc",
+            Self::ForeignFilter { .. } => "foreign_filter",
+            Self::ForeignProgram { .. } => "foreign_program",
+            Self::Excluded => "excluded",
+        }
+    }
+}
+
+impl fmt::Display for NeverFast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ForeignQdisc { link, kind } => {
+                write!(
+                    f,
+                    "{link} has the qdisc {kind}, which fast packets would skip"
+                )
+            }
+            Self::ForeignFilter { link, filter } => {
+                let Filter {
+                    hook,
+                    priority,
+                    kind,
+                    program,
+                    handle: _,
+                } = filter;
+                let hook = hook.label();
+                write!(f, "{link} has a {kind} filter")?;
+                if let Some(program) = program {
+                    write!(f, ", {program},")?;
+                }
+                write!(
+                    f,
+                    " at {hook}, priority {priority}, which fast packets would skip"
+                )
+            }
+            Self::ForeignProgram { link, program } => {
+                write!(
+                    f,
+                    "{link} has the TCX program {program}, which fast packets would skip"
+                )
+            }
+            Self::Excluded => f.write_str("excluded by the operator"),
+        }
+    }
+}
+
+/// What our own filters look like.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OurFilters {
+    /// Priority of both.
+    pub priority: u16,
+    /// Handle of both.
+    pub handle: u32,
+    /// Name of the program at TC ingress of a veth.
+    pub ingress: String,
+    /// Name of the program at TC egress of a veth.
+    pub egress: String,
+}
+
+impl OurFilters {
+    fn include(&self, filter: &Filter) -> bool {
+        let ours = match filter.hook {
+            Hook::Ingress => &self.ingress,
+            Hook::Egress => &self.egress,
+        };
+        let named = match &filter.program {
+            Some(program) => filter.handle == self.handle && program == ours,
+            // What heads a priority: its filters are listed beside it.
+            None => filter.handle == 0,
+        };
+        named && filter.kind == "bpf" && filter.priority == self.priority
+    }
+}
+
+/// The first reason there is: the operator's word, then what the veth carries, then its bridge.
+pub(super) fn judge(
+    rules: &Rules,
+    ifindex: u32,
+    veth: &HostLink,
+    bridge: Option<(u32, &HostLink)>,
+) -> Option<NeverFast> {
+    let excluded = rules.excluded.include(veth).then_some(NeverFast::Excluded);
+    excluded
+        .or_else(|| foreign(rules, ifindex, veth, Some(&rules.our_filters)))
+        // No program of ours belongs on a bridge.
+        .or_else(|| bridge.and_then(|(ifindex, bridge)| foreign(rules, ifindex, bridge, None)))
+}
+
+impl Excluded {
+    fn include(&self, veth: &HostLink) -> bool {
+        let addressed = || {
+            self.addresses.iter().any(|address| {
+                let mut routes = veth.routes.iter();
+                routes.any(|route| route.contains((*address).into()))
+            })
+        };
+        self.links.contains(&veth.name) || addressed()
+    }
+}
+
+fn foreign(
+    rules: &Rules,
+    ifindex: u32,
+    link: &HostLink,
+    ours: Option<&OurFilters>,
+) -> Option<NeverFast> {
+    let name = || link.name.clone();
+    let qdisc = || {
+        let kind = link.qdiscs.iter().find_map(foreign_kind)?.to_owned();
+        Some(NeverFast::ForeignQdisc { link: name(), kind })
+    };
+    let filter = || {
+        let is_ours = |filter: &Filter| ours.is_some_and(|ours| ours.include(filter));
+        let mut filters = link.filters.iter();
+        let filter = filters.find(|filter| !is_ours(filter))?.clone();
+        Some(NeverFast::ForeignFilter {
+            link: name(),
+            filter,
+        })
+    };
+    let program = || {
+        let program = rules.foreign_programs.get(&ifindex)?.clone();
+        Some(NeverFast::ForeignProgram {
+            link: name(),
+            program,
+        })
+    };
+    qdisc().or_else(filter).or_else(program)
+}
+
+/// The kind of a qdisc that is there for a purpose. `noqueue` is what the kernel gives a virtual
+/// link, and `clsact` does nothing but hold filters; `ingress` is not what we would add.
+fn foreign_kind(qdisc: &Qdisc) -> Option<&str> {
+    match qdisc {
+        Qdisc::Root(kind) => (kind != "noqueue").then_some(kind),
+        Qdisc::Ingress(kind) => (kind != "clsact").then_some(kind),
+    }
+}

@@ -1,0 +1,322 @@
+//! What events make of the state.
+
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use crate::config::NetworkConfig;
+use crate::event::Event;
+use crate::lease::{Lease, LeaseAttrs};
+use crate::observed::{Observed, ObservedMaps};
+use crate::peers::Objection;
+use crate::plan::{plan, plan_peer};
+use crate::simulate::apply_op;
+use crate::state::{Change, State, desired};
+use crate::subnet::Subnet;
+use crate::uplink::Uplink;
+use crate::vtep::{MacAddr, RemoteVtep};
+
+const OWN: u8 = 100;
+
+fn subnet(n: u8) -> Subnet {
+    format!("10.244.{n}.0/24").parse().unwrap()
+}
+
+fn mac(n: u8) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, n])
+}
+
+fn at(mac_number: u8, underlay: u8) -> RemoteVtep {
+    RemoteVtep {
+        underlay: [192, 168, 0, underlay].into(),
+        mac: mac(mac_number),
+    }
+}
+
+fn uplink(address: u8) -> Uplink {
+    let address = Ipv4Addr::new(192, 168, 0, address);
+    Uplink {
+        ifindex: 2,
+        name: "eth0".to_owned(),
+        mtu: 1500,
+        mac: mac(0xff),
+        address,
+        public_ip: address,
+    }
+}
+
+fn state() -> State {
+    let text = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}"#;
+    let config = NetworkConfig::parse(text).unwrap();
+    let mut state = State::new(config, uplink(OWN), mac(OWN));
+    state.set_own_subnet(Some(subnet(OWN)));
+    state
+}
+
+fn lease(subnet: Subnet, mac: u8, underlay: u8) -> Lease {
+    let data = serde_json::json!({"VNI": 1, "VtepMAC": self::mac(mac)});
+    Lease {
+        subnet,
+        attrs: LeaseAttrs {
+            public_ip: Ipv4Addr::new(192, 168, 0, underlay),
+            public_ipv6: None,
+            backend_type: "vxlan".to_owned(),
+            backend_data: Some(data),
+            backend_v6_data: None,
+        },
+        ttl_seconds: None,
+    }
+}
+
+fn unreadable(n: u8) -> Lease {
+    let mut lease = lease(subnet(n), n, n);
+    lease.attrs.backend_data = Some(serde_json::json!({"VtepMAC": "nonsense"}));
+    lease
+}
+
+fn add(state: &mut State, n: u8, mac: u8, underlay: u8) -> Change {
+    state.apply(Event::LeaseAdded(lease(subnet(n), mac, underlay)))
+}
+
+fn conflicts(state: &State) -> Vec<(Subnet, Objection)> {
+    let conflicts = state.conflicts();
+    conflicts.map(|it| (it.subnet, it.objection)).collect()
+}
+
+#[test]
+fn lease_comes_changes_and_goes() {
+    let mut state = state();
+    assert_eq!(add(&mut state, 1, 1, 1), Change::Peer(subnet(1)));
+    assert_eq!(add(&mut state, 1, 1, 1), Change::Nothing);
+    assert_eq!(add(&mut state, 1, 2, 1), Change::Peer(subnet(1)));
+    assert_eq!(state.peer(subnet(1)), Some(at(2, 1)));
+    let removed = Event::LeaseRemoved(subnet(1));
+    assert_eq!(state.apply(removed.clone()), Change::Peer(subnet(1)));
+    assert_eq!(state.apply(removed), Change::Nothing);
+    assert_eq!(state.peer(subnet(1)), None);
+}
+
+#[test]
+fn own_lease_is_no_peer_and_no_conflict() {
+    let mut state = state();
+    assert_eq!(add(&mut state, OWN, OWN, OWN), Change::Nothing);
+    // As published under another address, or by the device before its MAC was read.
+    assert_eq!(add(&mut state, OWN, OWN, 7), Change::Nothing);
+    assert_eq!(add(&mut state, OWN, 7, OWN), Change::Nothing);
+    assert!(state.peers().is_empty());
+    assert_eq!(conflicts(&state), []);
+}
+
+#[test]
+fn others_on_our_subnet_or_address_are_conflicts() {
+    let mut state = state();
+    add(&mut state, OWN, 1, 1);
+    add(&mut state, 2, 2, OWN);
+    assert!(state.peers().is_empty());
+    let own_address = [192, 168, 0, OWN].into();
+    assert_eq!(
+        conflicts(&state),
+        [
+            (subnet(OWN), Objection::OverlapsOwn(subnet(OWN))),
+            (subnet(2), Objection::OwnUnderlay(own_address)),
+        ]
+    );
+}
+
+#[test]
+fn older_owner_stays() {
+    let mut state = state();
+    add(&mut state, 5, 5, 5);
+    let half: Subnet = "10.244.5.128/25".parse().unwrap();
+    state.apply(Event::LeaseAdded(lease(half, 1, 1)));
+    assert_eq!(add(&mut state, 2, 9, 5), Change::Nothing);
+    assert_eq!(add(&mut state, 3, 5, 9), Change::Nothing);
+    assert_eq!(state.peers().len(), 1);
+    assert_eq!(
+        conflicts(&state),
+        [
+            (half, Objection::Overlaps(subnet(5))),
+            (subnet(2), Objection::UnderlayTaken(mac(5))),
+            (subnet(3), Objection::MacTaken([192, 168, 0, 5].into())),
+        ]
+    );
+}
+
+#[test]
+fn one_node_may_hold_several_subnets() {
+    let mut state = state();
+    add(&mut state, 1, 1, 1);
+    assert_eq!(add(&mut state, 2, 1, 1), Change::Peer(subnet(2)));
+    assert_eq!(conflicts(&state), []);
+}
+
+#[test]
+fn loser_gets_in_when_the_winner_goes() {
+    let mut state = state();
+    add(&mut state, 1, 1, 1);
+    add(&mut state, 2, 9, 1);
+    let change = state.apply(Event::LeaseRemoved(subnet(1)));
+    assert_eq!(change, Change::Everything);
+    assert_eq!(state.peer(subnet(2)), Some(at(9, 1)));
+    assert_eq!(conflicts(&state), []);
+}
+
+#[test]
+fn node_with_two_subnets_changes_its_mac() {
+    let mut state = state();
+    add(&mut state, 1, 1, 1);
+    add(&mut state, 2, 1, 1);
+    add(&mut state, 1, 9, 1);
+    assert_eq!(add(&mut state, 2, 9, 1), Change::Everything);
+    assert_eq!(state.peer(subnet(1)), Some(at(9, 1)));
+    assert_eq!(state.peer(subnet(2)), Some(at(9, 1)));
+    assert_eq!(conflicts(&state), []);
+}
+
+#[test]
+fn unreadable_update_keeps_the_last_good_one() {
+    let mut state = state();
+    add(&mut state, 1, 1, 1);
+    for event in [
+        Event::LeaseAdded(unreadable(1)),
+        Event::Resync(vec![unreadable(1), unreadable(2)]),
+    ] {
+        state.apply(event);
+        assert_eq!(state.peer(subnet(1)), Some(at(1, 1)));
+        assert!(state.rejected().contains_key(&subnet(1)));
+    }
+    assert_eq!(state.peer(subnet(2)), None);
+    assert_eq!(state.rejected().len(), 2);
+    add(&mut state, 2, 2, 2);
+    state.apply(Event::LeaseRemoved(subnet(1)));
+    assert!(state.rejected().is_empty());
+    assert_eq!(state.peer(subnet(1)), None);
+}
+
+#[test]
+fn resync_forgets_what_is_not_listed_and_makes_the_list_complete() {
+    let mut state = state();
+    add(&mut state, 1, 1, 1);
+    assert!(!desired(&state).complete);
+    state.apply(Event::Resync(vec![lease(subnet(2), 2, 2)]));
+    assert!(desired(&state).complete);
+    assert_eq!(
+        state.peers().iter().collect::<Vec<_>>(),
+        [(subnet(2), at(2, 2))]
+    );
+}
+
+#[test]
+fn resync_prefers_who_was_there_then_the_lowest_subnet() {
+    let list = |order: [u8; 3]| Event::Resync(order.map(|n| lease(subnet(n), n, 1)).into());
+    let mut state = state();
+    state.apply(list([3, 2, 1]));
+    assert_eq!(
+        state.peers().iter().collect::<Vec<_>>(),
+        [(subnet(1), at(1, 1))]
+    );
+
+    let mut state = self::state();
+    add(&mut state, 2, 2, 1);
+    state.apply(list([1, 2, 3]));
+    assert_eq!(
+        state.peers().iter().collect::<Vec<_>>(),
+        [(subnet(2), at(2, 1))]
+    );
+    assert_eq!(state.conflicts().count(), 2);
+}
+
+#[test]
+fn subnet_listed_twice_is_a_conflict() {
+    let twice = [lease(subnet(1), 2, 2), lease(subnet(1), 1, 1)];
+    let mut state = state();
+    state.apply(Event::Resync(twice.to_vec()));
+    assert_eq!(state.peer(subnet(1)), Some(at(1, 1)));
+    assert_eq!(
+        conflicts(&state),
+        [(subnet(1), Objection::Overlaps(subnet(1)))]
+    );
+}
+
+#[test]
+fn another_uplink_is_judged_anew() {
+    let mut state = state();
+    add(&mut state, 1, 1, 1);
+    add(&mut state, 2, 2, OWN);
+    assert_eq!(
+        state.apply(Event::UplinkChanged(uplink(OWN))),
+        Change::Nothing
+    );
+    assert_eq!(
+        state.apply(Event::UplinkChanged(uplink(1))),
+        Change::Everything
+    );
+    assert_eq!(state.peer(subnet(1)), None);
+    assert_eq!(state.peer(subnet(2)), Some(at(2, OWN)));
+}
+
+#[test]
+fn desired_is_flannels_device_and_address() {
+    let desired = desired(&state());
+    assert_eq!(desired.device.name, "flannel.1");
+    assert_eq!(desired.device.mtu, 1450);
+    assert_eq!(desired.address, Some(Ipv4Addr::new(10, 244, OWN, 0)));
+}
+
+fn some_lease() -> impl Strategy<Value = Lease> {
+    let prefix = prop_oneof![Just("0/24"), Just("0/24"), Just("0/25"), Just("128/25")];
+    (1..7_u8, prefix, 1..5_u8, 1..5_u8, 0..3_u8).prop_map(|(n, prefix, mac, underlay, same)| {
+        let subnet = format!("10.244.{n}.{prefix}").parse().unwrap();
+        lease(subnet, mac, if same > 0 { mac } else { underlay })
+    })
+}
+
+fn some_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => some_lease().prop_map(Event::LeaseAdded),
+        3 => some_lease().prop_map(|lease| Event::LeaseRemoved(lease.subnet)),
+        1 => (1..7_u8).prop_map(|n| Event::LeaseAdded(unreadable(n))),
+        1 => proptest::collection::vec(some_lease(), 0..6).prop_map(Event::Resync),
+        1 => prop_oneof![Just(OWN), 1..5_u8].prop_map(|n| Event::UplinkChanged(uplink(n))),
+        1 => Just(Event::Tick),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// What the run loop does: plan what the change says, and nothing is left to plan.
+    #[test]
+    fn change_says_all_that_has_to_be_planned(
+        events in proptest::collection::vec(some_event(), 1..25), capacity in 0..7_u32,
+    ) {
+        let mut state = state();
+        state.apply(Event::Resync(Vec::new()));
+        let maps = ObservedMaps {
+            vtep_capacity: capacity,
+            route_capacity: capacity,
+            ..ObservedMaps::default()
+        };
+        let mut observed = Observed { maps: Some(maps), ..Observed::default() };
+        for op in plan(&observed, &desired(&state)).ops {
+            apply_op(&mut observed, &op);
+        }
+        for event in events {
+            let ops = match state.apply(event.clone()) {
+                Change::Nothing => Vec::new(),
+                Change::Peer(subnet) => plan_peer(&observed, &state, subnet).ops,
+                Change::Everything => plan(&observed, &desired(&state)).ops,
+            };
+            for op in ops {
+                apply_op(&mut observed, &op);
+            }
+            prop_assert_eq!(plan(&observed, &desired(&state)).ops, vec![], "after {:?}", event);
+            prop_assert!(state.peer(subnet(OWN)).is_none());
+            for &(subnet, vtep) in &state.contested {
+                let objection = state.own_objection(subnet, vtep);
+                let objection = objection.or(state.peers.objection(subnet, vtep));
+                prop_assert!(objection.is_some(), "{} waits for nothing after {:?}", subnet, event);
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `twillctl`: what the pins and the status file say, and taking away what is ours.
+//!
+//! Needs no running agent. Everything can be had as JSON; the tables are for people and may
+//! change.
+
+mod counters;
+mod status;
+mod table;
+mod teardown;
+mod vteps;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::datapath::pins::Pins;
+use crate::instance::InstanceName;
+
+/// What the exit code says, for `--help`.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  it failed, or a part of it did; standard error says what
+  2  wrong usage
+  3  status: twilld is not running
+  4  status: twilld is running, and the node is not as it should be yet";
+
+/// Looks at a Twill node and takes Twill off it again.
+#[derive(Debug, Parser)]
+#[command(name = "twillctl", version, after_help = EXIT_CODES)]
+pub struct Ctl {
+    /// Options of all commands.
+    #[command(flatten)]
+    pub place: Place,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which agent, and how to print.
+#[derive(Args, Clone, Debug)]
+pub struct Place {
+    /// Name of the agent.
+    #[arg(long, global = true, value_name = "NAME", default_value = "default")]
+    pub instance: InstanceName,
+    /// The agent's --run-dir.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/twill")]
+    pub run_dir: PathBuf,
+    /// The agent's --bpffs.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What twillctl can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Says whether twilld runs, who carries packets, and what is attached.
+    Status,
+    /// Lists the VTEPs of other nodes with what was sent to them and came from them.
+    Vteps,
+    /// Lists how many packets each program carried or passed on, and why.
+    Counters {
+        /// Zeroes too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Takes away everything that Twill made: attached programs, maps, the vxlan device if
+    /// it is ours. Goes on after an error. What others made stays.
+    Teardown {
+        /// Even while twilld runs, which would put things back.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+impl Place {
+    fn pins(&self) -> Pins {
+        Pins::new(&self.bpffs, &self.instance)
+    }
+}
+
+/// Does what was asked for.
+pub async fn run(ctl: &Ctl) -> Result<ExitCode> {
+    let place = &ctl.place;
+    match ctl.command {
+        Command::Status => status::run(place),
+        Command::Vteps => vteps::run(place),
+        Command::Counters { all } => counters::run(place, all),
+        Command::Teardown { force } => teardown::run(place, force).await,
+    }
+}

@@ -1,0 +1,229 @@
+//! `twillctl status`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use nix::net::if_::if_indextoname;
+use serde_json::json;
+
+use super::{Place, table};
+use crate::datapath::hooks::Attachment;
+use crate::datapath::pins::{AttachmentKind, AttachmentPin};
+use crate::datapath::reader::{PinnedSettings, Reader};
+use crate::files::status::{self, Liveness, Status};
+
+/// twilld is not running.
+const NOT_RUNNING: u8 = 3;
+/// twilld is running, and the node is not as it should be.
+const NOT_READY: u8 = 4;
+
+/// What the pins say by themselves.
+struct Pinned {
+    settings: PinnedSettings,
+    routes: usize,
+    vteps: usize,
+    attachments: Vec<AttachmentPin>,
+}
+
+pub(super) fn run(place: &Place) -> Result<ExitCode> {
+    let path = status::path(&place.run_dir, place.instance.as_str());
+    let said = status::read(&path).context("read what twilld said")?;
+    let pinned = read_pins(place).map_err(|error| format!("{error:#}"));
+    let liveness = said.as_ref().map(Status::liveness);
+
+    if place.json {
+        print_json(liveness, said.as_ref(), &pinned)?;
+    } else {
+        print_table(&path, liveness, said.as_ref(), &pinned)?;
+    }
+    Ok(match (liveness, said) {
+        (Some(Liveness::Alive), Some(said)) if said.ready => ExitCode::SUCCESS,
+        (Some(Liveness::Alive), _) => ExitCode::from(NOT_READY),
+        _ => ExitCode::from(NOT_RUNNING),
+    })
+}
+
+fn read_pins(place: &Place) -> Result<Pinned> {
+    let reader = Reader::open(&place.pins())?;
+    let settings = reader.settings()?;
+    let observed = reader.maps().observe(settings.vni)?;
+    Ok(Pinned {
+        settings,
+        routes: observed.routes.len(),
+        vteps: observed.vteps.len(),
+        attachments: reader.attachments().to_vec(),
+    })
+}
+
+fn word(liveness: Option<Liveness>) -> &'static str {
+    match liveness {
+        Some(Liveness::Alive) => "running",
+        Some(Liveness::Stopped) => "stopped",
+        Some(Liveness::Dead) => "dead",
+        None => "unknown",
+    }
+}
+
+fn by(kind: AttachmentKind) -> String {
+    match kind {
+        AttachmentKind::Tcx => "tcx".to_owned(),
+        AttachmentKind::Filter { priority, handle } => {
+            format!("netlink, priority {priority}, handle {handle}")
+        }
+    }
+}
+
+fn interface(ifindex: u32) -> String {
+    if_indextoname(ifindex)
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| format!("interface {ifindex}, which is not here"))
+}
+
+fn print_json(
+    liveness: Option<Liveness>,
+    said: Option<&Status>,
+    pinned: &Result<Pinned, String>,
+) -> Result<()> {
+    let pins = match pinned {
+        Err(error) => json!({ "error": error }),
+        Ok(pinned) => json!({
+            "settings": pinned.settings,
+            "routes": pinned.routes,
+            "vteps": pinned.vteps,
+            "attached": pinned.attachments.iter().map(|pin| json!({
+                "program": pin.program,
+                "ifindex": pin.ifindex,
+                "interface": interface(pin.ifindex),
+                "by": by(pin.kind),
+            })).collect::<Vec<_>>(),
+        }),
+    };
+    table::json(&json!({ "daemon": word(liveness), "status": said, "pins": pins }))
+}
+
+/// What it is about, and what there is to say.
+type Row = (&'static str, String);
+
+fn print_table(
+    path: &Path,
+    liveness: Option<Liveness>,
+    said: Option<&Status>,
+    pinned: &Result<Pinned, String>,
+) -> Result<()> {
+    let mut rows = match said {
+        None => vec![(
+            "twilld",
+            format!("never ran as this instance (no {})", path.display()),
+        )],
+        Some(said) => said_rows(liveness, said),
+    };
+    match pinned {
+        Err(error) => rows.push(("pins", error.clone())),
+        Ok(pinned) => rows.extend(pinned_rows(pinned)),
+    }
+    table::pairs(&rows)
+}
+
+fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
+    let mode = match &said.reason {
+        None => said.mode.clone(),
+        Some(reason) => format!("{}: {reason}", said.mode),
+    };
+    let ready = match (liveness, said.ready) {
+        (Some(Liveness::Alive), true) => "yes",
+        (Some(Liveness::Alive), false) => "no",
+        // What follows is as it was when twilld wrote it.
+        _ => "unknown: twilld is not running",
+    };
+    let mut rows = vec![
+        (
+            "twilld",
+            format!(
+                "{} (process {}, {})",
+                word(liveness),
+                said.pid,
+                said.version
+            ),
+        ),
+        ("mode", mode),
+        ("ready", ready.to_owned()),
+        (
+            "device",
+            format!(
+                "{} {} VNI {} port {} MTU {}",
+                said.device, said.mac, said.vni, said.port, said.mtu
+            ),
+        ),
+        (
+            "uplink",
+            format!(
+                "{} {}, peers send to {}",
+                said.uplink, said.uplink_address, said.public_ip
+            ),
+        ),
+        ("subnet", format!("{} of {}", said.subnet, said.network)),
+        ("peers", said.peers.to_string()),
+        (
+            "store",
+            format!("{}: {}", said.store.address, said.store.state),
+        ),
+    ];
+    rows.extend(said.attached.iter().map(attached_row));
+    let errors = said.errors.iter();
+    rows.extend(errors.map(|(kind, count)| ("errors", format!("{kind}: {count}"))));
+    for (what, texts) in [
+        ("failing", &said.failing),
+        ("conflict", &said.conflicts),
+        ("no room", &said.unmapped),
+    ] {
+        rows.extend(texts.iter().map(|text| (what, text.clone())));
+    }
+    rows
+}
+
+fn attached_row(attached: &Attachment) -> Row {
+    let others = if attached.others.is_empty() {
+        String::new()
+    } else {
+        format!(", beside {}", attached.others.join(", "))
+    };
+    let Attachment {
+        program,
+        direction,
+        interface,
+        by,
+        ..
+    } = attached;
+    (
+        "attached",
+        format!("{program} at {direction} of {interface} by {by}{others}"),
+    )
+}
+
+fn pinned_rows(pinned: &Pinned) -> Vec<Row> {
+    let Pinned {
+        settings,
+        routes,
+        vteps,
+        attachments,
+    } = pinned;
+    let mut rows = vec![(
+        "pins",
+        format!(
+            "mode {}, {routes} subnets behind {vteps} VTEPs, agent's last sign {} s ago",
+            settings.mode, settings.heartbeat_age_seconds
+        ),
+    )];
+    let operator = settings.operator.iter();
+    rows.extend(operator.map(|mode| ("operator", format!("set the mode to {mode}"))));
+    rows.extend(attachments.iter().map(|pin| {
+        let on = interface(pin.ifindex);
+        (
+            "pinned",
+            format!("{} on {on} by {}", pin.program, by(pin.kind)),
+        )
+    }));
+    rows
+}

@@ -1,0 +1,124 @@
+//! `twillctl teardown`: takes away what Twill made, and says so step by step.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Place, table};
+use crate::datapath::{chain, detach_all};
+use crate::files::status::{self, Liveness};
+use crate::netlink::Netlink;
+
+#[derive(Serialize)]
+struct Step {
+    what: String,
+    error: Option<String>,
+}
+
+pub(super) async fn run(place: &Place, force: bool) -> Result<ExitCode> {
+    let status_path = status::path(&place.run_dir, place.instance.as_str());
+    let alive = match status::read(&status_path) {
+        Ok(Some(said)) => (said.liveness() == Liveness::Alive).then_some(said.pid),
+        // An unreadable status is no reason to keep what it may have spoken of.
+        Ok(None) | Err(_) => None,
+    };
+    if let Some(pid) = alive
+        && !force
+    {
+        bail!(
+            "twilld (process {pid}) runs and would put everything back: stop it first, or pass --force"
+        );
+    }
+
+    let mut steps = Vec::new();
+    let pins = place.pins();
+    for removal in detach_all(&pins).await {
+        steps.push(Step {
+            what: removal.what,
+            error: removal.result.err().map(|error| chain(&error)),
+        });
+    }
+    steps.extend(remove_pins(place));
+    steps.extend(remove_devices(place).await);
+    if status_path.exists() {
+        let removed = std::fs::remove_file(&status_path);
+        steps.push(Step {
+            what: format!("remove {}", status_path.display()),
+            error: removed.err().map(|error| error.to_string()),
+        });
+    }
+
+    let failed = steps.iter().any(|step| step.error.is_some());
+    if place.json {
+        table::json(&json!({ "steps": steps }))?;
+    } else if steps.is_empty() {
+        table::line("nothing of this instance is here")?;
+    } else {
+        for Step { what, error } in &steps {
+            match error {
+                None => table::line(&format!("{what}: done"))?,
+                Some(error) => table::line(&format!("{what}: {error}"))?,
+            }
+        }
+    }
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn remove_pins(place: &Place) -> Vec<Step> {
+    let pins = place.pins();
+    if !pins.instance().exists() {
+        return Vec::new();
+    }
+    let what = format!("remove {}", pins.instance().display());
+    let errors = pins.remove_all();
+    if errors.is_empty() {
+        return vec![Step { what, error: None }];
+    }
+    errors
+        .iter()
+        .map(|error| Step {
+            what: what.clone(),
+            error: Some(chain(error)),
+        })
+        .collect()
+}
+
+/// Removes the vxlan devices that carry this instance's mark: those that it made. One that
+/// it found and used has no such mark, and stays.
+async fn remove_devices(place: &Place) -> Vec<Step> {
+    match ours(place).await {
+        Err(error) => vec![Step {
+            what: "find the vxlan device".to_owned(),
+            error: Some(format!("{error:#}")),
+        }],
+        Ok((netlink, devices)) => {
+            let mut steps = Vec::new();
+            for (name, ifindex) in devices {
+                let removed = netlink.remove_device(&name, ifindex).await;
+                steps.push(Step {
+                    what: format!("remove the device {name}"),
+                    error: removed.err().map(|error| chain(&error)),
+                });
+            }
+            steps
+        }
+    }
+}
+
+async fn ours(place: &Place) -> Result<(Netlink, Vec<(String, u32)>)> {
+    let netlink = Netlink::connect().context("connect to the kernel")?;
+    let mark = place.instance.device_mark();
+    let devices = netlink.vxlan_devices().await.context("list the devices")?;
+    let ours = devices
+        .into_iter()
+        .filter(|device| device.alias.as_deref() == Some(mark.as_str()))
+        .map(|device| (device.name, device.ifindex))
+        .collect();
+    Ok((netlink, ours))
+}

@@ -1,0 +1,391 @@
+//! Which program belongs where; keeping it there; taking it away again.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
+use nix::net::if_::if_indextoname;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+use twill_abi::Program;
+
+use super::DatapathError;
+use super::filter::{self, Filter, FilterError, Slot};
+use super::pins::{self, AttachmentKind, AttachmentPin, Pins};
+use super::tcx::{self, OnHook};
+
+/// Which interface a program belongs on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// The kernel's vxlan device.
+    Overlay,
+    /// The underlay interface.
+    Uplink,
+    /// The host-side veth of every pod.
+    Pod,
+}
+
+/// A program and where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Hook {
+    /// The program; its label is its name in the object.
+    pub program: Program,
+    /// The interface.
+    pub place: Place,
+    /// Which way packets go.
+    pub direction: TcAttachType,
+    /// Before or after the programs of others.
+    pub turn: Turn,
+}
+
+/// When a program runs, of those on one hook.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Turn {
+    /// Before all others: nobody else's verdict hides packets from it.
+    First,
+    /// After all others: it sees only what they let pass.
+    Last,
+}
+
+/// Every program that is attached by traffic control.
+pub const HOOKS: &[Hook] = &[
+    Hook {
+        program: Program::ToOverlay,
+        place: Place::Overlay,
+        direction: TcAttachType::Egress,
+        turn: Turn::First,
+    },
+    Hook {
+        program: Program::FromUplink,
+        place: Place::Uplink,
+        direction: TcAttachType::Ingress,
+        turn: Turn::First,
+    },
+    Hook {
+        program: Program::ToUplink,
+        place: Place::Uplink,
+        direction: TcAttachType::Egress,
+        // What another program drops must not count as having left.
+        turn: Turn::Last,
+    },
+    Hook {
+        program: Program::FromPod,
+        place: Place::Pod,
+        direction: TcAttachType::Ingress,
+        turn: Turn::First,
+    },
+    Hook {
+        program: Program::ToPod,
+        place: Place::Pod,
+        direction: TcAttachType::Egress,
+        turn: Turn::First,
+    },
+];
+
+/// An interface, by name and index as they were when somebody looked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Interface {
+    /// Name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+}
+
+/// The interfaces of each [`Place`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Interfaces {
+    /// The kernel's vxlan device.
+    pub overlay: Interface,
+    /// The underlay interface.
+    pub uplink: Interface,
+    /// The host-side veths of pods that may be fast.
+    pub pods: Vec<Interface>,
+}
+
+impl Interfaces {
+    pub(super) fn at(&self, place: Place) -> &[Interface] {
+        match place {
+            Place::Overlay => std::slice::from_ref(&self.overlay),
+            Place::Uplink => std::slice::from_ref(&self.uplink),
+            Place::Pod => &self.pods,
+        }
+    }
+}
+
+/// Which ways of attaching are tried.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum AttachBy {
+    /// A TCX link, else a tc filter.
+    #[default]
+    Auto,
+    /// TCX links only.
+    Tcx,
+    /// Filters of traffic control only.
+    Netlink,
+}
+
+/// A program that is attached.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Attachment {
+    /// Its name.
+    pub program: String,
+    /// The interface.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// `tcx` or `netlink`.
+    pub by: String,
+    /// Identity of the program.
+    pub program_id: u32,
+    /// Programs of others on the same TCX hook.
+    pub others: Vec<String>,
+}
+
+/// What attaching needs to know.
+pub(super) struct Attacher<'a> {
+    pub(super) pins: &'a Pins,
+    pub(super) by: AttachBy,
+    pub(super) slot: Slot,
+    /// Identities of maps that only our programs use.
+    pub(super) our_maps: &'a BTreeSet<u32>,
+    /// What was attached before, to tell a start from a repair.
+    pub(super) before: &'a [Attachment],
+}
+
+impl Attacher<'_> {
+    /// Makes sure that the program is attached where it belongs, once.
+    pub(super) async fn ensure(
+        &self,
+        hook: &Hook,
+        interface: &Interface,
+        program: &mut SchedClassifier,
+    ) -> Result<(Attachment, PathBuf), DatapathError> {
+        let name = hook.program.label();
+        let id = program
+            .info()
+            .map_err(|source| DatapathError::Inspect {
+                program: name,
+                source,
+            })?
+            .id();
+        let link_pin = self.pins.link(name, interface.ifindex);
+        let Slot { priority, handle } = self.slot;
+        let filter_pin = self.pins.filter(name, interface.ifindex, priority, handle);
+
+        let on_hook = tcx::on_hook(interface, hook.direction);
+        if on_hook.iter().any(|running| running.id == id) {
+            return Ok((attachment(hook, interface, id, "tcx", &on_hook), link_pin));
+        }
+        let filter = self.filter_for(interface, hook.direction).await?;
+        if filter.as_ref().and_then(|filter| filter.program_id) == Some(id) {
+            return Ok((
+                attachment(hook, interface, id, "netlink", &on_hook),
+                filter_pin,
+            ));
+        }
+        if self
+            .before
+            .iter()
+            .any(|old| old.program == name && old.ifindex == interface.ifindex)
+        {
+            warn!(
+                program = name,
+                interface = interface.name,
+                "somebody detached the program; attaching it again"
+            );
+        }
+
+        let by_tcx = match self.by {
+            AttachBy::Netlink => None,
+            AttachBy::Auto | AttachBy::Tcx => {
+                let old = self.old_links(name, interface.ifindex)?;
+                Some(tcx::attach(program, interface, hook, &link_pin, &old))
+            }
+        };
+        let (by, pin) = match (by_tcx, self.by) {
+            (Some(Ok(())), _) => ("tcx", link_pin),
+            (Some(Err(tcx)), AttachBy::Tcx) => {
+                return Err(DatapathError::Attach {
+                    program: name,
+                    tcx: Some(Box::new(tcx)),
+                    filter: None,
+                });
+            }
+            (tcx, _) => {
+                self.attach_filter(program, hook, interface, filter.as_ref(), &filter_pin)
+                    .map_err(|filter| DatapathError::Attach {
+                        program: name,
+                        tcx: tcx.and_then(Result::err).map(Box::new),
+                        filter: Some(Box::new(filter)),
+                    })?;
+                ("netlink", filter_pin)
+            }
+        };
+        info!(
+            program = name,
+            interface = interface.name,
+            by,
+            "program attached"
+        );
+        let on_hook = tcx::on_hook(interface, hook.direction);
+        Ok((attachment(hook, interface, id, by, &on_hook), pin))
+    }
+
+    /// Detaches whatever our pins stand for and is not in `wanted`.
+    pub(super) async fn prune(&self, wanted: &[PathBuf]) -> Result<(), DatapathError> {
+        for pin in self.pins.attachments()? {
+            if !wanted.contains(&pin.path) {
+                detach(&pin, self.our_maps).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn filter_for(
+        &self,
+        interface: &Interface,
+        direction: TcAttachType,
+    ) -> Result<Option<Filter>, DatapathError> {
+        if self.by == AttachBy::Tcx {
+            return Ok(None);
+        }
+        Ok(filter::find(interface, direction, self.slot).await?)
+    }
+
+    fn attach_filter(
+        &self,
+        program: &mut SchedClassifier,
+        hook: &Hook,
+        interface: &Interface,
+        existing: Option<&Filter>,
+        pin: &std::path::Path,
+    ) -> Result<(), FilterError> {
+        if let Some(existing) = existing
+            && !is_ours(existing, self.our_maps)
+        {
+            return Err(FilterError::Foreign {
+                interface: interface.name.clone(),
+                slot: self.slot,
+                found: format!(
+                    "of kind {:?} and name {:?}",
+                    existing.kind,
+                    existing.name.as_deref().unwrap_or_default()
+                ),
+            });
+        }
+        filter::attach(program, interface, hook.direction, self.slot, existing)?;
+        // The pin only says where to look: what is there is proved by its maps.
+        let pinned = pins::remove(pin)
+            .map_err(|error| error.to_string())
+            .and_then(|()| program.pin(pin).map_err(|error| error.to_string()));
+        if let Err(error) = pinned {
+            warn!(pin = %pin.display(), %error, "pin the program of the tc filter");
+        }
+        Ok(())
+    }
+
+    fn old_links(&self, program: &str, ifindex: u32) -> Result<Vec<PathBuf>, DatapathError> {
+        let pins = self.pins.attachments()?;
+        Ok(pins
+            .into_iter()
+            .filter(|pin| {
+                pin.kind == AttachmentKind::Tcx && pin.program == program && pin.ifindex == ifindex
+            })
+            .map(|pin| pin.path)
+            .collect())
+    }
+}
+
+/// Detaches what `pin` stands for, if it is ours, and removes the pin.
+pub(super) async fn detach(
+    pin: &AttachmentPin,
+    our_maps: &BTreeSet<u32>,
+) -> Result<(), DatapathError> {
+    if let AttachmentKind::Filter { priority, handle } = pin.kind {
+        let slot = Slot { priority, handle };
+        // An interface that is gone took its filters along.
+        let interface = if_indextoname(pin.ifindex)
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .map(|name| Interface {
+                name,
+                ifindex: pin.ifindex,
+            });
+        if let Some(interface) = interface {
+            for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+                if let Some(found) = filter::find(&interface, direction, slot).await?
+                    && found.name.as_deref() == Some(pin.program.as_str())
+                    && is_ours(&found, our_maps)
+                {
+                    filter::detach(&interface, direction, slot)?;
+                }
+            }
+        }
+    }
+    // The pin of a link is the last that holds it.
+    pins::remove(&pin.path)?;
+    info!(
+        program = pin.program,
+        ifindex = pin.ifindex,
+        "program detached"
+    );
+    Ok(())
+}
+
+/// The name of a TCX program on the interface that is not ours, if there is one.
+pub(super) fn foreign_program(interface: &Interface, our_maps: &BTreeSet<u32>) -> Option<String> {
+    [TcAttachType::Ingress, TcAttachType::Egress]
+        .into_iter()
+        .flat_map(|direction| tcx::on_hook(interface, direction))
+        .find(|program| !uses_our_maps(program.id, our_maps))
+        .map(|program| program.name)
+}
+
+fn is_ours(filter: &Filter, our_maps: &BTreeSet<u32>) -> bool {
+    filter
+        .program_id
+        .is_some_and(|id| uses_our_maps(id, our_maps))
+}
+
+/// A program that uses one of our maps is ours: nobody else can open them.
+fn uses_our_maps(id: u32, our_maps: &BTreeSet<u32>) -> bool {
+    let uses_our_maps = |program: &ProgramInfo| {
+        program
+            .map_ids()
+            .ok()
+            .flatten()
+            .is_some_and(|maps| maps.iter().any(|map| our_maps.contains(map)))
+    };
+    loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == id)
+        .is_some_and(|program| uses_our_maps(&program))
+}
+
+fn attachment(
+    hook: &Hook,
+    interface: &Interface,
+    program_id: u32,
+    by: &str,
+    on_hook: &[OnHook],
+) -> Attachment {
+    Attachment {
+        program: hook.program.label().to_owned(),
+        interface: interface.name.clone(),
+        ifindex: interface.ifindex,
+        direction: match hook.direction {
+            TcAttachType::Ingress => "ingress",
+            TcAttachType::Egress | TcAttachType::Custom(_) => "egress",
+        }
+        .to_owned(),
+        by: by.to_owned(),
+        program_id,
+        others: on_hook
+            .iter()
+            .filter(|other| other.id != program_id)
+            .map(|other| other.name.clone())
+            .collect(),
+    }
+}

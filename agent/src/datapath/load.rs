@@ -1,0 +1,254 @@
+//! Bringing the programs into the kernel, with the maps that are pinned or with new ones.
+//!
+//! The pinned set of maps is continued only if every map in it is what the ABI says and
+//! every key in it is one that this agent would write. Otherwise a whole new set is made
+//! beside it: indices in one map mean entries of another, so that a mixture of old and
+//! new would send packets to the wrong node.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{Map, MapData};
+use aya::programs::{ProgramError, ProgramType, SchedClassifier};
+use aya::sys::is_program_supported;
+use aya::{Ebpf, EbpfLoader};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use tracing::{debug, info, warn};
+use twill_abi::{MapKind, MapSpec};
+
+use super::hooks::HOOKS;
+use super::maps::{Maps, MapsError};
+use super::permits::Permits;
+use super::pins::{self, Entries, Pins};
+use super::{DatapathError, Sizes};
+
+/// Programs in the kernel, not attached yet.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pub(super) maps: Maps,
+    pub(super) permits: Permits,
+    /// Identities of the maps.
+    pub(super) map_ids: Vec<u32>,
+    /// Whether the maps are a new set, still in the folder `next`.
+    pub(super) fresh: bool,
+}
+
+/// Loads the programs of `object`, which brings the maps `specs`.
+pub(super) fn load(
+    object: &[u8],
+    specs: &[&'static MapSpec],
+    pins: &Pins,
+    sizes: &Sizes,
+    common_prefix: u8,
+) -> Result<Loaded, DatapathError> {
+    raise_memlock();
+    ask_kernel()?;
+    let fresh = !can_continue(specs, pins, sizes, common_prefix)?;
+    let directory = if fresh { pins.next() } else { pins.current() };
+    pins.make(&directory)?;
+
+    let mut loader = EbpfLoader::new();
+    for spec in specs {
+        loader.map_pin_path(spec.name, directory.join(spec.name));
+        loader.map_max_entries(spec.name, sizes.entries(spec));
+    }
+    // The bytes in the binary have no alignment; those of an allocation do.
+    let aligned = Vec::from(object);
+    let mut ebpf = loader
+        .load(&aligned)
+        .map_err(|source| DatapathError::Load {
+            source: Box::new(source),
+        })?;
+    for hook in HOOKS {
+        let name = hook.program.label();
+        classifier(&mut ebpf, name)?
+            .load()
+            .map_err(|source| rejected(name, source))?;
+    }
+
+    let mut map_ids = Vec::new();
+    let mut taken: BTreeMap<&str, Map> = BTreeMap::new();
+    for spec in specs {
+        if let Some(info) = pins::info(&directory.join(spec.name))? {
+            map_ids.push(info.id());
+        }
+        if let Some(map) = ebpf.take_map(spec.name) {
+            taken.insert(spec.name, map);
+        }
+    }
+    let mut take = |name| taken.remove(name).ok_or(MapsError::Missing(name));
+    let maps = Maps::open(sizes.routes, &mut take)?;
+    let permits = Permits::open(&mut take)?;
+    Ok(Loaded {
+        ebpf,
+        maps,
+        permits,
+        map_ids,
+        fresh,
+    })
+}
+
+/// A program of the object by name.
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    ebpf.program_mut(name)
+        .ok_or(DatapathError::NoProgram(name))?
+        .try_into()
+        .map_err(|source| DatapathError::Inspect {
+            program: name,
+            source,
+        })
+}
+
+fn can_continue(
+    specs: &[&'static MapSpec],
+    pins: &Pins,
+    sizes: &Sizes,
+    common_prefix: u8,
+) -> Result<bool, DatapathError> {
+    let mut missing = Vec::new();
+    for spec in specs {
+        match pins::info(&pins.map(spec.name))? {
+            None => missing.push(spec.name),
+            Some(info) => {
+                let entries = Entries::Exactly(sizes.entries(spec));
+                if let Err(misfit) = pins::verify(&info, spec, entries) {
+                    warn!(map = spec.name, %misfit, "pinned map does not fit: starting with new maps");
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    if missing.len() == specs.len() {
+        return Ok(false);
+    }
+    if !missing.is_empty() {
+        warn!(
+            ?missing,
+            "pinned maps are incomplete: starting with new maps"
+        );
+        return Ok(false);
+    }
+    let maps = Maps::open(sizes.routes, |name| {
+        let open = |source| MapsError::Open { map: name, source };
+        let data = MapData::from_pin(pins.map(name)).map_err(open)?;
+        Map::from_map_data(data).map_err(open)
+    })?;
+    if !maps.keys_are_ours(common_prefix)? {
+        warn!(
+            common_prefix,
+            "pinned maps are keyed otherwise than this network's: starting with new maps"
+        );
+        return Ok(false);
+    }
+    info!(pins = %pins.current().display(), "continuing with the pinned maps");
+    Ok(true)
+}
+
+impl Sizes {
+    /// How many entries a map gets.
+    pub(super) fn entries(&self, spec: &MapSpec) -> u32 {
+        use twill_abi::maps::{
+            MAPPINGS, ODD_ROUTES, OVERLAY_ROUTES, PERMITS_POD, PERMITS_WIRE, VTEP_COUNTERS,
+            VTEP_SOURCES, VTEP_STATE, VTEPS,
+        };
+        let is_one_of = |names: &[MapSpec]| names.iter().any(|other| other.name == spec.name);
+        if is_one_of(&[VTEPS, VTEP_STATE, VTEP_SOURCES, VTEP_COUNTERS]) {
+            self.vteps
+        } else if is_one_of(&[OVERLAY_ROUTES, ODD_ROUTES]) {
+            self.routes
+        } else if is_one_of(&[PERMITS_POD, PERMITS_WIRE, MAPPINGS]) {
+            self.permits
+        } else if spec.kind == MapKind::RingBuf {
+            // The kernel wants whole pages, a power of two of them.
+            spec.max_entries.next_power_of_two()
+        } else {
+            spec.max_entries
+        }
+    }
+}
+
+/// Asks whether this process may load programs, before aya does: what its own questions
+/// bring back without permission, it takes for an old kernel and says something else.
+fn ask_kernel() -> Result<(), DatapathError> {
+    match is_program_supported(ProgramType::SchedClassifier) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(DatapathError::OldKernel),
+        Err(source) => Err(DatapathError::MayNotLoad(source)),
+    }
+}
+
+/// Kernels before 5.11 account maps to this limit; later ones ignore it.
+fn raise_memlock() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        debug!(%error, "the limit on locked memory stays");
+    }
+}
+
+/// The verifier's last words; all of them go to the debug log.
+fn rejected(program: &'static str, source: ProgramError) -> DatapathError {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = source
+    else {
+        return DatapathError::Inspect { program, source };
+    };
+    let log = verifier_log.to_string();
+    debug!(program, %log, "verifier");
+    let reason = log
+        .lines()
+        .rfind(|line| !line.trim().is_empty() && !is_statistics(line))
+        .unwrap_or("no output")
+        .trim()
+        .to_owned();
+    DatapathError::Verifier {
+        program,
+        reason,
+        source: io_error,
+    }
+}
+
+fn is_statistics(line: &str) -> bool {
+    ["processed ", "stack depth", "verification time"]
+        .iter()
+        .any(|prefix| line.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use twill_abi::MAPS;
+
+    use super::*;
+
+    #[test]
+    fn options_size_the_maps_they_name_and_no_others() {
+        let sizes = Sizes {
+            vteps: 1,
+            routes: 2,
+            permits: 3,
+        };
+        for spec in MAPS {
+            let expected = match spec.name {
+                "vteps" | "vtep_state" | "vtep_sources" | "vtep_counters" => 1,
+                "overlay_routes" | "odd_routes" => 2,
+                "permits_pod" | "permits_wire" | "mappings" => 3,
+                _ => spec.max_entries,
+            };
+            assert_eq!(sizes.entries(spec), expected, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn by_default_the_maps_are_as_large_as_the_abi_says() {
+        for spec in MAPS {
+            assert_eq!(
+                Sizes::default().entries(spec),
+                spec.max_entries,
+                "{}",
+                spec.name
+            );
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! The maps that say who is where: read whole, written one entry at a time.
+//!
+//! Entries are taken for what they say only if they say it as this agent would: anything
+//! else is reported as a VTEP that is nowhere, so that the plan writes it again.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use ipnetwork::IpNetwork;
+use nix::time::{ClockId, clock_gettime};
+use thiserror::Error;
+use twill_abi::maps::{CONFIG, ODD_ROUTES, OVERLAY_ROUTES, VTEP_SOURCES, VTEPS};
+use twill_abi::{
+    Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, Mode, RouteKey, VTEP_FLAG_ACTIVE, Vtep,
+};
+use twill_core::observed::ObservedMaps;
+use twill_core::plan::MapOp;
+use twill_core::subnet::Subnet;
+use twill_core::vtep::{MacAddr, RemoteVtep};
+
+use super::settings::Settings;
+
+/// How many bits of an address in the map's form come before an IPv4 prefix.
+const V4_OFFSET: u8 = Address::V4_PREFIX_OFFSET;
+
+/// A VTEP that is nowhere.
+const NOBODY: RemoteVtep = RemoteVtep {
+    underlay: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    mac: MacAddr([0; 6]),
+};
+
+/// The maps of the control plane, open.
+pub struct Maps {
+    config: Array<MapData, Config>,
+    vteps: Array<MapData, Vtep>,
+    sources: HashMap<MapData, Address, u32>,
+    routes: HashMap<MapData, RouteKey, u32>,
+    odd_routes: LpmTrie<MapData, Address, u32>,
+    route_capacity: u32,
+}
+
+/// What went wrong with a map.
+#[derive(Debug, Error)]
+pub enum MapsError {
+    /// The object or the pins lack a map.
+    #[error("the map {0} is not there")]
+    Missing(&'static str),
+    /// A map has another shape than the ABI says.
+    #[error("open the map {map}")]
+    Open {
+        /// Its name.
+        map: &'static str,
+        /// What is wrong.
+        #[source]
+        source: MapError,
+    },
+    /// An entry cannot be read.
+    #[error("read the map {map}")]
+    Read {
+        /// Its name.
+        map: &'static str,
+        /// Why not.
+        #[source]
+        source: MapError,
+    },
+    /// An entry cannot be written.
+    #[error("write {what} into the map {map}")]
+    Write {
+        /// Its name.
+        map: &'static str,
+        /// Which entry.
+        what: String,
+        /// Why not.
+        #[source]
+        source: MapError,
+    },
+    /// The monotonic clock cannot be read.
+    #[error("read the monotonic clock")]
+    Clock(#[source] nix::errno::Errno),
+}
+
+impl Maps {
+    /// Takes the maps out of `take(name)`, whose shape was verified; the route tables have
+    /// `route_capacity` entries.
+    pub fn open(
+        route_capacity: u32,
+        mut take: impl FnMut(&'static str) -> Result<Map, MapsError>,
+    ) -> Result<Self, MapsError> {
+        macro_rules! typed {
+            ($spec:expr) => {
+                take($spec.name)?
+                    .try_into()
+                    .map_err(|source| MapsError::Open {
+                        map: $spec.name,
+                        source,
+                    })?
+            };
+        }
+        Ok(Self {
+            config: typed!(CONFIG),
+            vteps: typed!(VTEPS),
+            sources: typed!(VTEP_SOURCES),
+            routes: typed!(OVERLAY_ROUTES),
+            odd_routes: typed!(ODD_ROUTES),
+            route_capacity,
+        })
+    }
+
+    /// The agent's settings as they are.
+    pub fn config(&self) -> Result<Config, MapsError> {
+        self.config_at(CONFIG_KEY_AGENT)
+    }
+
+    /// The mode that the operator asked for; [`None`] if nothing, or nothing that we know.
+    pub fn operator_mode(&self) -> Result<Option<Mode>, MapsError> {
+        let mode = self.config_at(CONFIG_KEY_OPERATOR)?.mode;
+        Ok([Mode::Kernel, Mode::Bpf]
+            .into_iter()
+            .find(|known| *known as u32 == mode))
+    }
+
+    fn config_at(&self, key: u32) -> Result<Config, MapsError> {
+        self.config.get(&key, 0).map_err(|source| MapsError::Read {
+            map: CONFIG.name,
+            source,
+        })
+    }
+
+    /// Writes the agent's settings, with a new sign of life.
+    pub fn write_settings(&mut self, settings: &Settings) -> Result<(), MapsError> {
+        let generation = self.config()?.generation.wrapping_add(1);
+        let config = settings.to_config(monotonic_ns()?, generation);
+        self.config
+            .set(CONFIG_KEY_AGENT, config, 0)
+            .map_err(|source| MapsError::Write {
+                map: CONFIG.name,
+                what: "the agent's settings".to_owned(),
+                source,
+            })
+    }
+
+    /// Whether every key is one that this agent would write: otherwise the set is not
+    /// continued but replaced.
+    pub fn keys_are_ours(&self, common_prefix: u8) -> Result<bool, MapsError> {
+        let config = self.config()?;
+        // A set that was never filled has a zeroed configuration, and nothing to mistake.
+        let same_prefix = config.generation == 0 || config.common_prefix_v4 == common_prefix;
+        for key in self.routes.keys() {
+            let network = key.map_err(read(OVERLAY_ROUTES.name))?.network;
+            if subnet(network, common_prefix.saturating_add(V4_OFFSET)).is_none() {
+                return Ok(false);
+            }
+        }
+        for key in self.odd_routes.keys() {
+            let key = key.map_err(read(ODD_ROUTES.name))?;
+            let prefix = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+            if subnet(key.data(), prefix).is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(same_prefix)
+    }
+
+    /// Reads everything.
+    pub fn observe(&self, vni: u32) -> Result<ObservedMaps, MapsError> {
+        let common_prefix = self.config()?.common_prefix_v4.saturating_add(V4_OFFSET);
+        let mut vteps = BTreeMap::new();
+        for (index, vtep) in (0..).zip(self.vteps.iter()) {
+            let vtep = vtep.map_err(read(VTEPS.name))?;
+            if let Some(remote) = remote(&vtep, vni) {
+                vteps.insert(index, remote);
+            }
+        }
+        let mut routes = BTreeMap::new();
+        for entry in &self.routes {
+            let (key, index) = entry.map_err(read(OVERLAY_ROUTES.name))?;
+            if let Some(subnet) = subnet(key.network, common_prefix) {
+                routes.insert(subnet, index);
+            }
+        }
+        for entry in &self.odd_routes {
+            let (key, index) = entry.map_err(read(ODD_ROUTES.name))?;
+            let prefix = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+            if let Some(subnet) = subnet(key.data(), prefix) {
+                routes.insert(subnet, index);
+            }
+        }
+        let mut sources = BTreeMap::new();
+        for entry in &self.sources {
+            let (address, index) = entry.map_err(read(VTEP_SOURCES.name))?;
+            sources.insert(IpAddr::from(address), index);
+        }
+        Ok(ObservedMaps {
+            vteps,
+            routes,
+            sources,
+            vtep_capacity: self.vteps.len(),
+            route_capacity: self.route_capacity,
+        })
+    }
+
+    /// Subnets that are behind each VTEP, with its index and where it is, for people.
+    pub fn vtep(&self, index: u32) -> Result<Vtep, MapsError> {
+        self.vteps.get(&index, 0).map_err(read(VTEPS.name))
+    }
+
+    /// Does one step. `vni` and `common_prefix` are the network's.
+    pub fn apply(&mut self, op: &MapOp, vni: u32, common_prefix: u8) -> Result<(), MapsError> {
+        match *op {
+            MapOp::SetVtep {
+                index,
+                vtep: RemoteVtep { underlay, mac },
+                subnet,
+            } => {
+                let entry = Vtep {
+                    underlay: Address::from(underlay),
+                    subnet: Address::from(subnet.network()),
+                    mac: mac.0,
+                    subnet_prefix: mapped_prefix(subnet),
+                    reserved: 0,
+                    vni,
+                    flags: VTEP_FLAG_ACTIVE,
+                    generation: self.next_generation(index)?,
+                    reserved_tail: [0; 3],
+                };
+                self.set_vtep(index, entry)
+            }
+            MapOp::ClearVtep { index } => {
+                let entry = empty_vtep(self.next_generation(index)?);
+                self.set_vtep(index, entry)
+            }
+            MapOp::SetSource { underlay, index } => self
+                .sources
+                .insert(Address::from(underlay), index, 0)
+                .map_err(write(VTEP_SOURCES.name, underlay)),
+            MapOp::RemoveSource { underlay } => gone(self.sources.remove(&Address::from(underlay)))
+                .map_err(write(VTEP_SOURCES.name, underlay)),
+            MapOp::SetRoute { subnet, index } => {
+                if is_common(subnet, common_prefix) {
+                    self.routes
+                        .insert(route_key(subnet), index, 0)
+                        .map_err(write(OVERLAY_ROUTES.name, subnet))
+                } else {
+                    self.odd_routes
+                        .insert(&odd_key(subnet), index, 0)
+                        .map_err(write(ODD_ROUTES.name, subnet))
+                }
+            }
+            MapOp::RemoveRoute { subnet } => {
+                if is_common(subnet, common_prefix) {
+                    gone(self.routes.remove(&route_key(subnet)))
+                        .map_err(write(OVERLAY_ROUTES.name, subnet))
+                } else {
+                    gone(self.odd_routes.remove(&odd_key(subnet)))
+                        .map_err(write(ODD_ROUTES.name, subnet))
+                }
+            }
+        }
+    }
+
+    fn next_generation(&self, index: u32) -> Result<u32, MapsError> {
+        Ok(self.vtep(index)?.generation.wrapping_add(1))
+    }
+
+    fn set_vtep(&mut self, index: u32, entry: Vtep) -> Result<(), MapsError> {
+        self.vteps
+            .set(index, entry, 0)
+            .map_err(write(VTEPS.name, index))
+    }
+}
+
+/// `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns()`, in nanoseconds.
+pub fn monotonic_ns() -> Result<u64, MapsError> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(MapsError::Clock)?;
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    let nanoseconds = u64::try_from(now.tv_nsec()).unwrap_or(0);
+    Ok(seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanoseconds))
+}
+
+/// The subnet that a key stands for, if it is one: host bits zero, prefix in range.
+pub(super) fn subnet(network: Address, mapped_prefix: u8) -> Option<Subnet> {
+    let address = IpAddr::from(network);
+    let prefix = if network.is_v4() {
+        mapped_prefix.checked_sub(V4_OFFSET)?
+    } else {
+        mapped_prefix
+    };
+    let parsed = IpNetwork::new(address, prefix).ok()?;
+    (parsed.network() == address).then(|| Subnet::containing(parsed))
+}
+
+fn remote(entry: &Vtep, vni: u32) -> Option<RemoteVtep> {
+    if entry.flags == 0 {
+        return None;
+    }
+    let as_we_write = entry.flags == VTEP_FLAG_ACTIVE
+        && entry.vni == vni
+        && entry.reserved == 0
+        && subnet(entry.subnet, entry.subnet_prefix).is_some();
+    if !as_we_write {
+        return Some(NOBODY);
+    }
+    Some(RemoteVtep {
+        underlay: IpAddr::from(entry.underlay),
+        mac: MacAddr(entry.mac),
+    })
+}
+
+fn empty_vtep(generation: u32) -> Vtep {
+    Vtep {
+        underlay: Address::default(),
+        subnet: Address::default(),
+        mac: [0; 6],
+        subnet_prefix: 0,
+        reserved: 0,
+        vni: 0,
+        flags: 0,
+        generation,
+        reserved_tail: [0; 3],
+    }
+}
+
+fn mapped_prefix(subnet: Subnet) -> u8 {
+    match subnet.network() {
+        IpAddr::V4(_) => subnet.prefix().saturating_add(V4_OFFSET),
+        IpAddr::V6(_) => subnet.prefix(),
+    }
+}
+
+fn is_common(subnet: Subnet, common_prefix: u8) -> bool {
+    subnet.network().is_ipv4() && subnet.prefix() == common_prefix
+}
+
+fn route_key(subnet: Subnet) -> RouteKey {
+    RouteKey {
+        network: Address::from(subnet.network()),
+    }
+}
+
+fn odd_key(subnet: Subnet) -> Key<Address> {
+    Key::new(
+        u32::from(mapped_prefix(subnet)),
+        Address::from(subnet.network()),
+    )
+}
+
+fn read(map: &'static str) -> impl Fn(MapError) -> MapsError {
+    move |source| MapsError::Read { map, source }
+}
+
+fn write(map: &'static str, what: impl ToString) -> impl FnOnce(MapError) -> MapsError {
+    move |source| MapsError::Write {
+        map,
+        what: what.to_string(),
+        source,
+    }
+}
+
+/// Removing what is not there is done already.
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Vtep {
+        Vtep {
+            underlay: Address::from(Ipv4Addr::new(192, 0, 2, 2)),
+            subnet: Address::from(Ipv4Addr::new(10, 244, 2, 0)),
+            mac: [2, 0, 0, 0, 0, 2],
+            subnet_prefix: 96 + 24,
+            flags: VTEP_FLAG_ACTIVE,
+            vni: 1,
+            ..empty_vtep(3)
+        }
+    }
+
+    #[test]
+    fn an_entry_as_we_write_it_is_read_back() {
+        let expected = RemoteVtep {
+            underlay: "192.0.2.2".parse().unwrap(),
+            mac: MacAddr([2, 0, 0, 0, 0, 2]),
+        };
+        assert_eq!(remote(&entry(), 1), Some(expected));
+        assert_eq!(remote(&empty_vtep(9), 1), None);
+    }
+
+    #[test]
+    fn any_other_entry_is_written_again() {
+        let others = [
+            Vtep { vni: 2, ..entry() },
+            Vtep {
+                flags: 3,
+                ..entry()
+            },
+            Vtep {
+                flags: 2,
+                ..entry()
+            },
+            Vtep {
+                reserved: 1,
+                ..entry()
+            },
+            Vtep {
+                subnet_prefix: 95,
+                ..entry()
+            },
+            Vtep {
+                subnet_prefix: 129,
+                ..entry()
+            },
+            Vtep {
+                subnet: Address::from(Ipv4Addr::new(10, 244, 2, 1)),
+                ..entry()
+            },
+        ];
+        for other in others {
+            assert_eq!(remote(&other, 1), Some(NOBODY), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_with_host_bits_is_no_subnet() {
+        let network = Address::from(Ipv4Addr::new(10, 244, 2, 0));
+        assert_eq!(subnet(network, 120), "10.244.2.0/24".parse().ok());
+        assert_eq!(subnet(network, 118), None);
+        assert_eq!(subnet(network, 95), None);
+        assert_eq!(subnet(network, 129), None);
+        let network = Address::from("fd00::".parse::<IpAddr>().unwrap());
+        assert_eq!(subnet(network, 48), "fd00::/48".parse().ok());
+        assert_eq!(subnet(network, 129), None);
+    }
+}

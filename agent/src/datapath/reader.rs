@@ -1,0 +1,158 @@
+//! What the pins say, for tools: needs no agent, and writes nothing.
+
+use aya::maps::{Map, MapData};
+use serde::Serialize;
+use thiserror::Error;
+use twill_abi::maps::{COUNTERS_MAP, VTEP_COUNTERS};
+use twill_abi::{CONFIG_FLAG_STALE, MAPS, MapSpec, Mode};
+
+use super::maps::{Maps, MapsError, monotonic_ns};
+use super::pins::{self, AttachmentPin, Entries, Misfit, PinError, Pins};
+use super::stats::{Counters, CountersError};
+
+/// Why the pins cannot be read.
+#[derive(Debug, Error)]
+pub enum ReaderError {
+    /// Nothing is pinned.
+    #[error("no map {map} is pinned in {directory}: twilld has not run with BPF as this instance")]
+    Missing {
+        /// Its name.
+        map: &'static str,
+        /// Where it should be.
+        directory: String,
+    },
+    /// What is pinned is not what its name says.
+    #[error("the map pinned at {path} is not Twill's: its {misfit}")]
+    Misfit {
+        /// The pin.
+        path: String,
+        /// In what it differs.
+        misfit: Misfit,
+    },
+    /// Something about the pins.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// Something about a map.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    /// Something about the counters.
+    #[error(transparent)]
+    Counters(#[from] CountersError),
+}
+
+/// What the settings in the maps say.
+#[derive(Clone, Debug, Serialize)]
+pub struct PinnedSettings {
+    /// Who carries packets, by the agent's word and the operator's.
+    pub mode: &'static str,
+    /// The operator's override.
+    pub operator: Option<&'static str>,
+    /// Seconds since the agent's last sign of life.
+    pub heartbeat_age_seconds: u64,
+    /// Whether the agent found that its assumptions do not hold.
+    pub stale: bool,
+    /// VNI.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: u16,
+    /// Interface index of the uplink.
+    pub uplink_ifindex: u32,
+    /// Interface index of the vxlan device.
+    pub overlay_ifindex: u32,
+}
+
+/// The pins of one agent, open for reading.
+pub struct Reader {
+    maps: Maps,
+    counters: Counters,
+    attachments: Vec<AttachmentPin>,
+}
+
+impl Reader {
+    /// Opens the pins, each verified before anything is read through it.
+    pub fn open(pins: &Pins) -> Result<Self, ReaderError> {
+        let mut failure = None;
+        let maps = Maps::open(0, |name| {
+            let spec = MAPS
+                .iter()
+                .find(|spec| spec.name == name)
+                .ok_or(MapsError::Missing(name))?;
+            open(pins, spec).map_err(|error| {
+                failure = Some(error);
+                MapsError::Missing(name)
+            })
+        });
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let counters = Counters::open(open(pins, &COUNTERS_MAP)?, open(pins, &VTEP_COUNTERS)?)?;
+        Ok(Self {
+            maps: maps?,
+            counters,
+            attachments: pins.attachments()?,
+        })
+    }
+
+    /// The maps of the control plane.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Every attached program that a pin stands for.
+    pub fn attachments(&self) -> &[AttachmentPin] {
+        &self.attachments
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> Result<PinnedSettings, ReaderError> {
+        let config = self.maps.config()?;
+        let operator = self.maps.operator_mode()?;
+        let agent = if config.mode == Mode::Bpf as u32 {
+            Mode::Bpf
+        } else {
+            Mode::Kernel
+        };
+        let age_ns = monotonic_ns()?.saturating_sub(config.heartbeat_ns);
+        Ok(PinnedSettings {
+            mode: mode_name(operator.unwrap_or(agent)),
+            operator: operator.map(mode_name),
+            heartbeat_age_seconds: age_ns / 1_000_000_000,
+            stale: config.flags & CONFIG_FLAG_STALE != 0,
+            vni: config.vni,
+            port: config.vxlan_port.to_host(),
+            uplink_ifindex: config.uplink_ifindex,
+            overlay_ifindex: config.overlay_ifindex,
+        })
+    }
+}
+
+/// A mode's name for people.
+pub fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Bpf => "bpf",
+        Mode::Kernel | Mode::Unset => "kernel",
+    }
+}
+
+fn open(pins: &Pins, spec: &MapSpec) -> Result<Map, ReaderError> {
+    let path = pins.map(spec.name);
+    let info = pins::info(&path)?.ok_or_else(|| ReaderError::Missing {
+        map: spec.name,
+        directory: pins.current().display().to_string(),
+    })?;
+    pins::verify(&info, spec, Entries::Any).map_err(|misfit| ReaderError::Misfit {
+        path: path.display().to_string(),
+        misfit,
+    })?;
+    let opened = |source| MapsError::Open {
+        map: spec.name,
+        source,
+    };
+    let data = MapData::from_pin(&path).map_err(opened)?;
+    Ok(Map::from_map_data(data).map_err(opened)?)
+}

@@ -1,0 +1,175 @@
+//! Attaching by TCX links: pinned, so that they outlive the agent, and updated in place,
+//! so that a restart leaves no moment without a program and none with two.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::sys::SyscallError;
+use thiserror::Error;
+
+use super::hooks::{Hook, Interface, Turn};
+use super::pins::{self, PinError};
+
+/// A program on an interface's TCX hook.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OnHook {
+    /// Its identity.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// What went wrong with a link.
+#[derive(Debug, Error)]
+pub enum TcxError {
+    /// The kernel refuses.
+    #[error("attach by a TCX link to {interface}")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// Why not.
+        #[source]
+        source: ProgramError,
+    },
+    /// The program of a link cannot be replaced.
+    #[error("replace the program of the TCX link {pin}")]
+    Update {
+        /// Its pin.
+        pin: PathBuf,
+        /// Why not.
+        #[source]
+        source: ProgramError,
+    },
+    /// The pin of a link cannot be opened.
+    #[error("open the link pinned at {pin}")]
+    Open {
+        /// Its pin.
+        pin: PathBuf,
+        /// Why not.
+        #[source]
+        source: LinkError,
+    },
+    /// The link cannot be pinned.
+    #[error("pin the TCX link at {pin}")]
+    Pin {
+        /// The pin to be.
+        pin: PathBuf,
+        /// Why not.
+        #[source]
+        source: aya::pin::PinError,
+    },
+    /// A pin cannot be moved or removed.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+}
+
+/// The programs on the hook, in the order they run; none where the kernel knows no TCX.
+pub fn on_hook(interface: &Interface, direction: TcAttachType) -> Vec<OnHook> {
+    // An error is no answer that helps: either the kernel has no TCX, and attaching will
+    // say so, or a program went away while we looked, and the next look comes soon.
+    let Ok((_, programs)) = SchedClassifier::query_tcx(&interface.name, direction) else {
+        return Vec::new();
+    };
+    programs
+        .iter()
+        .map(|program| OnHook {
+            id: program.id(),
+            name: program.name_as_str().unwrap_or_default().to_owned(),
+        })
+        .collect()
+}
+
+/// Attaches the program and pins the link at `pin`; if one of `old`
+/// stands for a link on this very hook, the program takes the place of that link's.
+pub fn attach(
+    program: &mut SchedClassifier,
+    interface: &Interface,
+    hook: &Hook,
+    pin: &Path,
+    old: &[PathBuf],
+) -> Result<(), TcxError> {
+    let running: Vec<u32> = on_hook(interface, hook.direction)
+        .iter()
+        .map(|program| program.id)
+        .collect();
+    for path in old {
+        let Some(link) = open(path)? else {
+            continue;
+        };
+        if let Some(link) = on_this_hook(link, &running) {
+            let updated = program
+                .attach_to_link(link)
+                .and_then(|id| program.take_link(id))
+                .map_err(|source| TcxError::Update {
+                    pin: path.clone(),
+                    source,
+                })?;
+            // The pin keeps it attached.
+            drop(updated);
+            if path != pin {
+                std::fs::rename(path, pin).map_err(|source| PinError::Rename {
+                    from: path.clone(),
+                    to: pin.to_owned(),
+                    source,
+                })?;
+            }
+            return Ok(());
+        }
+        // Ours by its folder, but of an interface that is gone, or cut off by somebody.
+        pins::remove(path)?;
+    }
+    let failed = |source| TcxError::Attach {
+        interface: interface.name.clone(),
+        source,
+    };
+    let order = match hook.turn {
+        Turn::First => LinkOrder::first(),
+        Turn::Last => LinkOrder::last(),
+    };
+    let id = program
+        .attach_with_options(
+            &interface.name,
+            hook.direction,
+            TcAttachOptions::TcxOrder(order),
+        )
+        .map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    let unpinned = |source| TcxError::Open {
+        pin: pin.to_owned(),
+        source,
+    };
+    let link = FdLink::try_from(link).map_err(unpinned)?;
+    // Closes the link's descriptor: from here on the pin alone keeps it, so that removing
+    // the pin is all that it takes to detach.
+    drop(link.pin(pin).map_err(|source| TcxError::Pin {
+        pin: pin.to_owned(),
+        source,
+    })?);
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<Option<FdLink>, TcxError> {
+    match PinnedLink::from_pin(path) {
+        Ok(pinned) => Ok(Some(FdLink::from(pinned))),
+        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(source) => Err(TcxError::Open {
+            pin: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn on_this_hook(link: FdLink, running: &[u32]) -> Option<SchedClassifierLink> {
+    let id = link.info().ok()?.program_id();
+    if !running.contains(&id) {
+        return None;
+    }
+    SchedClassifierLink::try_from(link).ok()
+}

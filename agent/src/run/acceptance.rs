@@ -1,0 +1,158 @@
+//! What permits rest on: the table that marks what netfilter has accepted, and conntrack
+//! settings that let flows rest. Without the first there are no permits at all; without the
+//! second none for TCP.
+
+use std::time::Duration;
+
+use ipnetwork::Ipv4Network;
+use tracing::{info, warn};
+use twill_abi::FastPath;
+use twill_core::subnet::Subnet;
+
+use super::failures::Failures;
+use crate::args::AgentArgs;
+use crate::datapath::chain;
+use crate::netfilter::{Conntrack, InForce, PermitTable};
+
+/// What flows may do right now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Allowed {
+    pub(super) fast_path: FastPath,
+    pub(super) permit_time: Duration,
+    pub(super) tcp_permits: bool,
+}
+
+/// The netfilter side of the fast path.
+pub(super) struct Acceptance {
+    wanted: FastPath,
+    permit_time: Duration,
+    mark_bit: u32,
+    exclude: Vec<Ipv4Network>,
+    conntrack: Conntrack,
+    in_force: Option<(PermitTable, InForce)>,
+    /// Whether a table of an earlier start was looked for, where none is wanted.
+    cleared: bool,
+    trouble: Option<String>,
+    allowed: Allowed,
+}
+
+impl Acceptance {
+    pub(super) fn new(args: &AgentArgs) -> Self {
+        Self {
+            wanted: args.fast_path.into(),
+            permit_time: args.permit_time,
+            mark_bit: args.mark_bit,
+            exclude: args.exclude.clone(),
+            conntrack: Conntrack::default(),
+            in_force: None,
+            cleared: false,
+            trouble: None,
+            allowed: Allowed {
+                fast_path: FastPath::Off,
+                permit_time: args.permit_time,
+                tcp_permits: false,
+            },
+        }
+    }
+
+    /// The bit of the packet mark that means "accepted as established".
+    pub(super) fn mark_bit(&self) -> u32 {
+        self.mark_bit
+    }
+
+    /// Why the fast path is off, or off for TCP, though it is wanted.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// What flows may do, as it was found last.
+    pub(super) fn allowed(&self) -> Allowed {
+        self.allowed
+    }
+
+    /// Puts table and settings in force, or finds them so.
+    pub(super) async fn assert(
+        &mut self,
+        network: Subnet,
+        own_subnet: Subnet,
+        failures: &mut Failures,
+    ) {
+        if self.wanted == FastPath::Off {
+            self.clear().await;
+            return;
+        }
+        let mut allowed = Allowed {
+            fast_path: self.wanted,
+            permit_time: self.permit_time,
+            tcp_permits: false,
+        };
+        let mut trouble = None;
+        if let Err(error) = self.assert_table(network, own_subnet).await {
+            failures.count("permit_table");
+            trouble = Some(format!("the fast path is off: {error}"));
+            allowed.fast_path = FastPath::Off;
+        } else {
+            match self.assert_conntrack() {
+                Ok(permit_time) => {
+                    allowed.tcp_permits = true;
+                    allowed.permit_time = permit_time;
+                }
+                Err(error) => {
+                    failures.count("conntrack");
+                    trouble = Some(format!("no permits for TCP: {error}"));
+                }
+            }
+        }
+        if trouble != self.trouble {
+            match &trouble {
+                Some(reason) => warn!(reason, "flows stay slow"),
+                None => info!("flows may be fast again"),
+            }
+        }
+        self.trouble = trouble;
+        self.allowed = allowed;
+    }
+
+    async fn assert_table(&mut self, network: Subnet, own_subnet: Subnet) -> Result<(), String> {
+        let table = PermitTable {
+            network,
+            own_subnet,
+            mark_bit: self.mark_bit,
+            exclude: self.exclude.clone(),
+        };
+        if let Some((written, in_force)) = &self.in_force
+            && *written == table
+        {
+            if in_force.is_so().await.map_err(|error| chain(&error))? {
+                return Ok(());
+            }
+            warn!("the nftables table inet twill was changed or removed; writing it again");
+        }
+        self.in_force = None;
+        let in_force = table.write().await.map_err(|error| chain(&error))?;
+        self.in_force = Some((table, in_force));
+        Ok(())
+    }
+
+    /// The permit time that the settings allow: a permit must not outlive its conntrack entry.
+    fn assert_conntrack(&self) -> Result<Duration, String> {
+        let permit_time = || {
+            self.conntrack.assert()?;
+            let smallest = Duration::from_secs(self.conntrack.smallest_timeout()?);
+            Ok(self.permit_time.min(smallest / 2))
+        };
+        permit_time().map_err(|error: crate::netfilter::ConntrackError| chain(&error))
+    }
+
+    /// Takes away the table of an earlier start: without a fast path nobody reads its marks.
+    async fn clear(&mut self) {
+        if self.cleared {
+            return;
+        }
+        match PermitTable::remove().await {
+            Ok(()) => self.cleared = true,
+            // No nft, no table.
+            Err(error) => tracing::debug!(error = %chain(&error), "remove the permit table"),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The state's one owner: takes events, observes, plans, carries out, tells.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+use twill_core::config::NetworkConfig;
+use twill_core::event::Event;
+use twill_core::lease::{Lease, LeaseAttrs};
+use twill_core::observed::Observed;
+use twill_core::state::{Change, State};
+use twill_core::subnet::Subnet;
+use twill_core::subnet_env::SubnetEnv;
+use twill_core::uplink::Uplink;
+use twill_core::vtep::MacAddr;
+
+use super::acceptance::Acceptance;
+use super::bpf::Bpf;
+use super::failures::Failures;
+use super::patience::pauses;
+use super::pods::Pods;
+use super::report::Report;
+use super::uplink::Finder;
+use crate::admin::Readiness;
+use crate::args::AgentArgs;
+use crate::datapath::hooks::Interfaces;
+use crate::files::InstanceLock;
+use crate::netlink::Netlink;
+use crate::netlink::monitor::Monitor;
+use crate::store::server::{Ended, ServerStore};
+
+/// How often the programs are looked after: putting them back takes no longer.
+const GUARD: Duration = Duration::from_secs(2);
+/// How soon an uplink that was found once is looked at again.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// Events that are taken together: more than a node's worth of leases arrives as one list.
+const BATCH: usize = 256;
+
+/// The agent of a node.
+pub(super) struct Agent {
+    pub(super) args: AgentArgs,
+    pub(super) netlink: Netlink,
+    pub(super) finder: Finder,
+    pub(super) state: State,
+    pub(super) observed: Observed,
+    pub(super) bpf: Bpf,
+    pub(super) acceptance: Acceptance,
+    pub(super) pods: Pods,
+    pub(super) failures: Failures,
+    pub(super) readiness: Readiness,
+    pub(super) report: Report,
+    pub(super) mac: Option<MacAddr>,
+    pub(super) attrs: Option<watch::Sender<LeaseAttrs>>,
+    /// What has been written to `subnet.env`.
+    pub(super) told: Option<SubnetEnv>,
+    /// Device and uplink as the programs know them.
+    pub(super) told_interfaces: Option<Interfaces>,
+    /// Whether the maps were complete once, so that programs may be attached.
+    pub(super) may_attach: bool,
+    /// Subnets for which the maps had no room.
+    pub(super) unmapped: BTreeSet<Subnet>,
+    pub(super) sources: Option<Sources>,
+    /// Held as long as the agent lives.
+    pub(super) _lock: InstanceLock,
+}
+
+/// Where events come from.
+pub(super) struct Sources {
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) monitor: Monitor,
+    pub(super) store: ServerStore,
+    pub(super) keeper: JoinHandle<Ended>,
+}
+
+/// What a pass has to look at.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Look {
+    /// The last observation will do.
+    Nowhere,
+    /// The kernel's network configuration.
+    Kernel,
+    /// That, and the maps.
+    Everywhere,
+}
+
+/// What an agent is made of.
+pub(super) struct Parts {
+    pub(super) args: AgentArgs,
+    pub(super) netlink: Netlink,
+    pub(super) config: NetworkConfig,
+    pub(super) finder: Finder,
+    pub(super) uplink: Uplink,
+    /// MAC address for a device that is not there yet.
+    pub(super) fallback_mac: MacAddr,
+    pub(super) readiness: Readiness,
+    pub(super) report: Report,
+    pub(super) lock: InstanceLock,
+}
+
+impl Agent {
+    /// An agent without a lease.
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts {
+            args,
+            netlink,
+            config,
+            finder,
+            uplink,
+            fallback_mac,
+            readiness,
+            mut report,
+            lock,
+        } = parts;
+        report.uplink(&uplink);
+        let acceptance = Acceptance::new(&args);
+        let pods = Pods::new(&args);
+        let bpf = Bpf::new(&args, config.backend.vni.get(), config.subnet_len);
+        Self {
+            state: State::new(config, uplink, fallback_mac),
+            observed: Observed::default(),
+            failures: Failures::default(),
+            mac: None,
+            attrs: None,
+            told: None,
+            told_interfaces: None,
+            may_attach: false,
+            unmapped: BTreeSet::new(),
+            sources: None,
+            _lock: lock,
+            args,
+            netlink,
+            finder,
+            bpf,
+            acceptance,
+            pods,
+            readiness,
+            report,
+        }
+    }
+
+    /// Tries until the device is there and up: there is no lease without its MAC address.
+    pub(super) async fn ensure_device(&mut self) {
+        self.until_settled(|agent| agent.mac.is_some()).await;
+    }
+
+    /// Takes the lease as the node's own, and tries until its address is on the device and
+    /// CNI plugins are told.
+    pub(super) async fn own(&mut self, lease: &Lease) {
+        self.state.set_own_subnet(Some(lease.subnet));
+        self.report.subnet(&lease.subnet.to_string());
+        self.until_settled(|agent| agent.told.is_some()).await;
+    }
+
+    async fn until_settled(&mut self, settled: impl Fn(&Self) -> bool) {
+        let mut pauses = pauses();
+        loop {
+            self.failures.begin();
+            self.reconcile(Look::Kernel, &BTreeSet::new()).await;
+            self.tell_plugins();
+            self.report.waiting(self.failures.texts());
+            if self.failures.is_empty() && settled(self) {
+                return;
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(SECOND_LOOK)).await;
+        }
+    }
+
+    /// Runs until somebody stops it, or the lease is lost.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<()> {
+        let Some(mut sources) = self.sources.take() else {
+            bail!("the agent has no sources of events");
+        };
+        let mut tick = interval(self.args.resync_interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut guard = interval(GUARD);
+        guard.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut backoff: Box<dyn Iterator<Item = Duration> + Send> = Box::new(pauses());
+        let mut retry: Option<Instant> = None;
+        loop {
+            let mut batch = Batch::default();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                ended = &mut sources.keeper => match ended {
+                    Ok(Ended::Stopped) => break,
+                    Ok(Ended::Lost { subnet, error }) => {
+                        bail!("the lease of {subnet} is lost: {error}; start again for another")
+                    }
+                    Err(error) => bail!("the lease's keeper died: {error}"),
+                },
+                event = sources.events.recv() => match event {
+                    None => bail!("all sources of events are gone"),
+                    Some(event) => {
+                        batch.take(&mut self.state, event);
+                        while batch.taken < BATCH && let Ok(event) = sources.events.try_recv() {
+                            batch.take(&mut self.state, event);
+                        }
+                    }
+                },
+                _ = tick.tick() => batch.look = Look::Everywhere,
+                _ = guard.tick() => {
+                    self.guard_programs().await;
+                    self.report.store(&sources.store.contact());
+                    self.report.write();
+                    continue;
+                }
+                () = until(retry) => batch.look = Look::Everywhere,
+            }
+            if batch.stop {
+                break;
+            }
+            self.pass(batch, &sources.monitor).await;
+            let pause = if self.failures.is_empty() {
+                backoff = Box::new(pauses());
+                self.finder.is_unsure().then_some(SECOND_LOOK)
+            } else {
+                backoff.next()
+            };
+            retry = pause.map(|pause| Instant::now() + pause);
+        }
+        self.readiness.set(false);
+        self.report.stopped();
+        info!("stopped; the datapath goes on");
+        Ok(())
+    }
+}
+
+/// Events that are taken together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) look: Look,
+    /// Subnets whose leases came or went.
+    pub(super) subnets: BTreeSet<Subnet>,
+    /// Whether pods may have come or gone.
+    pub(super) pods: bool,
+    taken: usize,
+    stop: bool,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            look: Look::Nowhere,
+            subnets: BTreeSet::new(),
+            pods: false,
+            taken: 0,
+            stop: false,
+        }
+    }
+}
+
+impl Batch {
+    fn take(&mut self, state: &mut State, event: Event) {
+        debug!(?event, "event");
+        self.taken += 1;
+        let look = match &event {
+            Event::LeaseAdded(_) | Event::LeaseRemoved(_) | Event::KernelChanged => Look::Kernel,
+            Event::Resync(_) | Event::UplinkChanged(_) | Event::Tick => Look::Everywhere,
+            Event::PodsChanged => {
+                self.pods = true;
+                Look::Nowhere
+            }
+            Event::Shutdown => {
+                self.stop = true;
+                Look::Nowhere
+            }
+        };
+        match state.apply(event) {
+            Change::Nothing => {}
+            Change::Peer(subnet) => {
+                self.subnets.insert(subnet);
+            }
+            Change::Everything => self.look = self.look.max(look),
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,200 @@
+//! Whether BPF carries packets, and if not, why and when to try again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+use twill_abi::Mode;
+use twill_core::observed::ObservedMaps;
+use twill_core::plan::MapOp;
+
+use super::failures::Failures;
+use crate::args::{AgentArgs, DatapathChoice};
+use crate::datapath::hooks::{Attachment, Interface, Interfaces};
+use crate::datapath::permits::VethUse;
+use crate::datapath::pins::Pins;
+use crate::datapath::settings::Settings;
+use crate::datapath::{Datapath, DatapathError, Options, chain, detach_all};
+
+/// How long until what did not work is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// The BPF side of the node.
+pub(super) struct Bpf {
+    options: Options,
+    wanted: DatapathChoice,
+    vni: u32,
+    common_prefix: u8,
+    datapath: Option<Datapath>,
+    /// Why BPF does not carry packets, or not all it should.
+    trouble: Option<String>,
+    retry_at: Instant,
+    /// Whether what earlier starts attached is gone, where BPF is not available.
+    cleared: bool,
+    operator: Option<Mode>,
+}
+
+impl Bpf {
+    pub(super) fn new(args: &AgentArgs, vni: u32, common_prefix: u8) -> Self {
+        Self {
+            options: args.datapath_options(),
+            wanted: args.datapath,
+            vni,
+            common_prefix,
+            datapath: None,
+            trouble: None,
+            retry_at: Instant::now(),
+            cleared: false,
+            operator: None,
+        }
+    }
+
+    /// Loads the programs, if they are wanted, not loaded, and it is time to try.
+    pub(super) fn load(&mut self, failures: &mut Failures) {
+        if self.datapath.is_some() {
+            return;
+        }
+        if self.wanted == DatapathChoice::Kernel {
+            self.trouble = Some("--datapath kernel".to_owned());
+            return;
+        }
+        if Instant::now() < self.retry_at {
+            return;
+        }
+        match Datapath::open(&self.options, self.vni, self.common_prefix) {
+            Ok(datapath) => {
+                info!(instance = %self.options.instance, "BPF programs loaded");
+                self.datapath = Some(datapath);
+                self.trouble = None;
+            }
+            Err(error) => self.failed(&error, failures),
+        }
+    }
+
+    /// Reads the maps; nothing without BPF.
+    pub(super) fn observe(&mut self, failures: &mut Failures) -> Option<ObservedMaps> {
+        match self.datapath.as_ref()?.observe() {
+            Ok(maps) => Some(maps),
+            Err(error) => {
+                failures.add(error.label(), &error);
+                None
+            }
+        }
+    }
+
+    /// Writes one entry; whether that worked.
+    pub(super) fn apply(&mut self, op: &MapOp, failures: &mut Failures) -> bool {
+        let Some(datapath) = &mut self.datapath else {
+            return true;
+        };
+        match datapath.apply(op) {
+            Ok(()) => true,
+            Err(error) => {
+                failures.add(error.label(), &error);
+                false
+            }
+        }
+    }
+
+    /// Writes the settings with a new sign of life.
+    pub(super) fn write_settings(&mut self, settings: &Settings, failures: &mut Failures) {
+        let Some(datapath) = &mut self.datapath else {
+            return;
+        };
+        if let Err(error) = datapath.write_settings(settings) {
+            failures.add(error.label(), &error);
+        }
+        match datapath.operator_mode() {
+            Ok(operator) => self.operator = operator,
+            Err(error) => failures.add(error.label(), &error),
+        }
+    }
+
+    /// Tells the programs which veths are pods', and what each may do.
+    pub(super) fn set_pods(&mut self, pods: &BTreeMap<u32, VethUse>, failures: &mut Failures) {
+        if let Some(datapath) = &mut self.datapath
+            && let Err(error) = datapath.set_pods(pods)
+        {
+            failures.add(error.label(), &error);
+        }
+    }
+
+    /// Programs of others on the TCX hooks of these interfaces.
+    pub(super) fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, String> {
+        let datapath = self.datapath.as_ref();
+        datapath.map_or_else(BTreeMap::new, |datapath| {
+            datapath.foreign_programs(interfaces)
+        })
+    }
+
+    /// Makes sure that the programs are where they belong. Only when the maps are filled:
+    /// until then what an earlier start attached goes on with what that start knew.
+    pub(super) async fn attach(&mut self, interfaces: &Interfaces, failures: &mut Failures) {
+        let Some(datapath) = &mut self.datapath else {
+            self.clear(failures).await;
+            return;
+        };
+        if self.trouble.is_some() && Instant::now() < self.retry_at {
+            return;
+        }
+        match datapath.attach(interfaces).await {
+            Ok(()) => {
+                if self.trouble.take().is_some() {
+                    info!("BPF carries packets again");
+                }
+            }
+            Err(error) => self.failed(&error, failures),
+        }
+    }
+
+    /// Without BPF: detaches what an earlier start left attached, for its maps are looked
+    /// after by nobody. The kernel's device is complete by now, so no packet is lost.
+    async fn clear(&mut self, failures: &mut Failures) {
+        if self.cleared {
+            return;
+        }
+        let pins = Pins::new(&self.options.bpffs, &self.options.instance);
+        let mut cleared = true;
+        for removal in detach_all(&pins).await {
+            if let Err(error) = removal.result {
+                failures.add(error.label(), &error);
+                cleared = false;
+            }
+        }
+        self.cleared = cleared;
+    }
+
+    fn failed(&mut self, error: &DatapathError, failures: &mut Failures) {
+        let reason = chain(error);
+        // Kernel mode is a way to work, not a failure of the pass: it is told by itself.
+        failures.count(error.label());
+        if self.trouble.as_ref() != Some(&reason) {
+            warn!(
+                reason,
+                "BPF is not available: the kernel's vxlan device carries the packets"
+            );
+        }
+        self.trouble = Some(reason);
+        self.retry_at = Instant::now() + RETRY;
+    }
+
+    /// What is attached.
+    pub(super) fn attachments(&self) -> &[Attachment] {
+        self.datapath.as_ref().map_or(&[], Datapath::attachments)
+    }
+
+    /// Who carries packets, and why not BPF.
+    pub(super) fn mode(&self) -> (&'static str, Option<String>) {
+        let reason = if let Some(trouble) = &self.trouble {
+            trouble.clone()
+        } else if self.operator == Some(Mode::Kernel) {
+            "the operator's override".to_owned()
+        } else if self.attachments().is_empty() {
+            "waiting for the first complete list of leases".to_owned()
+        } else {
+            return ("bpf", None);
+        };
+        ("kernel", Some(reason))
+    }
+}

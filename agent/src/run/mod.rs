@@ -1,0 +1,94 @@
+//! The agent: events in, one state, a plan, steps out. The one module that knows all others.
+
+mod acceptance;
+mod agent;
+mod bpf;
+mod failures;
+mod pass;
+mod patience;
+mod pods;
+mod report;
+mod start;
+mod uplink;
+
+use std::future::Future;
+use std::io::IsTerminal as _;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{AgentArgs, LogArgs, LogFormat};
+use crate::serve::{self, args::ServeArgs};
+
+/// Sets up logging to standard error.
+pub fn logging(args: &LogArgs) -> Result<()> {
+    let filter = EnvFilter::builder()
+        .parse(&args.log_level)
+        .with_context(|| format!("--log-level {:?}: write a level, as info", args.log_level))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+/// Runs `work` to its end on a runtime of two threads at most: one task owns the state, and
+/// the others wait for sockets.
+pub fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(work)
+}
+
+/// Runs the lease server until somebody stops it.
+pub async fn serve(args: ServeArgs) -> Result<()> {
+    Ok(serve::run(args, stopped_by_signal()?).await?)
+}
+
+/// Runs the agent until somebody stops it. The datapath goes on.
+pub async fn run(args: &AgentArgs) -> Result<()> {
+    let Some(lease_server) = &args.lease_server else {
+        bail!(
+            "no lease store: this build has neither etcd nor Kubernetes as one yet; \
+             pass --lease-server URL, as http://192.0.2.1:7890, and start one with `twilld serve`"
+        );
+    };
+    let stop = stopped_by_signal()?;
+    let ended = stop
+        .run_until_cancelled(start::start(args, lease_server, &stop))
+        .await;
+    match ended {
+        // Stopped before there was anything to stop.
+        None => Ok(()),
+        Some(Err(error)) => Err(error),
+        Some(Ok(agent)) => agent.run(&stop).await,
+    }
+}
+
+fn stopped_by_signal() -> Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    for (kind, name) in [
+        (SignalKind::interrupt(), "SIGINT"),
+        (SignalKind::terminate(), "SIGTERM"),
+    ] {
+        let mut signals = signal(kind).with_context(|| format!("listen for {name}"))?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            if signals.recv().await.is_some() {
+                info!(signal = name, "stopping; the datapath goes on");
+                stop.cancel();
+            }
+        });
+    }
+    Ok(stop)
+}

@@ -1,0 +1,368 @@
+//! One pass: look, plan, carry out, attach, tell.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use tracing::{debug, info, warn};
+use twill_abi::{FastPath, Mode};
+use twill_core::event::Event;
+use twill_core::lease::LeaseAttrs;
+use twill_core::mtu::overlay_mtu;
+use twill_core::observed::ObservedDevice;
+use twill_core::plan::{KernelOp, Op, Plan, plan, plan_peer};
+use twill_core::simulate::apply_op;
+use twill_core::state::desired;
+use twill_core::subnet::Subnet;
+use twill_core::subnet_env::SubnetEnv;
+use twill_core::uplink::Uplink;
+
+use super::agent::{Agent, Batch, Look};
+use super::pods::Surroundings;
+use super::report::Outcome;
+use crate::datapath::hooks::{Interface, Interfaces};
+use crate::datapath::settings::Settings;
+use crate::files::{host, subnet_env};
+use crate::netlink::monitor::Monitor;
+
+impl Agent {
+    /// Makes the node what it should be, as far as `batch` says that it may not be.
+    pub(super) async fn pass(&mut self, batch: Batch, monitor: &Monitor) {
+        self.failures.begin();
+        if batch.look > Look::Nowhere {
+            self.look_for_uplink().await;
+            monitor.watch_uplink(Some(self.state.uplink().ifindex));
+        }
+        if batch.look == Look::Everywhere {
+            self.bpf.load(&mut self.failures);
+        }
+        self.reconcile(batch.look, &batch.subnets).await;
+        if batch.look == Look::Everywhere {
+            self.assert_acceptance().await;
+        }
+        if batch.look == Look::Everywhere || batch.pods {
+            self.look_at_pods().await;
+        }
+        if batch.look == Look::Everywhere || self.interfaces_changed() {
+            self.tell_programs().await;
+        }
+        self.tell_plugins();
+        self.tell_people();
+    }
+
+    /// Observes, plans and carries out.
+    pub(super) async fn reconcile(&mut self, look: Look, subnets: &BTreeSet<Subnet>) {
+        let device = self.state.device().name;
+        if look >= Look::Kernel {
+            let network = self.state.config().network;
+            match self.netlink.observe(&device, network).await {
+                Ok(kernel) => self.observed.kernel = kernel,
+                Err(error) => {
+                    // Planning against what is not known would do harm.
+                    self.failures.add("netlink", &error);
+                    return;
+                }
+            }
+        }
+        if look == Look::Everywhere {
+            self.observed.maps = self.bpf.observe(&mut self.failures);
+        }
+        let peers: Vec<Subnet> = subnets.iter().copied().collect();
+        let Plan { ops, unmapped } = match (look, peers.as_slice()) {
+            (Look::Nowhere, []) => return,
+            // By far the most frequent, and the same work however many other peers there are.
+            (Look::Nowhere, &[subnet]) => {
+                self.unmapped.remove(&subnet);
+                plan_peer(&self.observed, &self.state, subnet)
+            }
+            _ => {
+                self.unmapped.clear();
+                plan(&self.observed, &desired(&self.state))
+            }
+        };
+        self.unmapped.extend(unmapped);
+        self.carry_out(&device, &ops).await;
+        self.look_at_device(&device, &ops).await;
+        let mtu = self.state.config().backend.mtu;
+        if let Err(error) = overlay_mtu(mtu, self.state.uplink().mtu) {
+            self.failures.add("mtu", &error);
+        }
+    }
+
+    async fn carry_out(&mut self, device: &str, ops: &[Op]) {
+        if !ops.is_empty() {
+            debug!(steps = ops.len(), "plan");
+        }
+        let same_side = |a: &Op, b: &Op| matches!(a, Op::Map(_)) == matches!(b, Op::Map(_));
+        for run in ops.chunk_by(same_side) {
+            let mut kernel = Vec::new();
+            for op in run {
+                match op {
+                    Op::Kernel(op) => kernel.push(op.clone()),
+                    Op::Map(map) => {
+                        if self.bpf.apply(map, &mut self.failures) {
+                            apply_op(&mut self.observed, op);
+                        }
+                    }
+                }
+            }
+            if kernel.is_empty() {
+                continue;
+            }
+            let failed = self.netlink.apply(device, &kernel).await;
+            for (_, error) in &failed {
+                self.failures.add("netlink", error);
+            }
+            for op in kernel {
+                if !failed.iter().any(|(other, _)| *other == op) {
+                    apply_op(&mut self.observed, &Op::Kernel(op));
+                }
+            }
+        }
+    }
+
+    /// Reads the device again if a step may have changed it, and follows its MAC address.
+    async fn look_at_device(&mut self, name: &str, ops: &[Op]) {
+        let created = ops
+            .iter()
+            .any(|op| matches!(op, Op::Kernel(KernelOp::CreateDevice(_))));
+        if ops.iter().any(touches_device) {
+            match self.netlink.device(name).await {
+                Ok(device) => self.observed.kernel.device = device,
+                Err(error) => {
+                    self.failures.add("netlink", &error);
+                    return;
+                }
+            }
+        }
+        let Some(device) = self.observed.kernel.device.clone() else {
+            return;
+        };
+        if created {
+            self.mark(name, &device).await;
+        }
+        if self.mac != Some(device.mac) {
+            if let Some(old) = self.mac {
+                warn!(device = name, %old, new = %device.mac, "MAC address changed; publishing it");
+            }
+            self.mac = Some(device.mac);
+            self.state.set_device_mac(device.mac);
+            self.publish();
+        }
+        self.report.device(&device);
+    }
+
+    /// Marks the device as one that we made. Without the mark it would only be left alone
+    /// when everything of ours is taken away.
+    async fn mark(&mut self, name: &str, device: &ObservedDevice) {
+        let mark = self.args.instance.device_mark();
+        info!(device = name, mac = %device.mac, "vxlan device created");
+        if let Err(error) = self.netlink.set_alias(name, device.ifindex, &mark).await {
+            self.failures.add("netlink", &error);
+        }
+    }
+
+    async fn look_for_uplink(&mut self) {
+        let present = self.state.uplink();
+        match self.finder.changed(&self.netlink, present).await {
+            Ok(None) => {}
+            Ok(Some(uplink)) => {
+                warn!(
+                    old = present.name,
+                    new = uplink.name,
+                    address = %uplink.address,
+                    mtu = uplink.mtu,
+                    "uplink changed"
+                );
+                self.set_uplink(uplink);
+            }
+            Err(error) => self.failures.add("uplink", error.as_ref()),
+        }
+    }
+
+    fn set_uplink(&mut self, uplink: Uplink) {
+        self.report.uplink(&uplink);
+        // What there is to plan is planned by the pass that found it.
+        self.state.apply(Event::UplinkChanged(uplink));
+        self.publish();
+    }
+
+    /// What other nodes must know of this one.
+    pub(super) fn lease_attrs(&self) -> Option<LeaseAttrs> {
+        let mac = self.mac?;
+        Some(LeaseAttrs::vxlan(
+            self.state.uplink().public_ip,
+            self.state.config().backend.vni,
+            mac,
+        ))
+    }
+
+    fn publish(&self) {
+        if let (Some(sender), Some(attrs)) = (&self.attrs, self.lease_attrs()) {
+            sender.send_if_modified(|published| {
+                let differs = *published != attrs;
+                if differs {
+                    *published = attrs;
+                }
+                differs
+            });
+        }
+    }
+
+    /// Makes sure of what permits rest on.
+    async fn assert_acceptance(&mut self) {
+        if let Some(own_subnet) = self.state.own_subnet() {
+            let network = self.state.config().network;
+            self.acceptance
+                .assert(network, own_subnet, &mut self.failures)
+                .await;
+        }
+    }
+
+    /// Looks for pods that came, went, or may not be fast any more.
+    async fn look_at_pods(&mut self) {
+        let Some(own_subnet) = self.state.own_subnet() else {
+            return;
+        };
+        let around = Surroundings {
+            own_subnet,
+            uplink: self.state.uplink().ifindex,
+            bpf: &self.bpf,
+        };
+        self.pods
+            .look(&self.netlink, &around, &mut self.failures)
+            .await;
+    }
+
+    fn interfaces(&self) -> Option<Interfaces> {
+        let device = self.observed.kernel.device.as_ref()?;
+        let uplink = self.state.uplink();
+        Some(Interfaces {
+            overlay: Interface {
+                name: self.state.device().name,
+                ifindex: device.ifindex,
+            },
+            uplink: Interface {
+                name: uplink.name.clone(),
+                ifindex: uplink.ifindex,
+            },
+            pods: match self.acceptance.allowed().fast_path {
+                FastPath::Off => Vec::new(),
+                FastPath::Permit | FastPath::Direct => self.pods.interfaces(),
+            },
+        })
+    }
+
+    /// Whether the programs were told of another device or uplink than there is.
+    fn interfaces_changed(&self) -> bool {
+        self.told_interfaces.is_some() && self.told_interfaces != self.interfaces()
+    }
+
+    /// Writes the settings and makes sure that the programs are where they belong.
+    async fn tell_programs(&mut self) {
+        let (Some(interfaces), Some(settings)) = (self.interfaces(), self.settings()) else {
+            return;
+        };
+        self.bpf.write_settings(&settings, &mut self.failures);
+        self.bpf.set_pods(&self.pods.uses(), &mut self.failures);
+        self.told_interfaces = Some(interfaces.clone());
+        if self.state.is_complete() && self.failures.is_empty() {
+            self.bpf.attach(&interfaces, &mut self.failures).await;
+            self.may_attach = true;
+        }
+    }
+
+    fn settings(&mut self) -> Option<Settings> {
+        let (interfaces, own_subnet) = (self.interfaces()?, self.state.own_subnet()?);
+        let source_ports = match host::local_port_range() {
+            Ok(ports) => ports,
+            Err(error) => {
+                self.failures.add("host", &error);
+                return None;
+            }
+        };
+        let config = self.state.config();
+        let peers = self.state.peers();
+        let allowed = self.acceptance.allowed();
+        Some(Settings {
+            mode: Mode::Bpf,
+            vni: config.backend.vni,
+            port: config.backend.port,
+            uplink_ifindex: interfaces.uplink.ifindex,
+            overlay_ifindex: interfaces.overlay.ifindex,
+            source_ports,
+            common_prefix: config.subnet_len,
+            odd_routes: peers
+                .iter()
+                .any(|(subnet, _)| subnet.prefix() != config.subnet_len),
+            // What the kernel's device sends from: a packet looks the same either way.
+            underlay: self.state.device().local,
+            own_subnet,
+            network: config.network,
+            vtep_mac: self.mac?,
+            fast_path: allowed.fast_path,
+            permit_time: allowed.permit_time,
+            mark_bit: self.acceptance.mark_bit(),
+            tcp_permits: allowed.tcp_permits,
+        })
+    }
+
+    /// Looks whether somebody detached a program.
+    pub(super) async fn guard_programs(&mut self) {
+        if self.may_attach
+            && let Some(interfaces) = self.interfaces()
+        {
+            self.bpf.attach(&interfaces, &mut self.failures).await;
+            self.tell_people();
+        }
+    }
+
+    /// Writes `subnet.env`, once pods can be reached at what it says.
+    pub(super) fn tell_plugins(&mut self) {
+        let Some(subnet) = self.state.own_subnet() else {
+            return;
+        };
+        let addresses = &self.observed.kernel.addresses;
+        let ready = addresses
+            .iter()
+            .any(|address| IpAddr::V4(address.ip()) == subnet.network());
+        let env = SubnetEnv {
+            network: self.state.config().network,
+            subnet,
+            mtu: self.state.device().mtu,
+            ip_masq: false,
+        };
+        if !ready || self.told == Some(env) {
+            return;
+        }
+        match subnet_env::write(&self.args.subnet_file, &env) {
+            Ok(()) => self.told = Some(env),
+            Err(error) => self.failures.add("subnet_file", &error),
+        }
+    }
+
+    fn tell_people(&mut self) {
+        let complete = self.state.is_complete();
+        let ready = self.failures.is_empty() && complete && self.told.is_some();
+        self.readiness.set(ready);
+        self.report.pass(&Outcome {
+            bpf: &self.bpf,
+            failures: &self.failures,
+            state: &self.state,
+            ready,
+            unmapped: &self.unmapped,
+        });
+    }
+}
+
+fn touches_device(op: &Op) -> bool {
+    match op {
+        Op::Kernel(op) => matches!(
+            op,
+            KernelOp::CreateDevice(_)
+                | KernelOp::RemoveDevice { .. }
+                | KernelOp::SetMtu(_)
+                | KernelOp::SetUp
+        ),
+        Op::Map(_) => false,
+    }
+}

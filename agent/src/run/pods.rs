@@ -1,0 +1,119 @@
+//! The pods of this node: found from the kernel, judged, and told to the programs.
+
+use std::collections::BTreeMap;
+
+use tracing::info;
+use twill_abi::Program;
+use twill_core::pods::{Excluded, OurFilters, PodVeth, Rules, find};
+use twill_core::subnet::Subnet;
+
+use super::bpf::Bpf;
+use super::failures::Failures;
+use crate::args::AgentArgs;
+use crate::datapath::hooks::Interface;
+use crate::datapath::permits::VethUse;
+use crate::netlink::Netlink;
+
+/// What judging pods needs to know of the node.
+pub(super) struct Surroundings<'a> {
+    pub(super) own_subnet: Subnet,
+    /// Interface index of the uplink.
+    pub(super) uplink: u32,
+    pub(super) bpf: &'a Bpf,
+}
+
+/// The pods of this node.
+pub(super) struct Pods {
+    our_filters: OurFilters,
+    excluded: Excluded,
+    known: BTreeMap<u32, PodVeth>,
+}
+
+impl Pods {
+    pub(super) fn new(args: &AgentArgs) -> Self {
+        let our_filters = OurFilters {
+            priority: args.tc_priority,
+            handle: args.tc_handle,
+            ingress: Program::FromPod.label().to_owned(),
+            egress: Program::ToPod.label().to_owned(),
+        };
+        let excluded = Excluded {
+            links: args.exclude_link.iter().cloned().collect(),
+            // The table's set keeps excluded addresses slow, however their pods are wired.
+            ..Excluded::default()
+        };
+        Self {
+            our_filters,
+            excluded,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Looks at the kernel again.
+    pub(super) async fn look(
+        &mut self,
+        netlink: &Netlink,
+        around: &Surroundings<'_>,
+        failures: &mut Failures,
+    ) {
+        let host = match netlink.host_links(around.own_subnet).await {
+            Ok(host) => host,
+            Err(error) => {
+                failures.add("netlink", &error);
+                return;
+            }
+        };
+        let mut rules = Rules {
+            own_subnet: around.own_subnet,
+            uplink: Some(around.uplink),
+            our_filters: self.our_filters.clone(),
+            foreign_programs: BTreeMap::new(),
+            excluded: self.excluded.clone(),
+        };
+        let candidates = interfaces(&find(&host, &rules));
+        rules.foreign_programs = around.bpf.foreign_programs(&candidates);
+        let found = find(&host, &rules);
+        for (ifindex, pod) in &found {
+            let known = self.known.get(ifindex);
+            let reason = pod.never_fast.as_ref();
+            if known.is_none_or(|known| known.never_fast.as_ref() != reason) {
+                match reason {
+                    Some(reason) => info!(pod = pod.name, %reason, "pod is never fast"),
+                    None => info!(pod = pod.name, wiring = ?pod.wiring, "pod may be fast"),
+                }
+            }
+        }
+        self.known = found;
+    }
+
+    /// The veths that programs belong on.
+    pub(super) fn interfaces(&self) -> Vec<Interface> {
+        interfaces(&self.known)
+    }
+
+    /// What each veth may do.
+    pub(super) fn uses(&self) -> BTreeMap<u32, VethUse> {
+        let use_of = |pod: &PodVeth| match pod.never_fast {
+            None => VethUse::Fast,
+            Some(_) => VethUse::NeverFast,
+        };
+        self.known
+            .iter()
+            .map(|(&ifindex, pod)| (ifindex, use_of(pod)))
+            .collect()
+    }
+
+    /// The pods as they were last seen.
+    pub(super) fn known(&self) -> &BTreeMap<u32, PodVeth> {
+        &self.known
+    }
+}
+
+fn interfaces(pods: &BTreeMap<u32, PodVeth>) -> Vec<Interface> {
+    let fast = pods.iter().filter(|(_, pod)| pod.never_fast.is_none());
+    fast.map(|(&ifindex, pod)| Interface {
+        name: pod.name.clone(),
+        ifindex,
+    })
+    .collect()
+}

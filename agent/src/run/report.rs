@@ -1,0 +1,195 @@
+//! What the agent says of itself: the status file, written when it changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use tracing::warn;
+use twill_abi::ABI_VERSION;
+use twill_core::config::NetworkConfig;
+use twill_core::observed::ObservedDevice;
+use twill_core::state::State;
+use twill_core::subnet::Subnet;
+use twill_core::uplink::Uplink;
+
+use super::bpf::Bpf;
+use super::failures::Failures;
+use crate::args::{AgentArgs, device_name};
+use crate::datapath::chain;
+use crate::datapath::pins::Pins;
+use crate::files::status::{self, Status, StoreStatus};
+use crate::store::server::Contact;
+
+/// The kernel's UDP port for VXLAN, where the configuration names none.
+const KERNEL_VXLAN_PORT: u16 = 8472;
+
+/// How many leases of a kind are told.
+const TOLD: usize = 20;
+
+/// The status file's writer.
+pub(super) struct Report {
+    path: PathBuf,
+    status: Status,
+    written: Option<Status>,
+}
+
+impl Report {
+    pub(super) fn new(args: &AgentArgs, lease_server: &str) -> Result<Self> {
+        let pid = std::process::id();
+        let pins = Pins::new(&args.bpffs, &args.instance);
+        let path = status::path(&args.run_dir, args.instance.as_str());
+        // Until it is known better, what an earlier start said of the node still holds.
+        let before = status::read(&path).ok().flatten().unwrap_or_default();
+        let attached = pins.attachments().is_ok_and(|pins| !pins.is_empty());
+        let (mode, reason) = if attached {
+            ("bpf", "starting; the programs of an earlier start go on")
+        } else {
+            ("kernel", "starting")
+        };
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid,
+            pid_started: status::process_started(pid).context("read /proc/self/stat")?,
+            started: now(),
+            stopped: false,
+            instance: args.instance.to_string(),
+            mode: mode.to_owned(),
+            reason: Some(reason.to_owned()),
+            ready: false,
+            abi_version: ABI_VERSION,
+            pins: pins.current(),
+            store: StoreStatus {
+                address: lease_server.to_owned(),
+                state: "not asked yet".to_owned(),
+                ..StoreStatus::default()
+            },
+            errors: BTreeMap::new(),
+            failing: Vec::new(),
+            ..before
+        };
+        Ok(Self {
+            path,
+            status,
+            written: None,
+        })
+    }
+
+    /// The store did not answer, or not well.
+    pub(super) fn store_failed(&mut self, error: &str) {
+        error.clone_into(&mut self.status.store.state);
+        self.write();
+    }
+
+    /// The store answered.
+    pub(super) fn store_answered(&mut self) {
+        "connected".clone_into(&mut self.status.store.state);
+        self.status.store.last_contact = Some(now());
+    }
+
+    /// What waits, before the agent runs.
+    pub(super) fn waiting(&mut self, failing: Vec<String>) {
+        self.status.failing = failing;
+        self.write();
+    }
+
+    pub(super) fn network(&mut self, config: &NetworkConfig) {
+        self.status.network = config.network.to_string();
+        self.status.vni = config.backend.vni.get();
+        self.status.port = config.backend.port.unwrap_or(KERNEL_VXLAN_PORT);
+        self.status.device = device_name(config.backend.vni);
+    }
+
+    pub(super) fn uplink(&mut self, uplink: &Uplink) {
+        self.status.uplink.clone_from(&uplink.name);
+        self.status.uplink_address = uplink.address.to_string();
+        self.status.public_ip = uplink.public_ip.to_string();
+    }
+
+    pub(super) fn device(&mut self, device: &ObservedDevice) {
+        self.status.mac = device.mac.to_string();
+        self.status.mtu = device.mtu;
+    }
+
+    /// What the store's client knows of its server.
+    pub(super) fn store(&mut self, contact: &Contact) {
+        let store = &mut self.status.store;
+        let state = contact.trouble.as_deref().unwrap_or("connected");
+        state.clone_into(&mut store.state);
+        store.last_contact = contact.last.map(seconds).or(store.last_contact);
+    }
+
+    pub(super) fn subnet(&mut self, subnet: &str) {
+        subnet.clone_into(&mut self.status.subnet);
+    }
+
+    /// How a pass ended.
+    pub(super) fn pass(&mut self, outcome: &Outcome<'_>) {
+        let Outcome {
+            bpf,
+            failures,
+            state,
+            ready,
+            unmapped,
+        } = outcome;
+        let (mode, reason) = bpf.mode();
+        mode.clone_into(&mut self.status.mode);
+        self.status.reason = reason;
+        self.status.attached = bpf.attachments().to_vec();
+        self.status.errors.clone_from(failures.by_kind());
+        self.status.failing = failures.texts();
+        self.status.ready = *ready;
+        self.status.peers = state.peers().len();
+        self.status.store.complete = state.is_complete();
+        self.status.conflicts = conflicts(state);
+        self.status.unmapped = unmapped.iter().take(TOLD).map(Subnet::to_string).collect();
+        self.write();
+    }
+
+    /// The agent stops in good order.
+    pub(super) fn stopped(&mut self) {
+        self.status.stopped = true;
+        self.status.ready = false;
+        self.write();
+    }
+
+    /// Writes the file, if it would change.
+    pub(super) fn write(&mut self) {
+        if self.written.as_ref() == Some(&self.status) {
+            return;
+        }
+        // The node works without its status; whoever asks for it sees that it is old.
+        if let Err(error) = status::write(&self.path, &self.status) {
+            warn!(error = chain(&error), "status not written");
+            return;
+        }
+        self.written = Some(self.status.clone());
+    }
+}
+
+/// How a pass ended.
+pub(super) struct Outcome<'a> {
+    pub(super) bpf: &'a Bpf,
+    pub(super) failures: &'a Failures,
+    pub(super) state: &'a State,
+    pub(super) ready: bool,
+    pub(super) unmapped: &'a BTreeSet<Subnet>,
+}
+
+/// Leases that are not peers, and why.
+fn conflicts(state: &State) -> Vec<String> {
+    let contested = state
+        .conflicts()
+        .map(|conflict| format!("lease of {}: {}", conflict.subnet, conflict.objection));
+    let rejected = state.rejected().values().map(|error| chain(error));
+    contested.chain(rejected).take(TOLD).collect()
+}
+
+fn now() -> u64 {
+    seconds(SystemTime::now())
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,196 @@
+//! From nothing to a node with a lease, each step tried until it works.
+//!
+//! Whatever an earlier start left in the kernel goes on meanwhile: nothing is removed
+//! before the first complete list of leases.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use twill_core::lease::Lease;
+use twill_core::subnet::Subnet;
+use twill_core::vtep::MacAddr;
+
+use super::agent::{Agent, Parts, Sources};
+use super::patience::until_done;
+use super::report::Report;
+use super::uplink::Finder;
+use crate::admin::{self, Readiness};
+use crate::args::AgentArgs;
+use crate::datapath::chain;
+use crate::files::{InstanceLock, LockError, host, subnet_env};
+use crate::netlink::Netlink;
+use crate::netlink::monitor::{Monitor, RECEIVE_BUFFER_BYTES, Watch};
+use crate::store::server::ServerStore;
+
+/// Events that wait for the state's owner before their sources wait.
+const EVENTS: usize = 1024;
+
+/// How long an agent that is just stopping may take.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+/// How often it is asked whether it has.
+const LOCK_RETRY: Duration = Duration::from_millis(100);
+
+/// A lease that this node cannot use.
+#[derive(Debug, Error)]
+#[error(
+    "the store leases {subnet}, which is not a /{subnet_len} of the network {network} \
+     from {min} to {max}"
+)]
+struct UnusableLease {
+    subnet: Subnet,
+    subnet_len: u8,
+    network: Subnet,
+    min: Ipv4Addr,
+    max: Ipv4Addr,
+}
+
+/// Brings the node up to its lease and gives the agent that keeps it there.
+pub(super) async fn start(
+    args: &AgentArgs,
+    lease_server: &str,
+    stop: &CancellationToken,
+) -> Result<Agent> {
+    let lock = take_lock(args).await?;
+    let readiness = Readiness::default();
+    if args.healthz_port > 0 {
+        let stopped = stop.clone().cancelled_owned();
+        let (ip, port) = (args.healthz_ip, args.healthz_port);
+        let health = admin::serve(ip, port, readiness.clone(), stopped).await?;
+        tokio::spawn(health);
+    }
+    let mut report = Report::new(args, lease_server)?;
+    report.write();
+
+    let netlink = Netlink::connect().context("talk to the kernel")?;
+    let store = ServerStore::new(lease_server)?;
+
+    let (_, config) = until_done(
+        "the network config",
+        async || line(store.config().await),
+        |error| report.store_failed(error),
+    )
+    .await;
+    report.store_answered();
+    report.network(&config);
+    info!(
+        network = %config.network,
+        vni = %config.backend.vni,
+        port = config.backend.port,
+        "network config read"
+    );
+
+    let finder = Finder::new(args);
+    let uplink = finder.find(&netlink).await?;
+    info!(
+        interface = uplink.name,
+        address = %uplink.address,
+        public_ip = %uplink.public_ip,
+        mtu = uplink.mtu,
+        "uplink found"
+    );
+
+    let fallback_mac = MacAddr(host::random_mac()?);
+    let mut agent = Agent::new(Parts {
+        args: args.clone(),
+        netlink: netlink.clone(),
+        config: config.clone(),
+        finder,
+        uplink,
+        fallback_mac,
+        readiness,
+        report,
+        lock,
+    });
+    agent.ensure_device().await;
+
+    let previous = subnet_env::previous(&args.subnet_file);
+    let lease = acquire(&store, &mut agent, previous).await;
+    info!(subnet = %lease.subnet, "lease acquired");
+    agent.own(&lease).await;
+    follow(&mut agent, store, lease, stop).await?;
+    Ok(agent)
+}
+
+/// Takes the instance's lock, and lets an agent that is just stopping finish.
+async fn take_lock(args: &AgentArgs) -> Result<InstanceLock> {
+    let end = Instant::now() + PREDECESSOR;
+    loop {
+        match InstanceLock::take(&args.instance_dir()) {
+            Err(LockError::Held { .. }) if Instant::now() < end => {
+                tokio::time::sleep(LOCK_RETRY).await;
+            }
+            taken => return taken.context("start as the only agent of this instance"),
+        }
+    }
+}
+
+/// Gets a lease that this node can use.
+async fn acquire(store: &ServerStore, agent: &mut Agent, previous: Option<Subnet>) -> Lease {
+    let (config, attrs) = (agent.state.config().clone(), agent.lease_attrs());
+    let attempt = async || {
+        // The device is there, and with it its MAC address.
+        let attrs = attrs
+            .as_ref()
+            .ok_or("the vxlan device has no MAC address")?;
+        let lease = line(store.acquire(attrs, previous).await)?;
+        if config.fits(lease.subnet) {
+            return Ok(lease);
+        }
+        Err(UnusableLease {
+            subnet: lease.subnet,
+            subnet_len: config.subnet_len,
+            network: config.network,
+            min: config.subnet_min,
+            max: config.subnet_max,
+        }
+        .to_string())
+    };
+    let report = &mut agent.report;
+    let lease = until_done("a lease", attempt, |error| report.store_failed(error)).await;
+    report.store_answered();
+    lease
+}
+
+/// Starts everything that events come from.
+async fn follow(
+    agent: &mut Agent,
+    store: ServerStore,
+    lease: Lease,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let (sender, events) = mpsc::channel(EVENTS);
+    let watched = Watch {
+        device: agent.state.device().name,
+        network: agent.state.config().network,
+        receive_buffer: RECEIVE_BUFFER_BYTES,
+    };
+    let monitor = Monitor::start(agent.netlink.clone(), watched, sender.clone())
+        .await
+        .context("listen to the kernel")?;
+    monitor.watch_uplink(Some(agent.state.uplink().ifindex));
+    let (attrs, published) = watch::channel(lease.attrs.clone());
+    agent.attrs = Some(attrs);
+    tokio::spawn(store.clone().watch(sender, stop.clone()));
+    let keeper = {
+        let (store, stop) = (store.clone(), stop.clone());
+        tokio::spawn(async move { store.keep(lease, published, stop).await })
+    };
+    agent.sources = Some(Sources {
+        events,
+        monitor,
+        store,
+        keeper,
+    });
+    Ok(())
+}
+
+/// An error in one line, as [`until_done`] takes it.
+fn line<T, E: std::error::Error>(result: Result<T, E>) -> Result<T, String> {
+    result.map_err(|error| chain(&error))
+}

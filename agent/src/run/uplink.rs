@@ -1,0 +1,67 @@
+//! Which interface carries the overlay, now and whenever the host changes.
+
+use anyhow::{Result, bail};
+use tracing::info;
+use twill_core::uplink::Uplink;
+
+use crate::args::AgentArgs;
+use crate::datapath::chain;
+use crate::netlink::{Netlink, UplinkChoice};
+
+/// Looks for the uplink in the places that the flags name.
+pub(super) struct Finder {
+    choices: Vec<UplinkChoice>,
+    public_ip: Option<std::net::Ipv4Addr>,
+    /// What was found last, where that is not the present uplink.
+    candidate: Option<Uplink>,
+}
+
+impl Finder {
+    pub(super) fn new(args: &AgentArgs) -> Self {
+        Self {
+            choices: args.uplink_choices(),
+            public_ip: args.public_ip,
+            candidate: None,
+        }
+    }
+
+    /// The first that is there.
+    pub(super) async fn find(&self, netlink: &Netlink) -> Result<Uplink> {
+        let mut errors = Vec::new();
+        for choice in &self.choices {
+            match netlink.uplink(choice, self.public_ip).await {
+                Ok(uplink) => return Ok(uplink),
+                Err(error) => {
+                    info!(?choice, %error, "no uplink there");
+                    errors.push(chain(&error));
+                }
+            }
+        }
+        bail!("no underlay interface: {}", errors.join("; "))
+    }
+
+    /// Another uplink than `present`, once it was found twice in a row: a host that is just
+    /// changing its network shows things that are gone in a moment.
+    pub(super) async fn changed(
+        &mut self,
+        netlink: &Netlink,
+        present: &Uplink,
+    ) -> Result<Option<Uplink>> {
+        let found = self.find(netlink).await?;
+        if found == *present {
+            self.candidate = None;
+            return Ok(None);
+        }
+        if self.candidate.as_ref() == Some(&found) {
+            self.candidate = None;
+            return Ok(Some(found));
+        }
+        self.candidate = Some(found);
+        Ok(None)
+    }
+
+    /// Whether another uplink was found once and is to be looked at again soon.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.candidate.is_some()
+    }
+}

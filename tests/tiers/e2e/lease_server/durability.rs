@@ -1,0 +1,151 @@
+//! What is left when the server is killed.
+
+#![expect(clippy::print_stderr, reason = "a test that is left out says so")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use twill_agent::serve::Options;
+use twill_agent::store::server::ServerStore;
+use twill_core::lease::{Lease, LeaseAttrs};
+use twill_core::subnet::Subnet;
+use twill_tests::required;
+
+use super::{DAY, LARGE, PATIENCE, attrs, get, options};
+
+/// `twilld serve` as a process.
+struct Daemon {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Daemon {
+    fn start(directory: &Path) -> Self {
+        // Nobody else takes a port of the ephemeral range that was just free, in practice.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let Options {
+            data_dir,
+            network_config_path,
+            ..
+        } = options(directory, LARGE, address, DAY);
+        let child = Command::new(twilld())
+            .arg("serve")
+            .arg("--network-config")
+            .arg(network_config_path)
+            .arg("--data-dir")
+            .arg(data_dir)
+            .arg("--listen")
+            .arg(address.to_string())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, address }
+    }
+
+    async fn ready(&mut self) -> ServerStore {
+        let store = ServerStore::new(&format!("http://{}", self.address)).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while store.config().await.is_err() {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("twilld serve ended: {status}");
+            }
+            assert!(Instant::now() < deadline, "twilld serve does not answer");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        store
+    }
+
+    fn kill(&mut self) {
+        // SIGKILL.
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            self.kill();
+        }
+    }
+}
+
+/// The binary: where `cargo xtask test` put it, else where cargo puts it.
+fn twilld() -> PathBuf {
+    let directory = std::env::var_os("TWILL_BIN_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug"),
+        PathBuf::from,
+    );
+    directory.join("twilld")
+}
+
+const NODES: usize = 4;
+
+async fn list(address: SocketAddr) -> Vec<Lease> {
+    let (_, mut list) = get(&format!("http://{address}/v1/network/leases")).await;
+    serde_json::from_value(list["leases"].take()).unwrap()
+}
+
+/// What one node was told, until the server was gone.
+async fn acquire_until_killed(store: ServerStore, mut node: u32) -> Vec<(Subnet, LeaseAttrs)> {
+    let mut told = Vec::new();
+    while let Ok(lease) = store.acquire(&attrs(node), None).await {
+        told.push((lease.subnet, attrs(node)));
+        node += 1;
+    }
+    told
+}
+
+/// In every round four nodes at once take leases, and the server is killed in the middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledged_lease_outlives_a_kill_of_the_server() {
+    if !required() {
+        eprintln!("left out: it needs twilld; run cargo xtask test e2e");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut told: BTreeMap<Subnet, LeaseAttrs> = BTreeMap::new();
+    for round in 0..20 {
+        let mut daemon = Daemon::start(directory.path());
+        let store = daemon.ready().await;
+        let kept: BTreeMap<Subnet, LeaseAttrs> = list(daemon.address)
+            .await
+            .into_iter()
+            .map(|lease| (lease.subnet, lease.attrs))
+            .collect();
+        for (subnet, attrs) in &told {
+            assert_eq!(kept.get(subnet), Some(attrs), "round {round}: {subnet}");
+        }
+        // A lease may be there whose answer was lost on the way: one for each node.
+        assert!(kept.len() <= told.len() + round * NODES, "round {round}");
+
+        let nodes: Vec<_> = (0..NODES)
+            .map(|lane| {
+                let first = u32::try_from((round * NODES + lane) * 1000).unwrap();
+                tokio::spawn(acquire_until_killed(store.clone(), first))
+            })
+            .collect();
+        wait_for_leases(daemon.address, kept.len() + 2).await;
+        daemon.kill();
+        let before = told.len();
+        for node in nodes {
+            told.extend(node.await.unwrap());
+        }
+        assert!(
+            told.len() > before,
+            "round {round}: nothing was acknowledged"
+        );
+    }
+}
+
+async fn wait_for_leases(address: SocketAddr, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while list(address).await.len() < count {
+        assert!(Instant::now() < deadline, "no leases are taken");
+    }
+}
