@@ -108,6 +108,11 @@ fn tables(lab: &Lab, agent: FastPath, operator: Option<u32>) -> Tables {
     }
 }
 
+fn remembering(mut tables: Tables, permit: Permit) -> Tables {
+    tables.flows.permits.set(permit.pod, permit);
+    tables
+}
+
 #[test]
 fn the_operator_overrides_the_fast_path_of_the_agent() {
     let Some(lab) = Lab::open() else { return };
@@ -141,8 +146,7 @@ fn without_its_flag_the_operators_word_is_none() {
 #[test]
 fn an_agent_in_doubt_is_slow_whatever_the_operator_wants() {
     let Some(lab) = Lab::open() else { return };
-    lab.remember(&record(&lab, 0));
-    let mut tables = tables(&lab, FastPath::Permit, Some(2));
+    let mut tables = remembering(tables(&lab, FastPath::Permit, Some(2)), record(&lab, 0));
     tables.config.flags |= CONFIG_FLAG_STALE;
     for (program, packet, reason) in [
         (Program::FromPod, segment_out(), Reason::FastPathOff),
@@ -156,9 +160,8 @@ fn an_agent_in_doubt_is_slow_whatever_the_operator_wants() {
 #[test]
 fn switched_off_no_permit_is_used() {
     let Some(lab) = Lab::open() else { return };
-    lab.remember(&record(&lab, 0));
     for (agent, operator, holds) in WORDS {
-        let tables = tables(&lab, agent, operator);
+        let tables = remembering(tables(&lab, agent, operator), record(&lab, 0));
         for (program, packet, off) in [
             (Program::FromPod, segment_out(), Reason::FastPathOff),
             (Program::FromUplink, segment_in(), Reason::Trusted),
@@ -177,9 +180,8 @@ fn switched_off_no_permit_is_used() {
 fn a_direct_record_is_used_only_while_direct_is_on() {
     let Some(lab) = Lab::open() else { return };
     for (agent, operator, holds) in WORDS {
-        // Each time anew: a program may have taken it away, and that is right.
-        lab.remember(&record(&lab, PERMIT_FLAG_DIRECT));
-        let tables = tables(&lab, agent, operator);
+        let direct = record(&lab, PERMIT_FLAG_DIRECT);
+        let tables = remembering(tables(&lab, agent, operator), direct);
         for (program, packet, off) in [
             (Program::FromPod, segment_out(), Reason::FastPathOff),
             (Program::FromUplink, segment_in(), Reason::Trusted),

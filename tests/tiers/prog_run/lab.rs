@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
-use twill_abi::maps::{CONFIG, COUNTERS_MAP, MAPS, MapKind, PERMITS_POD, VTEP_COUNTERS};
-use twill_abi::{Counter, FlowTuple, Permit, Program, Reason, VtepCounter, counter_index};
+use twill_abi::maps::{CONFIG, COUNTERS_MAP, MAPS, MapKind, VTEP_COUNTERS};
+use twill_abi::{Counter, Program, Reason, VtepCounter, counter_index};
 
 use super::sk_buff::SkBuff;
 use super::tables::{CAPACITY, Tables};
@@ -138,15 +138,6 @@ impl Lab {
         tables.write(ebpf);
         *self.counters.borrow_mut() = read_counters(ebpf);
         *self.vtep_counters.borrow_mut() = read_vtep_counters(ebpf);
-    }
-
-    /// Puts a record into the map of permits, or another in its place.
-    pub(crate) fn remember(&self, permit: &Permit) {
-        let mut ebpf = self.ebpf.borrow_mut();
-        let map = ebpf.map_mut(PERMITS_POD.name).expect("a map of permits");
-        let mut map: HashMap<&mut MapData, FlowTuple, Permit> =
-            map.try_into().expect("a hash of permits");
-        map.insert(permit.pod, permit, 0).expect("insert a permit");
     }
 
     /// Gives one packet to a program. `Err` where the kernel refuses to run it on such a
