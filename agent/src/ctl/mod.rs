@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use self::counters::Which;
 use self::teardown::Sysctl;
 use crate::datapath::pins::Pins;
 use crate::instance::InstanceName;
@@ -69,8 +70,12 @@ pub enum Command {
     /// Lists how many packets each program carried or passed on, and why.
     Counters {
         /// Zeroes too.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "slow")]
         all: bool,
+        /// Only what kept packets from the fast path, the most frequent first: expected (without
+        /// them there would be no fast ones), nature (of the packet or the flow), or to look at.
+        #[arg(long)]
+        slow: bool,
     },
     /// Lists, ends and watches permits: netfilter's acceptance of flows, remembered.
     Permits {
@@ -118,7 +123,14 @@ pub async fn run(ctl: &Ctl) -> Result<ExitCode> {
     match &ctl.command {
         Command::Status => status::run(place),
         Command::Vteps => vteps::run(place),
-        Command::Counters { all } => counters::run(place, *all),
+        Command::Counters { all, slow } => {
+            let which = match (all, slow) {
+                (_, true) => Which::Slow,
+                (true, false) => Which::All,
+                (false, false) => Which::Moved,
+            };
+            counters::run(place, which)
+        }
         Command::Permits { command } => permits::run(place, command).await,
         Command::Mode { who } => switch::mode(place, *who),
         Command::FastPath { which } => switch::fast_path(place, *which),
