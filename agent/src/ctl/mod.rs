@@ -4,6 +4,7 @@
 //! change.
 
 mod counters;
+pub mod explain;
 pub mod permits;
 mod status;
 pub mod switch;
@@ -83,6 +84,8 @@ pub enum Command {
         #[command(subcommand)]
         command: permits::Command,
     },
+    /// Says in one sentence whether a flow of a pod of this node is fast now, and why not.
+    Explain(explain::Flow),
     /// Says who carries packets, or sets it: a switch that needs no twilld, holds from the next
     /// packet on, and stays until it is set to auto.
     Mode {
@@ -132,6 +135,7 @@ pub async fn run(ctl: &Ctl) -> Result<ExitCode> {
             counters::run(place, which)
         }
         Command::Permits { command } => permits::run(place, command).await,
+        Command::Explain(flow) => explain::run(place, *flow),
         Command::Mode { who } => switch::mode(place, *who),
         Command::FastPath { which } => switch::fast_path(place, *which),
         Command::Teardown {

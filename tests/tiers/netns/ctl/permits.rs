@@ -52,6 +52,22 @@ fn a_services_nat_is_shown_and_a_flush_makes_it_slow_once() -> Result<()> {
         assert!(text.contains(&format!("{SERVICE}:80 → {to}")), "{text}");
 
         let pod = a.address().to_string();
+        let (from, to) = (&permit["local"], permit["remote"].as_str());
+        let words = [
+            "explain",
+            from.as_str().unwrap_or_default(),
+            to.unwrap_or_default(),
+        ];
+        assert_eq!(agent.ctl(&words)?["fast"], true);
+        agent.ctl(&["mode", "kernel"])?;
+        let text = agent.ctl_text(&words)?;
+        assert!(
+            text.contains("slow: the mode is kernel, by the operator"),
+            "{text}"
+        );
+        agent.ctl(&["mode", "auto"])?;
+        until_fast(&mut talk, agent)?;
+
         let nobody = agent.ctl(&["permits", "flush", "--pod", "10.244.99.99"])?;
         assert_eq!(nobody["ended"], 0);
         assert_eq!(list(agent, &["--pod", &pod])?.len(), 1);
