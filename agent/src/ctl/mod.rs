@@ -4,6 +4,7 @@
 //! change.
 
 mod counters;
+pub mod explain;
 pub mod permits;
 mod status;
 pub mod switch;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use self::counters::Which;
 use self::teardown::Sysctl;
 use crate::datapath::pins::Pins;
 use crate::instance::InstanceName;
@@ -69,8 +71,12 @@ pub enum Command {
     /// Lists how many packets each program carried or passed on, and why.
     Counters {
         /// Zeroes too.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "slow")]
         all: bool,
+        /// Only what kept packets from the fast path, the most frequent first: expected (without
+        /// them there would be no fast ones), nature (of the packet or the flow), or to look at.
+        #[arg(long)]
+        slow: bool,
     },
     /// Lists, ends and watches permits: netfilter's acceptance of flows, remembered.
     Permits {
@@ -78,6 +84,8 @@ pub enum Command {
         #[command(subcommand)]
         command: permits::Command,
     },
+    /// Says in one sentence whether a flow of a pod of this node is fast now, and why not.
+    Explain(explain::Flow),
     /// Says who carries packets, or sets it: a switch that needs no twilld, holds from the next
     /// packet on, and stays until it is set to auto.
     Mode {
@@ -118,8 +126,16 @@ pub async fn run(ctl: &Ctl) -> Result<ExitCode> {
     match &ctl.command {
         Command::Status => status::run(place),
         Command::Vteps => vteps::run(place),
-        Command::Counters { all } => counters::run(place, *all),
+        Command::Counters { all, slow } => {
+            let which = match (all, slow) {
+                (_, true) => Which::Slow,
+                (true, false) => Which::All,
+                (false, false) => Which::Moved,
+            };
+            counters::run(place, which)
+        }
         Command::Permits { command } => permits::run(place, command).await,
+        Command::Explain(flow) => explain::run(place, *flow),
         Command::Mode { who } => switch::mode(place, *who),
         Command::FastPath { which } => switch::fast_path(place, *which),
         Command::Teardown {

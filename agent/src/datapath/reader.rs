@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use aya::maps::{Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use serde::Serialize;
 use thiserror::Error;
-use twill_abi::maps::{COUNTERS_MAP, VTEP_COUNTERS};
-use twill_abi::{CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, MAPS, MapSpec, Mode};
+use twill_abi::maps::{COUNTERS_MAP, VTEP_COUNTERS, VTEP_STATE};
+use twill_abi::{CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, MAPS, MapSpec, Mode, VtepState};
 
 use super::maps::{Maps, MapsError, monotonic_ns};
 use super::operator::{Switch, Word};
@@ -149,6 +149,23 @@ pub fn mode_name(mode: Mode) -> &'static str {
 /// The permits alone, each map verified before anything is read through it or written.
 pub fn permits(pins: &Pins) -> Result<Permits, ReaderError> {
     opened(pins, |take| Permits::open(take))
+}
+
+/// What the programs found out about the VTEP at `index`; nothing where there is no such place.
+pub fn vtep_state(pins: &Pins, index: u32) -> Result<Option<VtepState>, ReaderError> {
+    let map = open(pins, &VTEP_STATE)?;
+    let states: Array<MapData, VtepState> = map.try_into().map_err(|source| MapsError::Open {
+        map: VTEP_STATE.name,
+        source,
+    })?;
+    if index >= states.len() {
+        return Ok(None);
+    }
+    let state = states.get(&index, 0).map_err(|source| MapsError::Read {
+        map: VTEP_STATE.name,
+        source,
+    })?;
+    Ok(Some(state))
 }
 
 /// What `make` makes of the maps that it takes.

@@ -17,7 +17,8 @@ use serde_json::json;
 use twill_abi::{FlowTuple, Permit, Vtep};
 
 pub use self::record::State;
-use self::record::{Addresses, Surroundings, View};
+use self::record::Surroundings;
+pub(super) use self::record::{Addresses, View};
 use super::{Place, table};
 use crate::datapath::maps::monotonic_ns;
 use crate::datapath::reader::{self, Reader};
@@ -111,7 +112,7 @@ fn list(place: &Place, which: Which, state: Option<State>) -> Result<ExitCode> {
 }
 
 /// Every record in words, in the order of its tuple.
-fn read(reader: &Reader) -> Result<BTreeMap<String, View>> {
+pub(super) fn read(reader: &Reader) -> Result<BTreeMap<String, View>> {
     let interface = |ifindex| if_indextoname(ifindex).ok()?.into_string().ok();
     let vtep = |index| -> Option<Vtep> { reader.maps().vtep(index).ok() };
     let records = reader.permits().list().context("read the permits")?;

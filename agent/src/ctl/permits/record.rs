@@ -54,55 +54,55 @@ pub(super) struct Surroundings<'a> {
 
 /// A record in words and seconds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct View {
-    pub(super) state: State,
+pub(in crate::ctl) struct View {
+    pub(in crate::ctl) state: State,
     /// Why it is garbage.
-    pub(super) why: Option<String>,
+    pub(in crate::ctl) why: Option<String>,
     /// `permit` or `direct`.
-    pub(super) kind: &'static str,
-    pub(super) protocol: String,
+    pub(in crate::ctl) kind: &'static str,
+    pub(in crate::ctl) protocol: String,
     /// The pod's side, as the pod knows it.
-    pub(super) local: String,
+    pub(in crate::ctl) local: String,
     /// The other side, as the pod knows it.
-    pub(super) remote: String,
+    pub(in crate::ctl) remote: String,
     /// The pod's side on the wire.
-    pub(super) wire_local: String,
+    pub(in crate::ctl) wire_local: String,
     /// The other side on the wire.
-    pub(super) wire_remote: String,
+    pub(in crate::ctl) wire_remote: String,
     /// Whether the two differ.
-    pub(super) nat: bool,
-    pub(super) ifindex: u32,
+    pub(in crate::ctl) nat: bool,
+    pub(in crate::ctl) ifindex: u32,
     /// The pod's host-side veth.
-    pub(super) interface: Option<String>,
-    pub(super) vtep_index: u32,
+    pub(in crate::ctl) interface: Option<String>,
+    pub(in crate::ctl) vtep_index: u32,
     /// Underlay address of the VTEP.
-    pub(super) vtep: Option<IpAddr>,
+    pub(in crate::ctl) vtep: Option<IpAddr>,
     /// Whether the VTEP has changed since: then the record maps nothing.
-    pub(super) stale_vtep: bool,
-    pub(super) age_seconds: f64,
+    pub(in crate::ctl) stale_vtep: bool,
+    pub(in crate::ctl) age_seconds: f64,
     /// Time left, out of the pod.
-    pub(super) out_seconds: f64,
+    pub(in crate::ctl) out_seconds: f64,
     /// Time left, into the pod.
-    pub(super) in_seconds: f64,
+    pub(in crate::ctl) in_seconds: f64,
     /// Until the next probe out; null: none is due.
-    pub(super) probe_out_seconds: Option<f64>,
+    pub(in crate::ctl) probe_out_seconds: Option<f64>,
     /// Until the next probe in; null: it waits for the one out.
-    pub(super) probe_in_seconds: Option<f64>,
+    pub(in crate::ctl) probe_in_seconds: Option<f64>,
     /// Until nothing is left of the tombstone.
-    pub(super) tombstone_seconds: Option<f64>,
-    pub(super) probes: u32,
-    pub(super) renewals: u32,
+    pub(in crate::ctl) tombstone_seconds: Option<f64>,
+    pub(in crate::ctl) probes: u32,
+    pub(in crate::ctl) renewals: u32,
     /// The addresses that a filter looks at.
     #[serde(skip)]
-    pub(super) addresses: Addresses,
+    pub(in crate::ctl) addresses: Addresses,
 }
 
 /// Addresses of a record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Addresses {
-    pub(super) pod: IpAddr,
-    pub(super) peer: IpAddr,
-    pub(super) wire_peer: IpAddr,
+pub(in crate::ctl) struct Addresses {
+    pub(in crate::ctl) pod: IpAddr,
+    pub(in crate::ctl) peer: IpAddr,
+    pub(in crate::ctl) wire_peer: IpAddr,
 }
 
 impl Addresses {
