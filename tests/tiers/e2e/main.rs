@@ -4,6 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+mod bad_input;
+mod impostor;
 mod interop;
 mod lease_server;
 mod leases;
+mod outage;
+mod uplink;
