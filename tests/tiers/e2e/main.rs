@@ -10,4 +10,5 @@ mod interop;
 mod lease_server;
 mod leases;
 mod outage;
+mod scale;
 mod uplink;
