@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bad_input;
+mod foreign;
 mod impostor;
 mod interop;
 mod lease_server;

@@ -195,18 +195,22 @@ fn one_by_one(node: &Node, server: &LeaseServer) -> Result<Vec<Duration>> {
         )?;
         Ok(seen.try_recv().ok())
     })?;
-    let waits = ask(server.host().namespace(), &server.url(), async move |store| {
-        let mut waits = Vec::new();
-        for n in 0..SINGLE {
-            let subnet = acquire(&store, PEERS + n).await?;
-            let acknowledged = Instant::now();
-            let (_, programmed) = wait_for("the route is there", PATIENCE, || {
-                Ok(seen.try_iter().find(|(line, _)| line.starts_with(&subnet)))
-            })?;
-            waits.push(programmed.saturating_duration_since(acknowledged));
-        }
-        Ok(waits)
-    });
+    let waits = ask(
+        server.host().namespace(),
+        &server.url(),
+        async move |store| {
+            let mut waits = Vec::new();
+            for n in 0..SINGLE {
+                let subnet = acquire(&store, PEERS + n).await?;
+                let acknowledged = Instant::now();
+                let (_, programmed) = wait_for("the route is there", PATIENCE, || {
+                    Ok(seen.try_iter().find(|(line, _)| line.starts_with(&subnet)))
+                })?;
+                waits.push(programmed.saturating_duration_since(acknowledged));
+            }
+            Ok(waits)
+        },
+    );
     monitor.kill()?;
     monitor.wait()?;
     drop(reader.join());
