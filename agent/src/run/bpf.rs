@@ -32,6 +32,8 @@ pub(super) struct Bpf {
     /// Why BPF does not carry packets, or not all it should.
     trouble: Option<String>,
     retry_at: Instant,
+    /// Where programs could not be attached: other interfaces are tried at once.
+    refused_by: Option<Interfaces>,
     /// Whether what earlier starts attached is gone, where BPF is not available.
     cleared: bool,
     operator: Option<Mode>,
@@ -47,6 +49,7 @@ impl Bpf {
             datapath: None,
             trouble: None,
             retry_at: Instant::now(),
+            refused_by: None,
             cleared: false,
             operator: None,
         }
@@ -137,16 +140,21 @@ impl Bpf {
             self.clear(failures).await;
             return;
         };
-        if self.trouble.is_some() && Instant::now() < self.retry_at {
+        let tried = self.refused_by.as_ref() == Some(interfaces);
+        if self.trouble.is_some() && tried && Instant::now() < self.retry_at {
             return;
         }
         match datapath.attach(interfaces).await {
             Ok(()) => {
+                self.refused_by = None;
                 if self.trouble.take().is_some() {
                     info!("BPF carries packets again");
                 }
             }
-            Err(error) => self.failed(&error, failures),
+            Err(error) => {
+                self.refused_by = Some(interfaces.clone());
+                self.failed(&error, failures);
+            }
         }
     }
 
