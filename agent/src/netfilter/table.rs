@@ -80,13 +80,11 @@ impl PermitTable {
     pub async fn is_there() -> Result<bool, TableError> {
         match list().await {
             Ok(_) => Ok(true),
-            Err(NftablesError::NftFailed { .. }) => Ok(false),
-            Err(NftablesError::NftExecution { inner, .. })
-                if inner.kind() == std::io::ErrorKind::NotFound =>
-            {
+            Err(NftError::Refused { .. }) => Ok(false),
+            Err(NftError::Run { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 Ok(false)
             }
-            Err(source) => Err(TableError::Read(Box::new(source))),
+            Err(source) => Err(TableError::Read(source)),
         }
     }
 
