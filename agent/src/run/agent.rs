@@ -29,6 +29,7 @@ use super::uplink::Finder;
 use crate::admin::Readiness;
 use crate::args::AgentArgs;
 use crate::datapath::hooks::Interfaces;
+use crate::datapath::settings::Settings;
 use crate::files::InstanceLock;
 use crate::netlink::Netlink;
 use crate::netlink::monitor::Monitor;
@@ -58,8 +59,8 @@ pub(super) struct Agent {
     pub(super) attrs: Option<watch::Sender<LeaseAttrs>>,
     /// What has been written to `subnet.env`.
     pub(super) told: Option<SubnetEnv>,
-    /// Device and uplink as the programs know them.
-    pub(super) told_interfaces: Option<Interfaces>,
+    /// Interfaces and settings as the programs know them.
+    pub(super) told_programs: Option<(Interfaces, Settings)>,
     /// Whether the maps were complete once, so that programs may be attached.
     pub(super) may_attach: bool,
     /// Subnets for which the maps had no room.
@@ -127,7 +128,7 @@ impl Agent {
             mac: None,
             attrs: None,
             told: None,
-            told_interfaces: None,
+            told_programs: None,
             may_attach: false,
             unmapped: BTreeSet::new(),
             sources: None,
