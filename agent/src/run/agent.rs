@@ -161,6 +161,8 @@ impl Agent {
         let mut pauses = pauses();
         loop {
             self.failures.begin();
+            // Waiting may take long, and a device cannot be made on an uplink that is gone.
+            self.look_for_uplink().await;
             self.reconcile(Look::Kernel, &BTreeSet::new()).await;
             self.tell_plugins();
             self.report.waiting(self.failures.texts());
@@ -215,6 +217,7 @@ impl Agent {
             if batch.stop {
                 break;
             }
+            let thorough = batch.look == Look::Everywhere;
             self.pass(batch, &sources.monitor).await;
             let pause = if self.failures.is_empty() {
                 backoff = Box::new(pauses());
@@ -222,7 +225,13 @@ impl Agent {
             } else {
                 backoff.next()
             };
-            retry = pause.map(|pause| Instant::now() + pause);
+            let due = pause.map(|pause| Instant::now() + pause);
+            // Only a look at everything makes good what failed before: no other puts it off.
+            retry = if thorough {
+                due
+            } else {
+                retry.into_iter().chain(due).min()
+            };
         }
         self.readiness.set(false);
         self.report.stopped();

@@ -28,7 +28,9 @@ use crate::netlink::monitor::Monitor;
 impl Agent {
     /// Makes the node what it should be, as far as `batch` says that it may not be.
     pub(super) async fn pass(&mut self, batch: Batch, monitor: &Monitor) {
-        self.failures.begin();
+        if batch.look == Look::Everywhere {
+            self.failures.begin();
+        }
         if batch.look > Look::Nowhere {
             self.look_for_uplink().await;
             monitor.watch_uplink(Some(self.state.uplink().ifindex));
@@ -170,7 +172,7 @@ impl Agent {
         }
     }
 
-    async fn look_for_uplink(&mut self) {
+    pub(super) async fn look_for_uplink(&mut self) {
         let present = self.state.uplink();
         match self.finder.changed(&self.netlink, present).await {
             Ok(None) => {}
