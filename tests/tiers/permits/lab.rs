@@ -185,7 +185,10 @@ impl Lab {
         if !self.twill_nodes().contains(&node) {
             return Ok(Vec::new());
         }
-        Ok(open_permits(&self.member(node).agent)?.list()?)
+        Ok(open_permits(&self.member(node).agent)?
+            .list()?
+            .into_values()
+            .collect())
     }
 
     /// Whether a node may carry the flow with this port fast at this moment, both ways.
@@ -225,7 +228,9 @@ impl Lab {
     /// Ends every permit of every node.
     pub(crate) fn flush(&self) -> Result<()> {
         for node in self.twill_nodes() {
-            open_permits(&self.member(*node).agent)?.end(|_| true)?;
+            self.member(*node)
+                .agent
+                .ctl_text(&["permits", "flush", "--all"])?;
         }
         Ok(())
     }

@@ -12,6 +12,11 @@ mod flow;
 mod lab;
 mod rules;
 
+mod a01_idle;
+mod a02_reset;
+mod a03_udp_segment;
+mod a04_tunnel;
+mod a05_fragments;
 mod a09_outer;
 mod revocation;
 mod services;
