@@ -14,6 +14,14 @@ mod lane;
 mod rules;
 mod talk;
 
+mod a01_idle;
+mod a02_reset;
+mod a03_udp_segment;
+mod a04_tunnel;
+mod a05_fragments;
+mod a06_vlan;
+mod a07_spoofing;
+mod a08_forged_nat;
 mod a09_outer;
 mod absence;
 mod conntrack;
