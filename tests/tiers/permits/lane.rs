@@ -263,11 +263,9 @@ impl Lane {
             let mut wire = HashMap::<MapData, FlowTuple, Mapping>::try_from(
                 self.map(side, PERMITS_WIRE.name)?,
             )?;
-            for gone in [map.remove(&permit.pod), wire.remove(&permit.wire)] {
-                match gone {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(error) => return Err(error.into()),
-                }
+            map.remove(&permit.pod)?;
+            if permit.wire != permit.pod {
+                wire.remove(&permit.wire)?;
             }
         }
         Ok(())
