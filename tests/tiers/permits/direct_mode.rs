@@ -11,10 +11,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use twill_abi::PERMIT_FLAG_DIRECT;
 use twill_testbed::traffic::ping;
-use twill_testbed::wait::{wait_for, wait_until};
+use twill_testbed::wait::{pass, wait_for, wait_until};
 use twill_tests::required;
 
-use crate::lane::{Lane, PERMIT, PORT, SECONDS, SERVICE, Who, restore};
+use crate::lane::{Lane, PERMIT, PERMIT_TIME, PORT, SECONDS, SERVICE, Who, restore};
 use crate::talk::{ANSWER, Server, Tcp, Udp, connect_from};
 
 const DIRECT: Who = Who::Twill("direct");
@@ -342,6 +342,29 @@ fn b5_both_sides_may_open_at_once() -> Result<()> {
             right.read_exact(&mut byte)?;
             right.write_all(b"y")?;
             left.read_exact(&mut byte)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_direct_connection_after_silence_does_not_wait_for_the_outer_permit() -> Result<()> {
+    everywhere(|lane| {
+        let _server = Server::start(lane.pod(1).namespace(), "one", PORT)?;
+        let to = SocketAddrV4::new(lane.pod(1).address(), PORT);
+        for port in [5971, 5972] {
+            // Nothing asks for the outer packet's way meanwhile, on either node.
+            pass(PERMIT_TIME + Duration::from_millis(200))?;
+            let begin = Instant::now();
+            let mut tcp = Tcp::connect(lane.pod(0).namespace(), port, to)?;
+            tcp.ask()?;
+            let took = begin.elapsed();
+            ensure!(
+                took < Duration::from_millis(800),
+                "connected after {took:?}"
+            );
+            is_direct(lane, 0, port)?;
+            lane.make_fast(|| tcp.ask().map(drop))?;
         }
         Ok(())
     })

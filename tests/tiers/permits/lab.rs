@@ -185,7 +185,10 @@ impl Lab {
         if !self.twill_nodes().contains(&node) {
             return Ok(Vec::new());
         }
-        Ok(open_permits(&self.member(node).agent)?.list()?.into_values().collect())
+        Ok(open_permits(&self.member(node).agent)?
+            .list()?
+            .into_values()
+            .collect())
     }
 
     /// Whether a node may carry the flow with this port fast at this moment, both ways.
