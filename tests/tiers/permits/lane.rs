@@ -228,6 +228,22 @@ impl Lane {
         ])
     }
 
+    /// [`Self::fast_packets`]; none on a stock lane.
+    pub(crate) fn fast_or_none(&self) -> Result<Option<[u64; 4]>> {
+        match self.who {
+            Who::Stock => Ok(None),
+            Who::Twill(_) => self.fast_packets().map(Some),
+        }
+    }
+
+    /// The switch between the nodes.
+    pub(crate) fn switch(&self) -> &Namespace {
+        match &self.kind {
+            Kind::Twill(cluster) => cluster.underlay.switch(),
+            Kind::Stock(pair, _) => pair.underlay.switch(),
+        }
+    }
+
     /// Packets of a node that a program counted for a reason.
     pub(crate) fn count(&self, side: usize, program: &str, reason: &str) -> Result<u64> {
         let counters = self.member(side)?.agent.counters()?;
