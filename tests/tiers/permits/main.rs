@@ -27,5 +27,8 @@ mod absence;
 mod conntrack;
 mod direct_mode;
 mod limits;
+mod marks;
+mod path;
+mod pressure;
 mod revocation;
 mod services;
