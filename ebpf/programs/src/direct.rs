@@ -35,6 +35,12 @@ pub fn is_direct(permit: &Permit) -> bool {
     permit.flags & PERMIT_FLAG_DIRECT != 0
 }
 
+/// Whether a flow is direct for as long as its record lasts.
+#[inline(always)]
+pub fn owns(permit: &Permit) -> bool {
+    is_direct(permit) && permit.state == PERMIT_LIVE
+}
+
 /// Keeps a record that is in use; one write in half the idle time.
 #[inline(always)]
 pub fn keep(permit: &mut Permit, now: u64) {
@@ -44,7 +50,8 @@ pub fn keep(permit: &mut Permit, now: u64) {
     }
 }
 
-/// Makes a record for a flow whose first packet leaves the pod right now.
+/// Makes a record for a flow whose first packet leaves the pod right now. What no lease covers
+/// is no pod: Services among it, which go by permits.
 #[inline(always)]
 pub fn open_out(
     packet: &Packet,
@@ -58,10 +65,10 @@ pub fn open_out(
         return Err(Reason::NoPermit);
     }
     let Some(index) = route::lookup(config, flow.ip.destination()) else {
-        return Err(Reason::NoOverlayRoute);
+        return Err(Reason::NoPermit);
     };
     let Some(vtep) = route::vtep(index) else {
-        return Err(Reason::NoVtep);
+        return Err(Reason::NoPermit);
     };
     let ifindex = packet.ifindex();
     if maps::veth_flags(ifindex) & VETH_FLAG_NEVER_FAST != 0 {

@@ -153,6 +153,14 @@ pub fn learn_out(
     if direct::is_on(config) {
         direct::yield_to_nat(&pod, &wire, ifindex, now);
     }
+    // A packet of a direct flow that was slow for once, to renew its outer permit for one.
+    // Conntrack has not seen the others: what it makes of this one is no answer.
+    if pod == wire
+        && !flow.flags.opens()
+        && maps::permit(&pod).is_some_and(|permit| direct::owns(permit))
+    {
+        return;
+    }
     if !accepted || flow.flags.opens() {
         reject_out(&pod, &wire, ifindex, accepted, now);
         return;
@@ -162,7 +170,6 @@ pub fn learn_out(
     }
     let (index, vtep) = vtep;
     match maps::permit(&pod) {
-        Some(permit) if direct::is_direct(permit) && permit.state == PERMIT_LIVE => return,
         Some(permit) if permit.state == PERMIT_TOMBSTONE && now < permit.tombstone_until_ns => {
             return;
         }
@@ -242,7 +249,7 @@ pub fn learn_in(
     let Some(permit) = maps::permit(&pod) else {
         return learn_reply(config, &pod, pod_mac, gateway_mac, ifindex, now);
     };
-    if permit.state != PERMIT_LIVE {
+    if permit.state != PERMIT_LIVE || direct::is_direct(permit) {
         return false;
     }
     if permit.ifindex != ifindex {

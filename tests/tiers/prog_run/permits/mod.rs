@@ -2,6 +2,9 @@
 //! not.
 
 mod connections;
+mod direct_about;
+mod direct_in;
+mod direct_out;
 mod flow;
 mod from_pod;
 mod from_uplink;
