@@ -90,6 +90,17 @@ pub fn open_out(
     Ok(())
 }
 
+/// The first packet of a flow is the stack's after all: so is the flow. A packet that is not the
+/// first one leaves the record.
+#[inline(always)]
+pub fn give_up(pod: &FlowTuple, now: u64) {
+    if let Some(permit) = maps::permit(pod)
+        && permit.since_ns == now
+    {
+        maps::remove_permit(pod);
+    }
+}
+
 /// Makes a record for a connection whose SYN comes in right now, if the pod's place is known.
 #[inline(always)]
 pub fn open_in(flow: &Flow, wire: &FlowTuple, vtep: (u32, u32), now: u64) -> Result<(), Reason> {

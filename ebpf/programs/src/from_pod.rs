@@ -41,15 +41,11 @@ pub fn decide(packet: &Packet) -> Verdict {
         Err(reason) => return Verdict::Pass(reason),
     };
     let now = permit::now();
-    let direct = if direct::is_on(config) {
-        goes_direct(packet, config, &flow, &pod, &ethernet, now)
-    } else {
-        Err(Reason::NoPermit)
-    };
-    let reason = if direct.is_err() && flow.flags.closes() {
+    let direct = direct::is_on(config) && goes_direct(packet, config, &flow, &pod, &ethernet, now);
+    let reason = if !direct && flow.flags.closes() {
         close(&pod, packet.ifindex(), now);
         return Verdict::Pass(Reason::Closing);
-    } else if direct.is_err() && flow.flags.opens() {
+    } else if !direct && flow.flags.opens() {
         open(&pod, packet.ifindex(), now);
         Reason::Opening
     } else {
@@ -59,32 +55,16 @@ pub fn decide(packet: &Packet) -> Verdict {
             Err(Failure::Untouched(reason)) => reason,
         }
     };
-    let reason = match direct {
-        // The first packet is the stack's after all, and with it the flow.
-        Ok(Record::Made) => {
-            maps::remove_permit(&pod);
-            reason
-        }
-        Err(refused @ (Reason::StackOwned | Reason::NeverFast)) => refused,
-        Ok(Record::Found) | Err(_) => reason,
-    };
+    if direct {
+        direct::give_up(&pod, now);
+    }
     if !flow.is_error() {
         permit::note_pending(packet, &pod, ethernet.destination, now);
     }
     Verdict::Pass(reason)
 }
 
-/// A direct record, as a packet meets it.
-#[derive(Clone, Copy)]
-enum Record {
-    /// By an earlier packet.
-    Found,
-    /// By this one.
-    Made,
-}
-
-/// Mode `direct`: the record of that kind that the flow has, or gets by this first packet; else
-/// why not.
+/// Mode `direct`: whether the flow has a record of that kind, or gets one by this first packet.
 #[inline(always)]
 fn goes_direct(
     packet: &Packet,
@@ -93,17 +73,13 @@ fn goes_direct(
     pod: &FlowTuple,
     ethernet: &EthernetHeader,
     now: u64,
-) -> Result<Record, Reason> {
+) -> bool {
     if flow.flags.is_first() {
         open(pod, packet.ifindex(), now);
     }
     match maps::permit(pod) {
-        Some(permit) if direct::is_direct(permit) => Ok(Record::Found),
-        Some(_) => Err(Reason::NoPermit),
-        None => {
-            direct::open_out(packet, config, flow, pod, ethernet, now)?;
-            Ok(Record::Made)
-        }
+        Some(permit) => direct::is_direct(permit),
+        None => direct::open_out(packet, config, flow, pod, ethernet, now).is_ok(),
     }
 }
 

@@ -143,6 +143,15 @@ fn a_connection_in_its_middle_is_the_stacks() {
     }
 }
 
+/// Why a flow's first packet is slow where the flow cannot be direct.
+fn not_direct(protocol: u8) -> Reason {
+    if protocol == PROTOCOL_TCP {
+        Reason::Opening
+    } else {
+        Reason::NoPermit
+    }
+}
+
 #[test]
 fn what_the_stack_or_a_nat_owns_is_never_direct() {
     let Some(lab) = Lab::open() else { return };
@@ -152,7 +161,7 @@ fn what_the_stack_or_a_nat_owns_is_never_direct() {
         let owned = |name: &str, own: &dyn Fn(&mut Tables)| {
             let mut tables = direct(&lab);
             own(&mut tables);
-            let reason = Reason::StackOwned;
+            let reason = not_direct(protocol);
             check(&lab, &noted(&lab, name, tables, &first(&flow), reason));
         };
         owned("delivered by the stack", &|tables| {
@@ -179,20 +188,10 @@ fn services_and_veths_that_are_never_fast_have_no_records() {
     let Some(lab) = Lab::open() else { return };
     for protocol in PROTOCOLS {
         let flow = plain(protocol);
-        let case = noted(
-            &lab,
-            "never",
-            direct(&lab),
-            &first(&flow),
-            Reason::NeverFast,
-        );
+        let reason = not_direct(protocol);
+        let case = noted(&lab, "never", direct(&lab), &first(&flow), reason);
         check(&lab, &case.with_never_fast(lab.veth));
         let service = first(&tuple(protocol, CLIENT, SERVICE));
-        let reason = if protocol == PROTOCOL_TCP {
-            Reason::Opening
-        } else {
-            Reason::NoPermit
-        };
         check(
             &lab,
             &noted(&lab, "Service", direct(&lab), &service, reason),
