@@ -8,6 +8,7 @@ pub mod filter;
 pub mod hooks;
 pub mod maps;
 pub mod object;
+pub mod operator;
 pub mod permits;
 pub mod pins;
 pub mod reader;

@@ -78,6 +78,20 @@ impl PermitTable {
             .map_err(|source| TableError::Read(Box::new(source)))
     }
 
+    /// Whether a table of this name is there. Where there is no `nft`, nobody made one.
+    pub async fn is_there() -> Result<bool, TableError> {
+        match list().await {
+            Ok(_) => Ok(true),
+            Err(NftablesError::NftFailed { .. }) => Ok(false),
+            Err(NftablesError::NftExecution { inner, .. })
+                if inner.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(false)
+            }
+            Err(source) => Err(TableError::Read(Box::new(source))),
+        }
+    }
+
     /// Removes the table, if it is there.
     pub async fn remove() -> Result<(), TableError> {
         let table = json!({ "family": FAMILY, "name": TABLE });

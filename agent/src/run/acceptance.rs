@@ -104,9 +104,10 @@ impl Acceptance {
             }
         }
         if trouble != self.trouble {
-            match &trouble {
-                Some(reason) => warn!(reason, "flows stay slow"),
-                None => info!("flows may be fast again"),
+            if let Some(reason) = &trouble {
+                warn!(reason, "flows stay slow");
+            } else {
+                info!("flows may be fast again");
             }
         }
         self.trouble = trouble;

@@ -119,7 +119,7 @@ impl Agent {
         report.uplink(&uplink);
         let acceptance = Acceptance::new(&args);
         let pods = Pods::new(&args);
-        let bpf = Bpf::new(&args, config.backend.vni.get(), config.subnet_len);
+        let bpf = Bpf::new(&args, &config);
         Self {
             state: State::new(config, uplink, fallback_mac),
             observed: Observed::default(),

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use tracing::{debug, info, warn};
+use tokio::time::Instant;
+use tracing::{info, warn};
 use twill_abi::{FastPath, Mode};
 use twill_core::event::Event;
 use twill_core::lease::LeaseAttrs;
@@ -89,9 +90,10 @@ impl Agent {
     }
 
     async fn carry_out(&mut self, device: &str, ops: &[Op]) {
-        if !ops.is_empty() {
-            debug!(steps = ops.len(), "plan");
+        if ops.is_empty() {
+            return;
         }
+        let begin = Instant::now();
         let same_side = |a: &Op, b: &Op| matches!(a, Op::Map(_)) == matches!(b, Op::Map(_));
         for run in ops.chunk_by(same_side) {
             let mut kernel = Vec::new();
@@ -118,6 +120,8 @@ impl Agent {
                 }
             }
         }
+        let peers = self.state.peers().len();
+        info!(steps = ops.len(), peers, took = ?begin.elapsed(), "node brought in line");
     }
 
     /// Reads the device again if a step may have changed it, and follows its MAC address.
@@ -346,6 +350,8 @@ impl Agent {
         self.readiness.set(ready);
         self.report.pass(&Outcome {
             bpf: &self.bpf,
+            acceptance: &self.acceptance,
+            pods: &self.pods,
             failures: &self.failures,
             state: &self.state,
             ready,

@@ -77,9 +77,10 @@ impl Pods {
             let known = self.known.get(ifindex);
             let reason = pod.never_fast.as_ref();
             if known.is_none_or(|known| known.never_fast.as_ref() != reason) {
-                match reason {
-                    Some(reason) => info!(pod = pod.name, %reason, "pod is never fast"),
-                    None => info!(pod = pod.name, wiring = ?pod.wiring, "pod may be fast"),
+                if let Some(reason) = reason {
+                    info!(pod = pod.name, %reason, "pod is never fast");
+                } else {
+                    info!(pod = pod.name, wiring = ?pod.wiring, "pod may be fast");
                 }
             }
         }

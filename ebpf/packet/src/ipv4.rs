@@ -210,3 +210,110 @@ impl Rewrite {
         self.tail.check = checksum::update_long(check, old, new.to_host()).to_be_bytes();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The header's words with its checksum in place: a right one makes them sum to all ones.
+    fn sum(header: &Ipv4Header) -> u16 {
+        let Ipv4Header {
+            version_ihl,
+            tos,
+            total_length,
+            identification,
+            fragment,
+            ..
+        } = *header;
+        let Ipv4Header {
+            ttl,
+            protocol,
+            check,
+            source,
+            destination,
+            ..
+        } = *header;
+        let (s, d) = (source, destination);
+        let words = [
+            [version_ihl, tos],
+            total_length,
+            identification,
+            fragment,
+            [ttl, protocol],
+            check,
+            [s[0], s[1]],
+            [s[2], s[3]],
+            [d[0], d[1]],
+            [d[2], d[3]],
+        ];
+        let total: u32 = words
+            .iter()
+            .map(|word| u32::from(u16::from_be_bytes(*word)))
+            .sum();
+        checksum::fold(total)
+    }
+
+    fn valid(mut header: Ipv4Header) -> Ipv4Header {
+        header.version_ihl = Ipv4Header::PLAIN;
+        header.check = [0; 2];
+        header.check = (!sum(&header)).to_be_bytes();
+        header
+    }
+
+    prop_compose! {
+        fn headers()(bytes in any::<[u8; 10]>(), source: [u8; 4], destination: [u8; 4])
+            -> Ipv4Header {
+            let [tos, a, b, c, d, e, f, ttl, protocol, _] = bytes;
+            valid(Ipv4Header {
+                version_ihl: Ipv4Header::PLAIN,
+                tos,
+                total_length: [a, b],
+                identification: [c, d],
+                fragment: [e, f],
+                ttl,
+                protocol,
+                check: [0; 2],
+                source,
+                destination,
+            })
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_rewritten_header_keeps_a_right_checksum(
+            header in headers(),
+            source: [u8; 4],
+            destination: [u8; 4],
+            ecn in 0_u8..4,
+            which: [bool; 4],
+        ) {
+            let mut rewrite = Rewrite::new(&header);
+            let mut expected = header;
+            if which[0] && header.ttl > 1 {
+                rewrite.decrement_ttl();
+                expected.ttl = header.ttl.wrapping_sub(1);
+            }
+            if which[1] {
+                rewrite.set_source(Be32::from_bytes(source));
+                expected.source = source;
+            }
+            if which[2] {
+                rewrite.set_destination(Be32::from_bytes(destination));
+                expected.destination = destination;
+            }
+            if which[3] {
+                rewrite.set_ecn(ecn);
+                expected.tos = (header.tos & !3) | ecn;
+            }
+            let Ipv4Tail { ttl, protocol, check, source, destination } = rewrite.tail();
+            let got = Ipv4Header {
+                tos: rewrite.tos(), ttl, protocol, check, source, destination, ..header
+            };
+            prop_assert_eq!(sum(&got), 0xffff);
+            prop_assert_eq!(Ipv4Header { check: expected.check, ..got }, expected);
+        }
+    }
+}

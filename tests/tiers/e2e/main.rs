@@ -4,4 +4,6 @@
 
 #![forbid(unsafe_code)]
 
+mod interop;
 mod lease_server;
+mod leases;

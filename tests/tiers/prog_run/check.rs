@@ -8,7 +8,7 @@ use twill_testbed::packet::side_by_side;
 
 use super::flow_tables::FlowTables;
 use super::lab::{Lab, Output, counter_name};
-use super::packets::Outer;
+use super::packets::{Outer, numbered_as};
 use super::sk_buff::SkBuff;
 use super::tables::{MARK_BIT, Tables};
 use super::world::VTEP_B;
@@ -226,19 +226,30 @@ pub(crate) fn check(lab: &Lab, case: &Case) -> Output {
         "{name}\n{faults}\n{came}\n{wanted}",
         name = case.name,
         came = side_by_side("in", &case.packet, "out", &output.packet),
-        wanted = side_by_side("expected", &case.expected.packet, "out", &output.packet),
+        wanted = side_by_side("expected", &case.wanted(&output), "out", &output.packet),
     );
     output
 }
 
 impl Case {
+    /// The packet that is expected. What is encapsulated gets the identification that it was
+    /// given, whatever that is, with the header checksum that belongs to it.
+    fn wanted(&self, output: &Output) -> Vec<u8> {
+        let numbers = matches!(self.program, Program::ToOverlay | Program::FromPod);
+        if numbers && self.expected.verdict == REDIRECT {
+            numbered_as(&output.packet, self.expected.packet.clone())
+        } else {
+            self.expected.packet.clone()
+        }
+    }
+
     fn faults(&self, output: &Output) -> String {
         let expected = &self.expected;
         let mut faults = Faults::default();
         faults.compare("verdict", &expected.verdict, &output.verdict);
         faults.compare("mark", &expected.mark, &output.context.mark);
         faults.compare("control block", &self.context.cb, &output.context.cb);
-        if expected.packet != output.packet {
+        if self.wanted(output) != output.packet {
             faults.add("the packet differs, see below");
         }
 

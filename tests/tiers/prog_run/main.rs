@@ -17,6 +17,7 @@
 
 mod btf;
 mod check;
+mod fast_path;
 mod flow_tables;
 mod from_uplink;
 mod lab;

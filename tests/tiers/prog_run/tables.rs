@@ -7,8 +7,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData};
 use twill_abi::maps::{CONFIG, ODD_ROUTES, OVERLAY_ROUTES, VTEP_SOURCES, VTEP_STATE, VTEPS};
 use twill_abi::{
-    Address, Be16, CONFIG_FLAG_ODD_ROUTES, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, FastPath,
-    Mode, RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
+    Address, Be16, CONFIG_FLAG_FAST_PATH, CONFIG_FLAG_ODD_ROUTES, CONFIG_KEY_AGENT,
+    CONFIG_KEY_OPERATOR, Config, FastPath, Mode, RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
 };
 
 use super::flow_tables::FlowTables;
@@ -102,6 +102,19 @@ impl Tables {
     /// With the agent's word on who carries packets.
     pub(crate) fn with_mode(mut self, mode: Mode) -> Self {
         self.config.mode = mode as u32;
+        self
+    }
+
+    /// With the operator's word on which flows may skip the host's stack.
+    pub(crate) fn with_operator_fast_path(mut self, fast_path: u32) -> Self {
+        self.operator.fast_path = fast_path;
+        self.operator.flags = CONFIG_FLAG_FAST_PATH;
+        self
+    }
+
+    /// With the agent's word on which flows may skip the host's stack.
+    pub(crate) fn with_fast_path(mut self, fast_path: FastPath) -> Self {
+        self.config.fast_path = fast_path as u32;
         self
     }
 
