@@ -44,6 +44,12 @@ pub fn is_direct(permit: &Permit) -> bool {
     permit.flags & PERMIT_FLAG_DIRECT != 0
 }
 
+/// Whether a flow is direct for as long as its record lasts.
+#[inline(always)]
+pub fn owns(permit: &Permit) -> bool {
+    is_direct(permit) && permit.state == PERMIT_LIVE
+}
+
 /// Keeps a record that is in use; one write in half the idle time.
 #[inline(always)]
 pub fn keep(permit: &mut Permit, now: u64) {
