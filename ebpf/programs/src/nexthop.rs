@@ -48,7 +48,8 @@ pub fn resolve(
     now: u64,
 ) -> Result<Path, Reason> {
     refresh_generation(state, vtep);
-    if now < state.nexthop_until_ns {
+    // Of another uplink nothing is remembered: it may be gone, and what is sent there lost.
+    if now < state.nexthop_until_ns && state.ifindex == config.uplink_ifindex {
         return Ok(Path {
             ifindex: state.ifindex,
             source_mac: unpack_mac(state.source_mac),
