@@ -196,6 +196,15 @@ impl Agent {
                     }
                     Err(error) => bail!("the lease's keeper died: {error}"),
                 },
+                _ = tick.tick() => batch.look = Look::Everywhere,
+                _ = guard.tick() => {
+                    self.guard_programs().await;
+                    self.report.store(&sources.store.contact());
+                    self.report.write();
+                    continue;
+                }
+                () = until(retry) => batch.look = Look::Everywhere,
+                // Last: a steady stream of events must not starve what is due.
                 event = sources.events.recv() => match event {
                     None => bail!("all sources of events are gone"),
                     Some(event) => {
@@ -205,14 +214,6 @@ impl Agent {
                         }
                     }
                 },
-                _ = tick.tick() => batch.look = Look::Everywhere,
-                _ = guard.tick() => {
-                    self.guard_programs().await;
-                    self.report.store(&sources.store.contact());
-                    self.report.write();
-                    continue;
-                }
-                () = until(retry) => batch.look = Look::Everywhere,
             }
             if batch.stop {
                 break;
