@@ -3,13 +3,16 @@
 //! Only the programs make permits. What is here ends them: when a pod's veth is gone or may
 //! not be fast any more, and when the operator says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap as HashedMap};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use twill_abi::maps::{PERMITS_POD, PERMITS_WIRE, VETH_FLAGS};
 use twill_abi::{FlowTuple, Mapping, Permit, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags};
 
 use super::maps::MapsError;
+
+/// How many keys are looked at: four times as many as the largest map has.
+const MOST_KEYS: usize = 4 << 20;
 
 /// What a pod's veth may do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,41 +52,61 @@ impl Permits {
         })
     }
 
-    /// Every record, tombstones and expired ones too, in no order. The programs go on
-    /// meanwhile, so a record may be missing or be there twice.
-    pub fn list(&self) -> Result<Vec<Permit>, MapsError> {
-        let mut records = Vec::new();
-        for key in self.pod.keys() {
+    /// Every record by its key, tombstones and expired ones too. The programs go on meanwhile,
+    /// so a record that is made or ended right now may be missing.
+    pub fn list(&self) -> Result<HashedMap<FlowTuple, Permit>, MapsError> {
+        let mut records = HashedMap::new();
+        // Where a key goes while it is looked at, the kernel starts from the first one again.
+        for key in self.pod.keys().take(MOST_KEYS) {
             let key = key.map_err(read)?;
-            match self.pod.get(&key, 0) {
-                Ok(record) => records.push(record),
-                // Gone since it was seen.
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(read(error)),
+            if let Some(record) = self.get(&key)? {
+                records.insert(key, record);
             }
         }
         Ok(records)
     }
 
+    /// The record of a tuple that a pod sends.
+    pub fn get(&self, key: &FlowTuple) -> Result<Option<Permit>, MapsError> {
+        match self.pod.get(key, 0) {
+            Ok(record) => Ok(Some(record)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(read(error)),
+        }
+    }
+
+    /// What a veth may do, `VETH_FLAG_*`; none where nothing was said of it.
+    pub fn veth_flags(&self, ifindex: u32) -> Result<u32, MapsError> {
+        match self.veths.get(&ifindex, 0) {
+            Ok(value) => Ok(value.flags),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(source) => Err(MapsError::Read {
+                map: VETH_FLAGS.name,
+                source,
+            }),
+        }
+    }
+
     /// Ends every permit that `which` says; gives how many.
-    pub fn end(&mut self, which: impl Fn(&Permit) -> bool) -> Result<usize, MapsError> {
+    pub fn end(&mut self, which: impl Fn(&FlowTuple, &Permit) -> bool) -> Result<usize, MapsError> {
         let mut ended = 0;
-        for record in self.list()?.iter().filter(|record| which(record)) {
-            for gone in [self.pod.remove(&record.pod), self.wire.remove(&record.wire)] {
-                match gone {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(source) => {
-                        return Err(MapsError::Write {
-                            map: PERMITS_POD.name,
-                            what: "the end of a permit".to_owned(),
-                            source,
-                        });
-                    }
-                }
+        for (key, record) in self.list()? {
+            if which(&key, &record) {
+                ended += usize::from(self.end_one(&key, &record)?);
             }
-            ended += 1;
         }
         Ok(ended)
+    }
+
+    /// Ends one permit; whether it was still there.
+    fn end_one(&mut self, key: &FlowTuple, record: &Permit) -> Result<bool, MapsError> {
+        // Another flow may have the same tuple on the wire by now.
+        let ours = record.wire != *key
+            && matches!(self.wire.get(&record.wire, 0), Ok(mapping) if mapping.tuple == *key);
+        if ours {
+            removed(self.wire.remove(&record.wire), PERMITS_WIRE.name)?;
+        }
+        removed(self.pod.remove(key), PERMITS_POD.name)
     }
 
     /// Writes what each pod's veth may do, and ends the permits of all others.
@@ -124,7 +147,7 @@ impl Permits {
             }
         }
         if !lost.is_empty() {
-            self.end(|record| lost.contains(&record.ifindex))?;
+            self.end(|_, record| lost.contains(&record.ifindex))?;
         }
         Ok(())
     }
@@ -134,6 +157,24 @@ fn flags_of(pod: VethUse) -> u32 {
     match pod {
         VethUse::Fast => VETH_FLAG_ATTACHED,
         VethUse::NeverFast => VETH_FLAG_ATTACHED | VETH_FLAG_NEVER_FAST,
+    }
+}
+
+/// Whether the entry was there.
+fn removed(result: Result<(), MapError>, map: &'static str) -> Result<bool, MapsError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(false)
+        }
+        Err(source) => Err(MapsError::Write {
+            map,
+            what: "the end of a permit".to_owned(),
+            source,
+        }),
     }
 }
 

@@ -4,7 +4,9 @@
 //! Nothing else of the host's rule set is read or changed.
 
 mod conntrack;
+mod nft;
 mod table;
 
 pub use conntrack::{Conntrack, ConntrackError};
+pub use nft::NftError;
 pub use table::{InForce, PermitTable, TABLE, TableError};

@@ -4,12 +4,15 @@
 //! The table is written whole in one transaction, so there is no moment without its rules, and
 //! none with half of them.
 
+use std::collections::BTreeSet;
+
 use ipnetwork::Ipv4Network;
-use nftables::helper::{self, NftablesError};
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use twill_core::subnet::Subnet;
+
+use super::nft::{self, NftError};
 
 /// Name of the table; its family is `inet`.
 pub const TABLE: &str = "twill";
@@ -44,10 +47,10 @@ pub enum TableError {
     #[error(
         "write nftables table inet {TABLE}; is `nft` installed and does the kernel have nf_tables?"
     )]
-    Write(#[source] Box<NftablesError>),
+    Write(#[source] NftError),
     /// `nft` could not be asked.
     #[error("read nftables table inet {TABLE}")]
-    Read(#[source] Box<NftablesError>),
+    Read(#[source] NftError),
 }
 
 /// The table as the kernel had it right after it was written: what `nft` prints differs from
@@ -60,8 +63,8 @@ impl InForce {
     pub async fn is_so(&self) -> Result<bool, TableError> {
         match list().await {
             Ok(now) => Ok(now == self.0),
-            Err(NftablesError::NftFailed { .. }) => Ok(false),
-            Err(source) => Err(TableError::Read(Box::new(source))),
+            Err(NftError::Refused { .. }) => Ok(false),
+            Err(source) => Err(TableError::Read(source)),
         }
     }
 }
@@ -69,13 +72,20 @@ impl InForce {
 impl PermitTable {
     /// Writes the table, whatever was there under its name.
     pub async fn write(&self) -> Result<InForce, TableError> {
-        apply(&self.document())
-            .await
-            .map_err(|source| TableError::Write(Box::new(source)))?;
-        list()
-            .await
-            .map(InForce)
-            .map_err(|source| TableError::Read(Box::new(source)))
+        apply(&self.document()).await.map_err(TableError::Write)?;
+        list().await.map(InForce).map_err(TableError::Read)
+    }
+
+    /// Whether a table of this name is there. Where there is no `nft`, nobody made one.
+    pub async fn is_there() -> Result<bool, TableError> {
+        match list().await {
+            Ok(_) => Ok(true),
+            Err(NftError::Refused { .. }) => Ok(false),
+            Err(NftError::Run { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(false)
+            }
+            Err(source) => Err(TableError::Read(source)),
+        }
     }
 
     /// Removes the table, if it is there.
@@ -86,9 +96,7 @@ impl PermitTable {
             { "add": { "table": table } },
             { "delete": { "table": table } },
         ]});
-        apply(&document)
-            .await
-            .map_err(|source| TableError::Write(Box::new(source)))
+        apply(&document).await.map_err(TableError::Write)
     }
 
     fn document(&self) -> Value {
@@ -106,11 +114,11 @@ impl PermitTable {
                 "type": "filter", "hook": "postrouting", "prio": LAST, "policy": "accept",
             }}}),
         ];
-        if !self.exclude.is_empty() {
-            let elements: Vec<Value> = self
-                .exclude
+        let excluded = outermost(&self.exclude);
+        if !excluded.is_empty() {
+            let elements: Vec<Value> = excluded
                 .iter()
-                .map(|n| prefix(&n.ip(), n.prefix()))
+                .map(|network| prefix(&network.ip(), network.prefix()))
                 .collect();
             commands.push(json!({ "add": { "element": {
                 "family": FAMILY, "table": TABLE, "name": EXCLUDE, "elem": elements,
@@ -167,18 +175,29 @@ impl PermitTable {
     }
 }
 
-async fn apply(document: &Value) -> Result<(), NftablesError> {
+/// The networks that lie in no other, without host bits: `nft` takes no intervals that overlap.
+fn outermost(networks: &[Ipv4Network]) -> BTreeSet<Ipv4Network> {
+    let networks: BTreeSet<Ipv4Network> = networks
+        .iter()
+        .filter_map(|network| Ipv4Network::new(network.network(), network.prefix()).ok())
+        .collect();
+    let lies_in_another = |inner: &Ipv4Network| {
+        let mut others = networks.iter();
+        others.any(|outer| outer != inner && inner.is_subnet_of(*outer))
+    };
+    let outermost = networks.iter().filter(|inner| !lies_in_another(inner));
+    outermost.copied().collect()
+}
+
+async fn apply(document: &Value) -> Result<(), NftError> {
     let text = document.to_string();
-    helper::apply_ruleset_raw_async(&text, None::<&str>, None::<&str>)
-        .await
-        .map(drop)
+    nft::run(&["-j", "-f", "-"], &text).await.map(drop)
 }
 
 /// The table as `nft` prints it, without the handles that differ from one writing to the next.
-async fn list() -> Result<Value, NftablesError> {
-    let args = ["list", "table", FAMILY, TABLE];
-    let text = helper::get_current_ruleset_raw_async(None::<&str>, args).await?;
-    let mut document = serde_json::from_str(&text).unwrap_or(Value::Null);
+async fn list() -> Result<Value, NftError> {
+    let printed = nft::run(&["-j", "list", "table", FAMILY, TABLE], "").await?;
+    let mut document = serde_json::from_slice(&printed).unwrap_or(Value::Null);
     strip_handles(&mut document);
     Ok(document)
 }
@@ -242,6 +261,14 @@ mod tests {
                 .iter()
                 .all(|rule| rule.to_string().contains("4096"))
         );
+    }
+
+    #[test]
+    fn excluded_networks_that_overlap_become_one() {
+        let parse = |text: &str| text.parse::<Ipv4Network>().unwrap();
+        let networks = ["10.1.0.0/16", "10.1.2.3/24", "10.2.0.7/32", "10.1.9.9/16"].map(parse);
+        let expected = ["10.1.0.0/16", "10.2.0.7/32"].map(parse);
+        assert_eq!(outermost(&networks), BTreeSet::from(expected));
     }
 
     #[test]

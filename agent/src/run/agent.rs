@@ -29,6 +29,7 @@ use super::uplink::Finder;
 use crate::admin::Readiness;
 use crate::args::AgentArgs;
 use crate::datapath::hooks::Interfaces;
+use crate::datapath::settings::Settings;
 use crate::files::InstanceLock;
 use crate::netlink::Netlink;
 use crate::netlink::monitor::Monitor;
@@ -58,8 +59,8 @@ pub(super) struct Agent {
     pub(super) attrs: Option<watch::Sender<LeaseAttrs>>,
     /// What has been written to `subnet.env`.
     pub(super) told: Option<SubnetEnv>,
-    /// Device and uplink as the programs know them.
-    pub(super) told_interfaces: Option<Interfaces>,
+    /// Interfaces and settings as the programs know them.
+    pub(super) told_programs: Option<(Interfaces, Settings)>,
     /// Whether the maps were complete once, so that programs may be attached.
     pub(super) may_attach: bool,
     /// Subnets for which the maps had no room.
@@ -127,7 +128,7 @@ impl Agent {
             mac: None,
             attrs: None,
             told: None,
-            told_interfaces: None,
+            told_programs: None,
             may_attach: false,
             unmapped: BTreeSet::new(),
             sources: None,
@@ -160,6 +161,8 @@ impl Agent {
         let mut pauses = pauses();
         loop {
             self.failures.begin();
+            // Waiting may take long, and a device cannot be made on an uplink that is gone.
+            self.look_for_uplink().await;
             self.reconcile(Look::Kernel, &BTreeSet::new()).await;
             self.tell_plugins();
             self.report.waiting(self.failures.texts());
@@ -214,6 +217,7 @@ impl Agent {
             if batch.stop {
                 break;
             }
+            let thorough = batch.look == Look::Everywhere;
             self.pass(batch, &sources.monitor).await;
             let pause = if self.failures.is_empty() {
                 backoff = Box::new(pauses());
@@ -221,7 +225,13 @@ impl Agent {
             } else {
                 backoff.next()
             };
-            retry = pause.map(|pause| Instant::now() + pause);
+            let due = pause.map(|pause| Instant::now() + pause);
+            // Only a look at everything makes good what failed before: no other puts it off.
+            retry = if thorough {
+                due
+            } else {
+                retry.into_iter().chain(due).min()
+            };
         }
         self.readiness.set(false);
         self.report.stopped();

@@ -5,8 +5,8 @@
 //! the stack or a NAT owns never becomes direct. So netfilter sees a flow whole or not at all.
 
 use twill_abi::{
-    Address, Be16, Config, FastPath, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_LIVE,
-    Permit, Reason, VETH_FLAG_NEVER_FAST,
+    Address, Be16, Config, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_LIVE, Permit,
+    Reason, VETH_FLAG_NEVER_FAST,
 };
 use twill_packet::ethernet::EthernetHeader;
 use twill_packet::ipv4::{IPV4_LEN, IpProtocol, Ipv4Header};
@@ -14,6 +14,7 @@ use twill_packet::transport::IcmpError;
 
 use crate::access::Packet;
 use crate::flow::Flow;
+use crate::settings::{self, Settings};
 use crate::{maps, permit, route};
 
 /// How long a record outlives its last packet, nanoseconds.
@@ -23,10 +24,16 @@ const PLACE_NS: u64 = 600_000_000_000;
 /// How often a place is confirmed at the most, nanoseconds.
 const CONFIRM_NS: u64 = 1_000_000_000;
 
-/// Whether the mode is on; the caller knows that the fast path is.
+/// Whether the mode is on.
 #[inline(always)]
-pub fn is_on(config: &Config) -> bool {
-    config.fast_path == FastPath::Direct as u32
+pub fn is_on(settings: &Settings) -> bool {
+    settings::direct(settings)
+}
+
+/// Whether a record is void because the mode is not on any more: netfilter was never asked.
+#[inline(always)]
+pub fn is_void(settings: &Settings, permit: &Permit) -> bool {
+    is_direct(permit) && !is_on(settings)
 }
 
 /// Whether a record was made by its own first packet.

@@ -7,6 +7,7 @@ use crate::access::Packet;
 use crate::encap::Failure;
 use crate::flow::Flow;
 use crate::permit::Direction;
+use crate::settings::Settings;
 use crate::verdict::Verdict;
 use crate::{count, direct, encap, flow, maps, nexthop, permit, route, settings};
 
@@ -16,7 +17,7 @@ pub const PROGRAM: Program = Program::FromPod;
 /// Decides about one packet.
 #[inline(always)]
 pub fn decide(packet: &Packet) -> Verdict {
-    let Some(config) = settings::active() else {
+    let Some(config) = &settings::active() else {
         return Verdict::Pass(Reason::ModeKernel);
     };
     // A pod cannot claim a permit, whatever mark its packets came with.
@@ -95,7 +96,7 @@ fn goes_direct(
 
 /// The flow and the tuple that its record goes by, if it could ever be fast.
 #[inline(always)]
-fn parse(packet: &Packet, config: &Config) -> Result<(Flow, FlowTuple), Reason> {
+fn parse(packet: &Packet, config: &Settings) -> Result<(Flow, FlowTuple), Reason> {
     let ip = flow::ipv4(packet, ETHERNET_LEN)?;
     if route::is_own(config, ip.destination()) {
         return Err(Reason::LocalDestination);
@@ -119,7 +120,7 @@ fn parse(packet: &Packet, config: &Config) -> Result<(Flow, FlowTuple), Reason> 
 #[inline(always)]
 fn fast(
     packet: &Packet,
-    config: &Config,
+    config: &Settings,
     flow: &Flow,
     pod: &FlowTuple,
     ethernet: &EthernetHeader,
@@ -129,6 +130,9 @@ fn fast(
     let Some(permit) = maps::permit(pod) else {
         return pass(Reason::NoPermit);
     };
+    if direct::is_void(config, permit) {
+        return pass(Reason::NoPermit);
+    }
     permit::check(permit, now).map_err(Failure::Untouched)?;
     if permit.ifindex != packet.ifindex() || permit.sent_to_mac != ethernet.destination {
         return pass(Reason::ForeignVeth);

@@ -28,7 +28,7 @@ pub fn decide(packet: &Packet) -> Verdict {
 #[inline(always)]
 fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
     let pass = |reason| Err(Failure::Untouched(reason));
-    let Some(config) = settings::active() else {
+    let Some(config) = &settings::active() else {
         return pass(Reason::ModeKernel);
     };
     let mark = packet.mark();

@@ -87,9 +87,21 @@ impl Cluster {
 
     /// Adds a node and starts its agent; returns once the agent is ready.
     pub fn add_node(&mut self, label: &str, address: Ipv4Addr) -> Result<&mut Member> {
+        self.add_node_with(label, address, &[])
+    }
+
+    /// [`Self::add_node`] whose agent is given further flags.
+    pub fn add_node_with(
+        &mut self,
+        label: &str,
+        address: Ipv4Addr,
+        flags: &[&str],
+    ) -> Result<&mut Member> {
         let node = self.underlay.join(label, address)?;
         let url = self.lease_server.url();
-        let agent = self.explained(Agent::start(&node, &url))?;
+        let mut agent = Agent::new(&node, &url, flags);
+        let started = agent.start_again().and_then(|()| agent.wait_ready());
+        self.explained(started).with_context(|| agent.log_tail())?;
         let env = agent.subnet_env()?;
         let member = Member {
             pods: Vec::new(),

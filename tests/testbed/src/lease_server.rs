@@ -16,6 +16,15 @@ use crate::world::{LEASE_SERVER, NETWORK, PORT, VNI};
 const LISTEN_PORT: u16 = 7890;
 const START: Duration = Duration::from_secs(10);
 
+/// The text of `net-conf.json` for the named world.
+pub fn usual_config() -> String {
+    let config = json!({
+        "Network": NETWORK,
+        "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
+    });
+    config.to_string()
+}
+
 /// A running lease server.
 #[derive(Debug)]
 pub struct LeaseServer {
@@ -27,16 +36,16 @@ pub struct LeaseServer {
 impl LeaseServer {
     /// Starts one with the usual network config.
     pub fn start(underlay: &Underlay) -> Result<Self> {
-        let config = json!({
-            "Network": NETWORK,
-            "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
-        });
-        Self::start_with(underlay, &config.to_string())
+        Self::start_with(underlay, &usual_config())
     }
 
     /// Starts one with this text as `net-conf.json`.
     pub fn start_with(underlay: &Underlay, config: &str) -> Result<Self> {
-        let host = underlay.join("leases", LEASE_SERVER)?;
+        Self::start_on(underlay.join("leases", LEASE_SERVER)?, config)
+    }
+
+    /// Starts one on a host that is there already.
+    pub fn start_on(host: Node, config: &str) -> Result<Self> {
         let path = host.directory().join("net-conf.json");
         fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
         let mut server = Self { daemon: None, host };

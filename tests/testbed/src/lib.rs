@@ -18,6 +18,7 @@ pub mod lease_server;
 pub mod netns;
 pub mod packet;
 pub mod pod;
+pub mod signals;
 pub mod stock;
 pub mod subnet_env;
 pub mod sweep;

@@ -9,6 +9,11 @@ use crate::directory::Directory;
 use crate::netns::{Namespace, Prefix};
 use crate::world::{GATEWAY, UNDERLAY_PREFIX, UPLINK, mac_text, uplink_mac};
 
+/// The network of a host [`behind`] a node, of RFC 5737.
+const SERVER_NETWORK: &str = "198.51.100.0/30";
+const SERVER_GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
 /// What crosses the wire between two nodes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Offload {
@@ -86,33 +91,60 @@ impl Underlay {
     /// Adds a node with the uplink `eth0`, forwarding on, and a default route to the
     /// gateway. `label` is at most 15 bytes: it names the port on the switch too.
     pub fn join(&self, label: &str, address: Ipv4Addr) -> Result<Node> {
-        let namespace = Namespace::under(&self.prefix, label)?;
-        let directory = Directory::new(namespace.name())?;
-        let UnderlayOptions { mtu_bytes, offload } = self.options;
+        let node = Node::bare(&self.prefix, label, address)?;
+        let UnderlayOptions { mtu_bytes, .. } = self.options;
         let mac = mac_text(uplink_mac(address));
-        let name = namespace.name();
+        let name = node.namespace().name();
         self.switch.run_lines(&format!(
             "ip link add name {label} mtu {mtu_bytes} type veth peer name {UPLINK} mtu {mtu_bytes} address {mac} netns {name}
              ip link set dev {label} master switch up"
         ))?;
-        namespace.set_sysctl("net.ipv4.ip_forward", "1")?;
-        namespace.run_lines(&format!(
-            "ip addr add {address}/{UNDERLAY_PREFIX} dev {UPLINK}
-             ip link set {UPLINK} up
-             ip route add default via {GATEWAY} dev {UPLINK}"
-        ))?;
-        if offload == Offload::Nic {
-            namespace.run_lines(&format!(
-                "ethtool -K {UPLINK} tso off gso off tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off tx-udp-segmentation off gro on"
-            ))?;
-        }
-        Ok(Node {
-            namespace: Arc::new(namespace),
-            directory,
-            label: label.to_owned(),
-            address,
-        })
+        node.set_up_uplink(self.options)?;
+        node.namespace
+            .run_lines(&format!("ip route add default via {GATEWAY} dev {UPLINK}"))?;
+        Ok(node)
     }
+}
+
+/// Two nodes with a cable between their uplinks: the least that there can be between nodes.
+pub fn cable(
+    prefix: &Prefix,
+    options: UnderlayOptions,
+    ends: [(&str, Ipv4Addr); 2],
+) -> Result<[Node; 2]> {
+    let [(label_a, address_a), (label_b, address_b)] = ends;
+    let a = Node::bare(prefix, label_a, address_a)?;
+    let b = Node::bare(prefix, label_b, address_b)?;
+    let UnderlayOptions { mtu_bytes, .. } = options;
+    let [mac_a, mac_b] = [address_a, address_b].map(|address| mac_text(uplink_mac(address)));
+    let name_b = b.namespace().name();
+    a.namespace().run_lines(&format!(
+        "ip link add name {UPLINK} mtu {mtu_bytes} address {mac_a} type veth peer name {UPLINK} mtu {mtu_bytes} address {mac_b} netns {name_b}"
+    ))?;
+    a.set_up_uplink(options)?;
+    b.set_up_uplink(options)?;
+    Ok([a, b])
+}
+
+/// A host behind `near`, on a network of their own, 198.51.100.0/30: what nodes joined by a
+/// [`cable`] need a server for is no guest on their cable. `far` reaches it through `near`.
+pub fn behind(prefix: &Prefix, label: &str, near: &Node, far: &Node) -> Result<Node> {
+    let host = Node::bare(prefix, label, SERVER)?;
+    let name = host.namespace().name();
+    let near_address = near.address();
+    near.namespace().run_lines(&format!(
+        "ip link add name {label} type veth peer name {UPLINK} netns {name}
+         ip addr add {SERVER_GATEWAY}/30 dev {label}
+         ip link set {label} up"
+    ))?;
+    host.namespace().run_lines(&format!(
+        "ip addr add {SERVER}/30 dev {UPLINK}
+         ip link set {UPLINK} up
+         ip route add default via {SERVER_GATEWAY} dev {UPLINK}"
+    ))?;
+    far.namespace()
+        .run_lines(&format!("ip route add {SERVER_NETWORK} via {near_address}"))?;
+    Ok(host)
 }
 
 /// A node: a namespace with an uplink, and a directory for its files.
@@ -125,6 +157,34 @@ pub struct Node {
 }
 
 impl Node {
+    /// A node without an uplink yet, forwarding on.
+    fn bare(prefix: &Prefix, label: &str, address: Ipv4Addr) -> Result<Self> {
+        let namespace = Namespace::under(prefix, label)?;
+        let directory = Directory::new(namespace.name())?;
+        namespace.set_sysctl("net.ipv4.ip_forward", "1")?;
+        Ok(Self {
+            namespace: Arc::new(namespace),
+            directory,
+            label: label.to_owned(),
+            address,
+        })
+    }
+
+    /// Gives the uplink, which is there, its address and its offloads, and sets it up.
+    fn set_up_uplink(&self, options: UnderlayOptions) -> Result<()> {
+        let address = self.address;
+        self.namespace.run_lines(&format!(
+            "ip addr add {address}/{UNDERLAY_PREFIX} dev {UPLINK}
+             ip link set {UPLINK} up"
+        ))?;
+        if options.offload == Offload::Nic {
+            self.namespace.run_lines(&format!(
+                "ethtool -K {UPLINK} tso off gso off tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off tx-udp-segmentation off gro on"
+            ))?;
+        }
+        Ok(())
+    }
+
     /// Its namespace, which lives until the last of those who hold it is gone: the node, its
     /// pods, its agent.
     pub fn namespace(&self) -> &Arc<Namespace> {

@@ -60,7 +60,11 @@ fn attached(agent: &Agent) -> Result<Vec<String>> {
 }
 
 /// Echo requests at a hundred a second while `work` is done; every one must be answered.
-fn while_pinging(from: &Namespace, to: Ipv4Addr, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(crate) fn while_pinging(
+    from: &Namespace,
+    to: Ipv4Addr,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     std::thread::scope(|scope| {
         let pinging = scope.spawn(|| {
             let to = to.to_string();

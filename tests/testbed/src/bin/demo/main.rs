@@ -11,7 +11,6 @@ mod findings;
 mod keep;
 mod nodes;
 mod reach;
-mod signals;
 mod survive;
 mod voice;
 
@@ -22,6 +21,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use twill_testbed::cluster::Cluster;
 use twill_testbed::netns::Prefix;
+use twill_testbed::signals;
 use twill_testbed::wait::check_interrupt;
 
 use findings::Findings;

@@ -1,4 +1,4 @@
-//! Ctrl-C and its like end the demo by way of its clean-up.
+//! Ctrl-C and its like end a program by way of its clean-up.
 
 use std::thread;
 
@@ -7,8 +7,8 @@ use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// From now on SIGINT, SIGTERM and SIGHUP interrupt every wait of this process.
-pub(crate) fn watch() -> Result<()> {
-    // Whoever started the demo may have blocked them, and a process inherits that.
+pub fn watch() -> Result<()> {
+    // Whoever started this process may have blocked them, and a process inherits that.
     let set: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
         .into_iter()
         .collect();
@@ -34,7 +34,7 @@ pub(crate) fn watch() -> Result<()> {
                 _ = terminate.recv() => {}
                 _ = hang_up.recv() => {}
             }
-            twill_testbed::wait::interrupt();
+            crate::wait::interrupt();
             // A second one does not cut the clean-up short: the handlers stay.
             std::future::pending::<()>().await;
         });

@@ -1,0 +1,195 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+use crate::case::{Case, Shape, Subject, Target};
+use crate::plan::Plan;
+use crate::stats::FEWEST_ROUNDS;
+use crate::subject::Programs;
+
+/// Exit codes, for `--help`.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    everything ran as meant
+  1    it could not run, or something did not run as meant: the report says what
+  2    wrong usage
+  130  interrupted; everything is removed";
+
+/// Compare overlays side by side on this machine: the nodes' own network, the kernel's vxlan
+/// as flannel sets it up, and Twill in each mode. Needs root.
+///
+/// Everything happens in network namespaces that are made for it and removed afterwards.
+/// docs/bench.md says how to read what it prints.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "twill-bench", version, after_help = EXIT_CODES)]
+pub struct Args {
+    /// Six cases, one wire: under six minutes instead of forty
+    #[arg(long)]
+    pub quick: bool,
+    /// Write everything as one JSON object
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a report with charts, to read and to hand on
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Make the charts and tables of a run from its JSON again, and measure nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "json"])]
+    pub from: Option<PathBuf>,
+    /// Let this flanneld and an etcd take the place of the kernel's device set up by hand
+    #[arg(long, value_name = "PATH")]
+    pub flanneld: Option<PathBuf>,
+    /// The etcd for flanneld, with etcdctl beside it
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "flanneld",
+        default_value = "/usr/bin/etcd"
+    )]
+    pub etcd: PathBuf,
+    /// Only these cases
+    #[arg(long, value_name = "CASE", value_delimiter = ',')]
+    pub cases: Vec<Case>,
+    /// Only these subjects; `again` and `slowed` show what the bench itself can tell apart
+    #[arg(long, value_name = "SUBJECT", value_delimiter = ',')]
+    pub subjects: Vec<Subject>,
+    /// Only these wires
+    #[arg(long, value_name = "SHAPE", value_delimiter = ',')]
+    pub shapes: Vec<Shape>,
+    /// Only these targets
+    #[arg(long, value_name = "TARGET", value_delimiter = ',')]
+    pub targets: Vec<Target>,
+    /// How often everything is measured; six or more for an interval of 95 %
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
+    /// Length of each measurement
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub window: Option<Duration>,
+    /// Services that the nodes have rules for, beside the one that is measured
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub services: Option<u32>,
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.05..=600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("write seconds from 0.05 to 600".to_owned()),
+    }
+}
+
+impl Args {
+    /// What the run measures.
+    pub fn plan(&self) -> Plan {
+        let mut plan = if self.quick {
+            Plan::quick()
+        } else {
+            Plan::full()
+        };
+        choose(&mut plan.cases, &self.cases);
+        choose(&mut plan.subjects, &self.subjects);
+        choose(&mut plan.shapes, &self.shapes);
+        choose(&mut plan.targets, &self.targets);
+        plan.services = self.services.unwrap_or(plan.services);
+        if self.rounds.is_some() || self.window.is_some() {
+            // Who says how much shall have it.
+            plan.limit = Duration::from_hours(24);
+        }
+        plan.rounds = self.rounds.unwrap_or(plan.rounds);
+        plan.timing.window = self.window.unwrap_or(plan.timing.window);
+        plan
+    }
+
+    /// The programs of a real flannel, if asked for. Errors name what is not there.
+    pub fn programs(&self) -> Result<Option<Programs>> {
+        let Some(flanneld) = &self.flanneld else {
+            return Ok(None);
+        };
+        let etcdctl = self.etcd.with_file_name("etcdctl");
+        for (flag, path) in [
+            ("--flanneld", flanneld),
+            ("--etcd", &self.etcd),
+            ("--etcd (beside it)", &etcdctl),
+        ] {
+            if !path.is_file() {
+                bail!("{flag}: there is no program {}", path.display());
+            }
+        }
+        Ok(Some(Programs {
+            flanneld: flanneld.clone(),
+            etcd: self.etcd.clone(),
+        }))
+    }
+
+    /// A remark on the plan, if it is too short to show much.
+    pub fn remark(&self) -> Option<String> {
+        let rounds = self.plan().rounds as usize;
+        (rounds < FEWEST_ROUNDS).then(|| {
+            format!("{rounds} rounds are too few for intervals of 95 %: {FEWEST_ROUNDS} or more")
+        })
+    }
+}
+
+/// What was named, if anything was.
+fn choose<T: Clone>(from: &mut Vec<T>, named: &[T]) {
+    if !named.is_empty() {
+        named.clone_into(from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once(&"twill-bench").chain(words))
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_choose_and_quick_is_quick() {
+        let plan = parse(&["--quick", "--cases", "tcp_rr,udp_64"])
+            .unwrap()
+            .plan();
+        assert_eq!(plan.cases, [Case::TcpRr, Case::Udp64]);
+        assert_eq!(plan.shapes, [Shape::Gso]);
+        let plan = parse(&["--subjects=kernel,slowed"]).unwrap().plan();
+        assert_eq!(plan.subjects, [Subject::Kernel, Subject::Slowed]);
+        assert_eq!(plan.cases, Case::ALL);
+    }
+
+    #[test]
+    fn a_wrong_value_is_answered_with_flag_and_value() {
+        for (words, flag) in [
+            (["--cases", "tcp"], "--cases"),
+            (["--window", "0"], "--window"),
+            (["--rounds", "0"], "--rounds"),
+            (["--services", "200000"], "--services"),
+        ] {
+            let text = parse(&words).unwrap_err().to_string();
+            assert!(text.contains(flag) && text.contains(words[1]), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_flanneld_that_is_not_there_is_named() {
+        let args = parse(&["--flanneld", "/nowhere/flanneld"]).unwrap();
+        let error = args.programs().unwrap_err().to_string();
+        assert!(error.contains("/nowhere/flanneld"), "{error}");
+        assert!(parse(&["--etcd", "/bin/etcd"]).is_err());
+    }
+
+    #[test]
+    fn too_few_rounds_are_remarked() {
+        assert!(parse(&["--rounds", "5"]).unwrap().remark().is_some());
+        assert!(parse(&["--quick"]).unwrap().remark().is_none());
+    }
+}

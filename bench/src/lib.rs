@@ -1,0 +1,22 @@
+//! What a packet costs and what an overlay costs, side by side.
+//!
+//! Everything that is compared is measured in one run, in turns, and everything that was
+//! measured is kept. Where something did not run as meant, the report says so instead of
+//! giving a figure.
+
+#![forbid(unsafe_code)]
+
+pub mod alone;
+pub mod args;
+pub mod case;
+pub mod cpu;
+pub mod judge;
+pub mod load;
+pub mod machine;
+pub mod plan;
+pub mod progress;
+pub mod report;
+pub mod rounds;
+pub mod stats;
+pub mod subject;
+pub mod topology;

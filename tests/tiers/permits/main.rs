@@ -1,0 +1,23 @@
+//! Permits against real rule sets: what the stock kernel path lets pass, Twill lets pass, and
+//! what it drops, Twill drops within the permit time.
+//!
+//! Each test is called after a way in which a fast path can go wrong (docs/testing.md), and runs
+//! the same traffic on stock nodes beside it. Needs root, CNI plugins, nft and both kinds of
+//! iptables: `cargo xtask test permits`.
+
+#![forbid(unsafe_code)]
+
+mod beat;
+mod flow;
+mod lab;
+mod lane;
+mod rules;
+mod talk;
+
+mod a09_outer;
+mod absence;
+mod conntrack;
+mod direct_mode;
+mod limits;
+mod revocation;
+mod services;
