@@ -1,15 +1,19 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
 use crate::case::{Case, Shape, Subject, Target};
 use crate::plan::Plan;
+use crate::programs::{self, Branch, MOST_LEASES, Object, Scene};
 use crate::stats::FEWEST_ROUNDS;
 use crate::subject::Programs;
+
+/// Rounds of `--programs`.
+const PROGRAM_ROUNDS: u32 = 20;
 
 /// Exit codes, for `--help`.
 const EXIT_CODES: &str = "\
@@ -50,6 +54,21 @@ pub struct Args {
         default_value = "/usr/bin/etcd"
     )]
     pub etcd: PathBuf,
+    /// Measure nothing but what a packet costs in each program, branch by branch
+    #[arg(long, conflicts_with_all = ["quick", "from", "flanneld", "html"])]
+    pub programs: bool,
+    /// How costs grow with leases, permits and Services
+    #[arg(long, conflicts_with_all = ["quick", "from", "programs", "html"])]
+    pub growth: bool,
+    /// The BPF object that --programs and --growth are about
+    #[arg(long, value_name = "FILE", env = "TWILL_BPF_OBJECT")]
+    pub object: Option<PathBuf>,
+    /// An object from before a change: --programs measures both in turns
+    #[arg(long, value_name = "FILE", requires = "programs")]
+    pub against: Option<PathBuf>,
+    /// A stored --programs run to hold this one against, as bench/results/programs.json
+    #[arg(long, value_name = "FILE", requires = "programs")]
+    pub compare: Option<PathBuf>,
     /// Only these cases
     #[arg(long, value_name = "CASE", value_delimiter = ',')]
     pub cases: Vec<Case>,
@@ -100,6 +119,31 @@ impl Args {
         plan.rounds = self.rounds.unwrap_or(plan.rounds);
         plan.timing.window = self.window.unwrap_or(plan.timing.window);
         plan
+    }
+
+    /// What `--programs` measures.
+    pub fn programs_plan(&self) -> Result<programs::Plan> {
+        let mut objects = vec![Object::read("now", self.object()?)?];
+        if let Some(path) = &self.against {
+            objects.push(Object::read("before", path)?);
+        }
+        let leases = [2, MOST_LEASES];
+        Ok(programs::Plan {
+            objects,
+            scenes: leases.map(|leases| Scene { leases, permits: 0 }).to_vec(),
+            // The first counts for nobody.
+            rounds: self.rounds.unwrap_or(PROGRAM_ROUNDS) + 1,
+            branches: Branch::ALL.to_vec(),
+        })
+    }
+
+    /// The BPF object, which must have been named.
+    pub fn object(&self) -> Result<&Path> {
+        let named = self.object.as_deref();
+        named.context(
+            "no BPF object: `cargo xtask bench` builds one, or name one by --object or \
+             TWILL_BPF_OBJECT",
+        )
     }
 
     /// The programs of a real flannel, if asked for. Errors name what is not there.

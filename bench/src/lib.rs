@@ -14,6 +14,7 @@ pub mod judge;
 pub mod load;
 pub mod machine;
 pub mod plan;
+pub mod programs;
 pub mod progress;
 pub mod report;
 pub mod rounds;

@@ -13,7 +13,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser as _;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use twill_bench::args::Args;
+use twill_bench::programs::{self, ProgramsReport};
 use twill_bench::report::{Report, html, terminal};
 use twill_bench::{alone, rounds};
 use twill_testbed::signals;
@@ -38,43 +41,68 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
-    let report = match &args.from {
-        Some(path) => read(path)?,
-        None => measure(args)?,
-    };
-    println!("{}", terminal::text(&report));
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report).context("write JSON")?;
-        write(path, &(text + "\n"))?;
+    if let Some(path) = &args.from {
+        return tell(args, &read(path)?);
     }
-    if let Some(path) = &args.html {
-        write(path, &html::text(&report)?)?;
-    }
-    Ok(if report.problems.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-fn measure(args: &Args) -> Result<Report> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the bench makes network namespaces and loads BPF programs: run it as root");
     }
     signals::watch()?;
     // Held until the end.
     let _alone = alone::claim()?;
+    if args.programs {
+        return programs(args);
+    }
     if let Some(remark) = args.remark() {
         eprintln!("bench: {remark}");
     }
     let command = std::env::args().collect::<Vec<_>>().join(" ");
-    rounds::run(&args.plan(), args.programs()?.as_ref(), command)
+    let report = rounds::run(&args.plan(), args.programs()?.as_ref(), command)?;
+    tell(args, &report)
 }
 
-fn read(path: &Path) -> Result<Report> {
+/// Tables, JSON and HTML of a run.
+fn tell(args: &Args, report: &Report) -> Result<ExitCode> {
+    println!("{}", terminal::text(report));
+    write_json(args, report)?;
+    if let Some(path) = &args.html {
+        write(path, &html::text(report)?)?;
+    }
+    Ok(code(report.problems.is_empty()))
+}
+
+fn programs(args: &Args) -> Result<ExitCode> {
+    let stored: Option<ProgramsReport> = args.compare.as_deref().map(read).transpose()?;
+    let report = programs::run(&args.programs_plan()?)?;
+    println!("{}", programs::text(&report));
+    if let Some(stored) = stored {
+        println!("\n{}", programs::beside_stored(&report, &stored));
+    }
+    write_json(args, &report)?;
+    let measured = report.branches.iter().all(|cost| cost.problem.is_none());
+    Ok(code(measured))
+}
+
+fn code(as_meant: bool) -> ExitCode {
+    if as_meant {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     serde_json::from_str(&text)
-        .with_context(|| format!("{} is no report of this version", path.display()))
+        .with_context(|| format!("{} is no such report of this version", path.display()))
+}
+
+fn write_json(args: &Args, report: &impl Serialize) -> Result<()> {
+    let Some(path) = &args.json else {
+        return Ok(());
+    };
+    let text = serde_json::to_string_pretty(report).context("write JSON")?;
+    write(path, &(text + "\n"))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -368,7 +368,7 @@ fn write(map: &'static str, what: impl ToString) -> impl FnOnce(MapError) -> Map
 }
 
 /// Removing what is not there is done already.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

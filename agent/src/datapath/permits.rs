@@ -6,10 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap as HashedMap};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
-use twill_abi::maps::{PERMITS_POD, PERMITS_WIRE, VETH_FLAGS};
-use twill_abi::{FlowTuple, Mapping, Permit, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags};
+use twill_abi::maps::{LOCAL_PODS, PERMITS_POD, PERMITS_WIRE, VETH_FLAGS};
+use twill_abi::{
+    Address, FlowTuple, LocalPod, Mapping, Permit, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST,
+    VethFlags,
+};
 
-use super::maps::MapsError;
+use super::maps::{MapsError, gone};
 
 /// How many keys are looked at: four times as many as the largest map has.
 const MOST_KEYS: usize = 4 << 20;
@@ -27,7 +30,10 @@ pub enum VethUse {
 pub struct Permits {
     pod: HashMap<MapData, FlowTuple, Permit>,
     wire: HashMap<MapData, FlowTuple, Mapping>,
+    places: HashMap<MapData, Address, LocalPod>,
     veths: HashMap<MapData, u32, VethFlags>,
+    /// Veths whose permits are still to be ended: an end that failed is made up for.
+    lost: BTreeSet<u32>,
 }
 
 impl Permits {
@@ -48,7 +54,9 @@ impl Permits {
         Ok(Self {
             pod: typed!(PERMITS_POD),
             wire: typed!(PERMITS_WIRE),
+            places: typed!(LOCAL_PODS),
             veths: typed!(VETH_FLAGS),
+            lost: BTreeSet::new(),
         })
     }
 
@@ -109,6 +117,28 @@ impl Permits {
         removed(self.pod.remove(key), PERMITS_POD.name)
     }
 
+    /// Forgets where pods are, where `which` says so.
+    fn forget_places(&mut self, which: impl Fn(&LocalPod) -> bool) -> Result<(), MapsError> {
+        let mut places = Vec::new();
+        for entry in &self.places {
+            let (address, place) = entry.map_err(|source| MapsError::Read {
+                map: LOCAL_PODS.name,
+                source,
+            })?;
+            if which(&place) {
+                places.push(address);
+            }
+        }
+        for address in places {
+            gone(self.places.remove(&address)).map_err(|source| MapsError::Write {
+                map: LOCAL_PODS.name,
+                what: "the end of a pod's place".to_owned(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Writes what each pod's veth may do, and ends the permits of all others.
     pub fn set_pods(&mut self, pods: &BTreeMap<u32, VethUse>) -> Result<(), MapsError> {
         let mut known = BTreeMap::new();
@@ -126,7 +156,6 @@ impl Permits {
                 source,
             }
         };
-        let mut lost = BTreeSet::new();
         for (&ifindex, &pod) in pods {
             let flags = flags_of(pod);
             if known.remove(&ifindex) == Some(flags) {
@@ -137,17 +166,18 @@ impl Permits {
                 .insert(ifindex, value, 0)
                 .map_err(write(ifindex))?;
             // Also a veth that is new: its index may have been another's.
-            lost.insert(ifindex);
+            self.lost.insert(ifindex);
         }
         for &ifindex in known.keys() {
-            lost.insert(ifindex);
-            match self.veths.remove(&ifindex) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(write(ifindex)(source)),
-            }
+            self.lost.insert(ifindex);
+            gone(self.veths.remove(&ifindex)).map_err(write(ifindex))?;
         }
-        if !lost.is_empty() {
+        if !self.lost.is_empty() {
+            let lost = self.lost.clone();
+            // First, or a record could be made of a place that is no more.
+            self.forget_places(|place| lost.contains(&place.ifindex))?;
             self.end(|_, record| lost.contains(&record.ifindex))?;
+            self.lost.clear();
         }
         Ok(())
     }

@@ -3,13 +3,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
 };
-use nix::sys::time::TimeVal;
+use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use super::Ends;
 use super::crew::{Crew, Role, Side, Tally, Watch};
@@ -17,9 +17,9 @@ use super::place::Door;
 use super::sockets::listen;
 use crate::case::Unit;
 
-/// How long a connection may take to open before it counts as lost, seconds. A lost SYN is
-/// sent again after one.
-const PATIENCE_S: i64 = 3;
+/// How long each step of a connection may take before it counts as lost. A SYN that was lost
+/// is sent again after a second, and then counts with its time.
+const PATIENCE_MS: i64 = 1200;
 
 pub(super) fn start(crew: &mut Crew, ends: Ends<'_>) -> Result<()> {
     crew.counts(Unit::Connections);
@@ -65,14 +65,16 @@ fn ask(door: &Door, to: SocketAddrV4, watch: &Watch) -> Result<Tally> {
 }
 
 fn once(to: SocketAddrV4) -> Result<()> {
+    let patience = TimeVal::milliseconds(PATIENCE_MS);
     let socket = socket(
         AddressFamily::Inet,
         SockType::Stream,
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    // Holds for connect(2) too; see socket(7).
-    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(PATIENCE_S, 0))?;
+    // The first holds for connect(2) too; see socket(7).
+    setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
     connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
     let mut stream = TcpStream::from(socket);
     stream.write_all(&[1])?;
@@ -87,7 +89,8 @@ fn serve(listener: &TcpListener, watch: &Watch) -> Result<Tally> {
                 // What goes wrong here the client notices.
                 let mut byte = [0];
                 let answered = stream
-                    .read_exact(&mut byte)
+                    .set_read_timeout(Some(Duration::from_millis(PATIENCE_MS.cast_unsigned())))
+                    .and_then(|()| stream.read_exact(&mut byte))
                     .and_then(|()| stream.write_all(&byte));
                 if answered.is_ok() {
                     // The client closes first, so that TIME_WAIT stays on its side.

@@ -147,11 +147,20 @@ fn fast(
     if vtep.generation != permit.vtep_generation {
         return pass(Reason::StaleVtep);
     }
-    let path = nexthop::resolve(packet, config, vtep, state, now).map_err(Failure::Untouched)?;
-    if !nexthop::fits(packet, flow.headers_len, &path) {
-        return pass(Reason::OverPathMtu);
-    }
-    nexthop::outer_permit(config, state, now).map_err(Failure::Untouched)?;
+    let way = nexthop::resolve(packet, config, vtep, state, now).and_then(|path| {
+        if !nexthop::fits(packet, flow.headers_len, &path) {
+            return Err(Reason::OverPathMtu);
+        }
+        nexthop::outer_permit(config, state, now).map(|()| path)
+    });
+    let path = match way {
+        Ok(path) => path,
+        // Conntrack has never seen the flow, and would take this packet for invalid.
+        Err(reason) if direct::is_direct(permit) => {
+            return direct::to_device(packet, config, flow, vtep, reason);
+        }
+        Err(reason) => return pass(reason),
+    };
     if direct::is_direct(permit) {
         direct::keep(permit, now);
     } else if permit::is_probe(config, permit, Direction::Out, now) {

@@ -209,8 +209,12 @@ fn find(
     }
     let wire = flow.received();
     let mut found = permit::by_wire(&wire);
-    if found.is_none() && direct::is_on(config) && direct::open_in(flow, &wire, vtep, now).is_ok() {
-        found = permit::by_wire(&wire);
+    if found.is_none() && direct::is_on(config) {
+        match direct::open_in(flow, &wire, vtep, now) {
+            Ok(()) => found = permit::by_wire(&wire),
+            Err(refused @ (Reason::StackOwned | Reason::NeverFast)) => return Err(refused),
+            Err(_) => {}
+        }
     }
     let Some((pod, permit)) = found else {
         return Err(match flow.flags {

@@ -153,6 +153,14 @@ pub fn learn_out(
     }
     if direct::is_on(config) {
         direct::yield_to_nat(&pod, &wire, ifindex, now);
+        // A packet of a direct flow that was slow for once, to renew its outer permit for one.
+        // Conntrack has not seen the others: what it makes of this one is no answer.
+        if pod == wire
+            && !flow.flags.opens()
+            && maps::permit(&pod).is_some_and(|permit| direct::owns(permit))
+        {
+            return;
+        }
     }
     if !accepted || flow.flags.opens() {
         reject_out(&pod, &wire, ifindex, accepted, now);
@@ -163,13 +171,6 @@ pub fn learn_out(
     }
     let (index, vtep) = vtep;
     match maps::permit(&pod) {
-        Some(permit)
-            if permit.state == PERMIT_LIVE
-                && direct::is_on(config)
-                && direct::is_direct(permit) =>
-        {
-            return;
-        }
         Some(permit) if permit.state == PERMIT_TOMBSTONE && now < permit.tombstone_until_ns => {
             return;
         }

@@ -70,7 +70,7 @@ fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
     if !nexthop::fits(packet, headers_len, &path) {
         return pass(Reason::OverPathMtu);
     }
-    nexthop::outer_permit(config, state, now).map_err(Failure::Untouched)?;
+    nexthop::ask_outer(config, state, now).map_err(Failure::Untouched)?;
     let len = packet.len();
     encap::outer(packet, config, vtep, &path, ip.tos, now)?;
     count::encap(index, len);

@@ -4,6 +4,7 @@ use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use twill_testbed::traffic::ping;
 use twill_testbed::wait::{pass, wait_for, wait_until};
 use twill_tests::required;
 
@@ -80,7 +81,8 @@ fn replaced(lane: &mut Lane) -> Result<()> {
     let _new = Server::start(lane.pod(1).namespace(), "new", PORT)?;
     udp.socket
         .set_read_timeout(Some(Duration::from_millis(100)))?;
-    // The bridge's and the sender's memory of the old pod's MAC address goes away on stock too.
+    // The node still has the old pod's MAC address until the new one asks for the gateway's.
+    announce(lane, 1)?;
     let begin = Instant::now();
     wait_for("the new pod answers", SECONDS, || {
         let answer = udp.ask()?;
@@ -107,11 +109,18 @@ fn replaced(lane: &mut Lane) -> Result<()> {
     // And the other way round: the asking pod is replaced, its successor uses the same port.
     drop((udp, tcp, again));
     lane.replace_pod(0, "heir")?;
+    announce(lane, 0)?;
     let mut udp = Udp::connect(lane.pod(0).namespace(), 5200, to)?;
     udp.socket
         .set_read_timeout(Some(Duration::from_millis(100)))?;
     wait_for("the heir is answered", SECONDS, || udp.ask().map(Some))?;
     lane.make_fast(|| udp.ask().map(drop)).context("the heir")
+}
+
+/// Lets the node learn the new pod's MAC address, as the pod's first packet does.
+fn announce(lane: &Lane, side: usize) -> Result<()> {
+    let [a, b, c, _] = lane.pod(side).address().octets();
+    ping(lane.pod(side).namespace(), [a, b, c, 1].into(), 8).map(drop)
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::rules::ECHO;
 
 /// How long an answer may take when all is well.
 const ANSWER: Duration = Duration::from_secs(3);
+/// Bytes of a request's number.
+const NUMBER: usize = 8;
 /// Requests between two looks at the counters.
 const ROUND: u64 = 40;
 
@@ -21,6 +23,8 @@ const ROUND: u64 = 40;
 pub(crate) struct Flow {
     socket: Socket,
     number: u64,
+    /// Length of a request, bytes: a number and zeroes.
+    length: usize,
     /// What came and was not looked at yet, of TCP.
     pending: Vec<u8>,
 }
@@ -52,6 +56,19 @@ impl Flow {
         Ok(Self::over(Socket::Udp(socket)))
     }
 
+    /// Makes requests and answers this long.
+    pub(crate) fn pad_to(&mut self, length: usize) {
+        self.length = length.max(NUMBER);
+    }
+
+    /// The stream of a TCP flow.
+    pub(crate) fn stream(&self) -> Result<&TcpStream> {
+        match &self.socket {
+            Socket::Tcp(stream) => Ok(stream),
+            Socket::Udp(_) => bail!("a UDP flow has no stream"),
+        }
+    }
+
     /// The flow's own port.
     pub(crate) fn port(&self) -> Result<u16> {
         let address = match &self.socket {
@@ -65,6 +82,7 @@ impl Flow {
         Self {
             socket,
             number: 0,
+            length: NUMBER,
             pending: Vec::new(),
         }
     }
@@ -73,7 +91,8 @@ impl Flow {
     /// connection that is refused or reset is an error.
     pub(crate) fn ask(&mut self, within: Duration) -> Result<bool> {
         self.number += 1;
-        let request = self.number.to_be_bytes();
+        let mut request = vec![0; self.length];
+        request[..NUMBER].copy_from_slice(&self.number.to_be_bytes());
         let end = Instant::now() + within;
         match &mut self.socket {
             Socket::Tcp(stream) => stream.write_all(&request)?,
@@ -108,8 +127,8 @@ impl Flow {
                 Err(error) => return Err(error.into()),
             }
             // Answers to earlier requests may be late.
-            while let Some((answer, rest)) = self.pending.split_first_chunk::<8>() {
-                let found = *answer == request;
+            while let Some((answer, rest)) = self.pending.split_at_checked(request.len()) {
+                let found = *answer == request[..];
                 self.pending = rest.to_vec();
                 if found {
                     return Ok(true);
@@ -150,4 +169,14 @@ impl Flow {
 /// The echo server's address in a pod.
 pub(crate) fn echo(pod: &Pod) -> SocketAddrV4 {
     SocketAddrV4::new(pod.address(), ECHO)
+}
+
+/// Echoes what comes until the connection ends.
+pub(crate) fn serve_echo(mut stream: TcpStream) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
 }

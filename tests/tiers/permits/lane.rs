@@ -228,6 +228,22 @@ impl Lane {
         ])
     }
 
+    /// [`Self::fast_packets`]; none on a stock lane.
+    pub(crate) fn fast_or_none(&self) -> Result<Option<[u64; 4]>> {
+        match self.who {
+            Who::Stock => Ok(None),
+            Who::Twill(_) => self.fast_packets().map(Some),
+        }
+    }
+
+    /// The switch between the nodes.
+    pub(crate) fn switch(&self) -> &Namespace {
+        match &self.kind {
+            Kind::Twill(cluster) => cluster.underlay.switch(),
+            Kind::Stock(pair, _) => pair.underlay.switch(),
+        }
+    }
+
     /// Packets of a node that a program counted for a reason.
     pub(crate) fn count(&self, side: usize, program: &str, reason: &str) -> Result<u64> {
         let counters = self.member(side)?.agent.counters()?;
@@ -263,11 +279,9 @@ impl Lane {
             let mut wire = HashMap::<MapData, FlowTuple, Mapping>::try_from(
                 self.map(side, PERMITS_WIRE.name)?,
             )?;
-            for gone in [map.remove(&permit.pod), wire.remove(&permit.wire)] {
-                match gone {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(error) => return Err(error.into()),
-                }
+            map.remove(&permit.pod)?;
+            if permit.wire != permit.pod {
+                wire.remove(&permit.wire)?;
             }
         }
         Ok(())

@@ -107,7 +107,8 @@ fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
             let asked = String::from_utf8_lossy(&buffer[..length]);
-            drop(socket.send_to(format!("{name} {from} {asked}").as_bytes(), from));
+            let answer = format!("{name} {from} {}", asked.trim_end());
+            drop(socket.send_to(answer.as_bytes(), from));
         }
     }
 }
@@ -205,8 +206,15 @@ impl Udp {
 
     /// Asks once; what answers an earlier question is passed over.
     pub(crate) fn ask(&mut self) -> Result<Answer> {
+        self.ask_long(0)
+    }
+
+    /// Asks with a datagram of this many bytes; the answer is short.
+    pub(crate) fn ask_long(&mut self, size: usize) -> Result<Answer> {
         self.asked += 1;
-        self.socket.send(format!("{}\n", self.asked).as_bytes())?;
+        let mut question = format!("{}\n", self.asked).into_bytes();
+        question.resize(question.len().max(size), b' ');
+        self.socket.send(&question)?;
         let mut buffer = [0; 2048];
         loop {
             let length = match self.socket.recv(&mut buffer) {

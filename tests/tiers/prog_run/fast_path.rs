@@ -64,8 +64,7 @@ fn record(lab: &Lab, flags: u32) -> Permit {
         probe_in_at_ns: u64::MAX,
         tombstone_until_ns: 0,
         since_ns: 1,
-        // Where the lab runs programs of pods' veths.
-        ifindex: lab.overlay,
+        ifindex: lab.veth,
         vtep: VTEP_B,
         vtep_generation: lab.tables().vteps[VTEP_B as usize].generation,
         probes: 0,
@@ -108,8 +107,10 @@ fn tables(lab: &Lab, agent: FastPath, operator: Option<u32>) -> Tables {
     }
 }
 
-fn remembering(mut tables: Tables, permit: Permit) -> Tables {
-    tables.flows.permits.set(permit.pod, permit);
+fn remembering(lab: &Lab, flags: u32, agent: FastPath, operator: Option<u32>) -> Tables {
+    let mut tables = tables(lab, agent, operator);
+    let record = record(lab, flags);
+    tables.flows.permits.set(record.pod, record);
     tables
 }
 
@@ -146,7 +147,7 @@ fn without_its_flag_the_operators_word_is_none() {
 #[test]
 fn an_agent_in_doubt_is_slow_whatever_the_operator_wants() {
     let Some(lab) = Lab::open() else { return };
-    let mut tables = remembering(tables(&lab, FastPath::Permit, Some(2)), record(&lab, 0));
+    let mut tables = remembering(&lab, 0, FastPath::Permit, Some(2));
     tables.config.flags |= CONFIG_FLAG_STALE;
     for (program, packet, reason) in [
         (Program::FromPod, segment_out(), Reason::FastPathOff),
@@ -161,7 +162,7 @@ fn an_agent_in_doubt_is_slow_whatever_the_operator_wants() {
 fn switched_off_no_permit_is_used() {
     let Some(lab) = Lab::open() else { return };
     for (agent, operator, holds) in WORDS {
-        let tables = remembering(tables(&lab, agent, operator), record(&lab, 0));
+        let tables = remembering(&lab, 0, agent, operator);
         for (program, packet, off) in [
             (Program::FromPod, segment_out(), Reason::FastPathOff),
             (Program::FromUplink, segment_in(), Reason::Trusted),
@@ -180,8 +181,7 @@ fn switched_off_no_permit_is_used() {
 fn a_direct_record_is_used_only_while_direct_is_on() {
     let Some(lab) = Lab::open() else { return };
     for (agent, operator, holds) in WORDS {
-        let direct = record(&lab, PERMIT_FLAG_DIRECT);
-        let tables = remembering(tables(&lab, agent, operator), direct);
+        let tables = remembering(&lab, PERMIT_FLAG_DIRECT, agent, operator);
         for (program, packet, off) in [
             (Program::FromPod, segment_out(), Reason::FastPathOff),
             (Program::FromUplink, segment_in(), Reason::Trusted),

@@ -85,7 +85,11 @@ impl<K: aya::Pod + Debug + PartialEq, V: aya::Pod + Debug> Table<K, V> {
         V: PartialEq,
     {
         if self != found {
-            tell(name, format!("{self:#?}"), format!("{found:#?}"));
+            let listed = |table: &Self| {
+                let entries = table.0.iter().map(|entry| format!("\n    {entry:?}"));
+                entries.collect::<String>()
+            };
+            tell(name, listed(self), listed(found));
         }
     }
 

@@ -1,8 +1,8 @@
 //! `to_overlay` learns what netfilter made of the packet that a pod sent a moment ago.
 
 use twill_abi::{
-    CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, FastPath, FlowTuple, PERMIT_FLAG_DIRECT,
-    PERMIT_TOMBSTONE, Permit, Reason, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags,
+    CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, FastPath, FlowTuple, PERMIT_TOMBSTONE, Permit,
+    Reason, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags,
 };
 use twill_testbed::packet::{PROTOCOL_TCP, PROTOCOL_UDP, Tcp};
 
@@ -327,9 +327,5 @@ fn what_may_have_no_permits_learns_none() {
                 tables.config.fast_path = FastPath::Off as u32;
             }),
         );
-        let mut direct = permit(&lab, pod, wire);
-        direct.flags = PERMIT_FLAG_DIRECT;
-        let case = usual(&lab, "direct", Said::Accepted, protocol);
-        check(&lab, &case.holding(direct));
     }
 }

@@ -2,10 +2,15 @@
 //! not.
 
 mod connections;
+mod direct_about;
+mod direct_in;
+mod direct_out;
 mod flow;
 mod from_pod;
 mod from_uplink;
+mod garbage;
 mod in_refused;
 mod learn_in;
 mod learn_out;
 mod out_refused;
+mod round_trip;

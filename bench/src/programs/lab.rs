@@ -1,0 +1,170 @@
+//! Programs in the kernel with their maps filled, and the clock that times a run.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use nix::net::if_::if_nametoindex;
+use twill_abi::maps::MAPS;
+use twill_abi::{Program, Reason, counter_index};
+use twill_testbed::command;
+
+use super::branch::{Branch, Device};
+use super::context::context;
+use super::scene::{NEXT_MAC, OWN_UNDERLAY, PORT, Scene, UPLINK_MAC, VNI, underlay};
+use super::tables;
+use crate::stats::float;
+
+/// Interface indices of the devices that packets are on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Devices {
+    pub(super) uplink: u32,
+    pub(super) overlay: u32,
+    pub(super) veth: u32,
+}
+
+impl Devices {
+    /// Makes them in the namespace that the calling thread is in.
+    pub(super) fn make() -> Result<Self> {
+        let [uplink_mac, next_mac] = [UPLINK_MAC, NEXT_MAC].map(twill_testbed::world::mac_text);
+        let peer = underlay(1);
+        let lines = format!(
+            "ip link add eth0 address {uplink_mac} type veth peer name wire
+             ip link set eth0 up
+             ip link set wire up
+             ip address add {OWN_UNDERLAY}/15 dev eth0
+             ip neighbour add {peer} lladdr {next_mac} dev eth0 nud permanent
+             ip link add flannel.1 mtu 1450 type vxlan id {VNI} local {OWN_UNDERLAY} dev eth0 dstport {PORT} nolearning
+             ip link set flannel.1 up
+             ip link add veth0 type veth peer name pod
+             ip link set veth0 up"
+        );
+        for line in lines.lines() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            command::run(&mut command::command(&words)?)?;
+        }
+        // Without it the kernel tells programs no next hop.
+        let forward = "/proc/sys/net/ipv4/ip_forward";
+        std::fs::write(forward, "1").with_context(|| format!("write {forward}"))?;
+        let index = |name: &str| if_nametoindex(name).with_context(|| format!("index of {name}"));
+        Ok(Self {
+            uplink: index("eth0")?,
+            overlay: index("flannel.1")?,
+            veth: index("veth0")?,
+        })
+    }
+
+    fn index(self, device: Device) -> u32 {
+        match device {
+            Device::Uplink => self.uplink,
+            Device::Overlay => self.overlay,
+            Device::Veth => self.veth,
+        }
+    }
+}
+
+/// An object in the kernel, its maps filled for a scene.
+pub(super) struct Lab {
+    ebpf: Ebpf,
+    scene: Scene,
+    devices: Devices,
+}
+
+impl Lab {
+    pub(super) fn open(object: &[u8], scene: Scene, devices: Devices) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for map in MAPS {
+            if let Some(entries) = tables::entries(map.name, scene) {
+                loader.map_max_entries(map.name, entries);
+            }
+        }
+        let mut ebpf = loader.load(object).context("load the object")?;
+        for (name, program) in ebpf.programs_mut() {
+            // The guard is XDP's, and not measured here.
+            if let Ok(program) = <&mut SchedClassifier>::try_from(program) {
+                program.load().with_context(|| format!("load {name}"))?;
+            }
+        }
+        tables::fill(&mut ebpf, scene, devices).context("fill the maps")?;
+        Ok(Self {
+            ebpf,
+            scene,
+            devices,
+        })
+    }
+
+    /// Times of so many runs of a branch, nanoseconds. That another branch was taken in any
+    /// of them is an error.
+    pub(super) fn time(&mut self, branch: Branch, runs: usize) -> Result<Vec<f64>> {
+        tables::prepare(&mut self.ebpf, branch, self.devices)?;
+        let packets = branch.packets(self.scene.leases);
+        let context = context(self.devices.index(branch.device()), branch.mark());
+        let before = self.counted(branch.program())?;
+        let mut times = Vec::with_capacity(runs);
+        for packet in packets.iter().cycle().take(runs) {
+            if branch == Branch::ToOverlayNextHop {
+                tables::forget_next_hop(&mut self.ebpf, self.devices)?;
+            }
+            let result = self
+                .program(branch.program())?
+                .test_run(TestRunOptions {
+                    data_in: Some(packet),
+                    ctx_in: Some(&context),
+                    ..TestRunOptions::default()
+                })
+                .with_context(|| format!("run {branch}"))?;
+            times.push(float(u64::try_from(result.duration.as_nanos())?));
+        }
+        self.check(branch, runs as u64, &before)?;
+        Ok(times)
+    }
+
+    fn program(&mut self, program: Program) -> Result<&mut SchedClassifier> {
+        let name = program.label();
+        let program = self.ebpf.program_mut(name);
+        let program = program.with_context(|| format!("the object has no program {name}"))?;
+        program
+            .try_into()
+            .with_context(|| format!("{name} is no TC program"))
+    }
+
+    /// Packets that a program counted, by reason.
+    fn counted(&self, program: Program) -> Result<BTreeMap<Reason, u64>> {
+        let counters = tables::counters(&self.ebpf)?;
+        let mut counted = BTreeMap::new();
+        for &reason in Reason::ALL {
+            let values = counters.get(&counter_index(program, reason), 0)?;
+            counted.insert(reason, values.iter().map(|value| value.packets).sum());
+        }
+        Ok(counted)
+    }
+
+    fn check(&self, branch: Branch, runs: u64, before: &BTreeMap<Reason, u64>) -> Result<()> {
+        if branch == Branch::Nothing {
+            // It counts nothing: that is the point of it.
+            return Ok(());
+        }
+        let mut now = self.counted(branch.program())?;
+        now.retain(|reason, count| {
+            *count -= before.get(reason).copied().unwrap_or_default();
+            *count > 0
+        });
+        let wanted = branch.reason();
+        if now.get(&wanted) == Some(&runs) {
+            let others = now.keys().filter(|reason| {
+                !matches!(reason, Reason::Learned | Reason::Fast) && **reason != wanted
+            });
+            ensure!(
+                others.count() == 0,
+                "other branches were taken as well: {now:?}"
+            );
+            return Ok(());
+        }
+        bail!(
+            "another branch was taken: {} of {} was to count {runs} packets, and counted were {now:?}",
+            wanted.label(),
+            branch.program().label()
+        )
+    }
+}
