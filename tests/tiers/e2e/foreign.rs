@@ -54,11 +54,11 @@ fn configured(node: &Node) -> Result<Vec<String>> {
     ] {
         state.push(run(words)?);
     }
-    Ok(state.into_iter().map(without_times).collect())
+    Ok(state.iter().map(|text| without_times(text)).collect())
 }
 
 /// `iptables-save` says when it ran.
-fn without_times(text: String) -> String {
+fn without_times(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.collect::<Vec<_>>().join("\n")
 }
