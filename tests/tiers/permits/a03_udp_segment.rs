@@ -102,5 +102,5 @@ fn a03_every_datagram_of_udp_segment_arrives() -> Result<()> {
         }
         Ok(())
     };
-    both(Options::default(), scenario).map(drop)
+    both(Options::default(), scenario)
 }
