@@ -88,5 +88,5 @@ fn a01_a_flow_whose_server_speaks_first_outlives_silence() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    both(Options::default(), |lab| outlives_silence(lab)).map(drop)
+    both(Options::default(), |lab| outlives_silence(lab))
 }

@@ -117,7 +117,7 @@ fn a02_a_reset_by_the_client_after_3_gib_arrives() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    both(Options::default(), |lab| reset_arrives(lab, true)).map(drop)
+    both(Options::default(), |lab| reset_arrives(lab, true))
 }
 
 #[test]
@@ -125,5 +125,5 @@ fn a02_a_reset_by_the_server_after_3_gib_arrives() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    both(Options::default(), |lab| reset_arrives(lab, false)).map(drop)
+    both(Options::default(), |lab| reset_arrives(lab, false))
 }

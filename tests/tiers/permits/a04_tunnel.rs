@@ -52,5 +52,5 @@ fn a04_tcp_passes_through_a_vxlan_device_inside_pods() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    both(Options::default(), |lab| tunnel_works(lab)).map(drop)
+    both(Options::default(), |lab| tunnel_works(lab))
 }

@@ -42,5 +42,5 @@ fn a05_outer_fragments_of_a_stock_peer_arrive_whole() -> Result<()> {
         stock_sender: true,
         ..Options::default()
     };
-    both(options, |lab| fragments_arrive_whole(lab)).map(drop)
+    both(options, |lab| fragments_arrive_whole(lab))
 }

@@ -71,7 +71,7 @@ fn mac(text: &serde_json::Value) -> Result<[u8; 6]> {
         .collect();
     bytes?
         .try_into()
-        .map_err(|_| anyhow::anyhow!("{text} is no MAC address"))
+        .map_err(|_length| anyhow::anyhow!("{text} is no MAC address"))
 }
 
 /// What the pod would send over its flow, tagged.
@@ -125,5 +125,5 @@ fn a06_a_tagged_frame_of_a_pod_never_leaves_the_node() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    both(Options::default(), |lab| no_tag_leaves(lab)).map(drop)
+    both(Options::default(), |lab| no_tag_leaves(lab))
 }

@@ -112,5 +112,5 @@ fn a07_a_forged_source_does_not_use_anothers_permit() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    both(Options::default(), |lab| forging_is_in_vain(lab)).map(drop)
+    both(Options::default(), |lab| forging_is_in_vain(lab))
 }

@@ -74,7 +74,7 @@ fn befriend(socket: &UdpSocket, stop: &AtomicBool, diverted: &AtomicU64) {
 }
 
 /// Sends packets in the victim's name by one connected raw socket, in turns to `to`.
-fn forge(lab: &Lab, stop: &AtomicBool, raw: &RawIp, to: &[(SocketAddrV4, u8)]) -> Result<u64> {
+fn forge(lab: &Lab, stop: &AtomicBool, raw: &RawIp, to: &[(SocketAddrV4, u8)]) -> u64 {
     let victim = lab.pod(A, 0).address();
     let packets: Vec<_> = to
         .iter()
@@ -95,7 +95,7 @@ fn forge(lab: &Lab, stop: &AtomicBool, raw: &RawIp, to: &[(SocketAddrV4, u8)]) -
             }
         }
     }
-    Ok(sent)
+    sent
 }
 
 fn service_is_not_diverted(lab: &Lab) -> Result<()> {
@@ -130,7 +130,7 @@ fn service_is_not_diverted(lab: &Lab) -> Result<()> {
         let mut sent = 0;
         for thread in threads {
             match thread.join() {
-                Ok(count) => sent += count?,
+                Ok(count) => sent += count,
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
@@ -155,5 +155,5 @@ fn a08_a_service_flow_is_never_diverted() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    both(Options::default(), |lab| service_is_not_diverted(lab)).map(drop)
+    both(Options::default(), |lab| service_is_not_diverted(lab))
 }

@@ -6,10 +6,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use twill_testbed::wait::pass;
+use twill_testbed::wait::{pass, wait_for};
 
 use crate::flow::Flow;
-use crate::lab::{Kind, Lab, PERMIT_TIME, SLACK};
+use crate::lab::{A, B, Kind, Lab, PERMIT_TIME, SECONDS, SLACK};
 
 /// How long one answer is waited for.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -111,9 +111,6 @@ impl Lab {
     /// Waits until every flow, known by a port of the pod's or the remote end's, may be fast in
     /// both directions on both nodes, and packets are in fact carried past the stacks.
     pub(crate) fn wait_fast(&self, ports: &[u16]) -> Result<()> {
-        use twill_testbed::wait::wait_for;
-
-        use crate::lab::{A, B, SECONDS};
         if self.kind == Kind::Stock {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData};
@@ -70,19 +70,12 @@ pub(crate) struct Options {
     pub(crate) stock_sender: bool,
 }
 
-/// The same on Twill and stock, at the same time.
-#[derive(Debug)]
-pub(crate) struct Both<T> {
-    pub(crate) twill: T,
-    pub(crate) stock: T,
-}
-
 /// Runs `scenario` on nodes with Twill and on stock nodes, at the same time.
-pub(crate) fn both<T: Send>(
+pub(crate) fn both(
     options: Options,
-    scenario: impl Fn(&mut Lab) -> Result<T> + Sync,
-) -> Result<Both<T>> {
-    let run = |kind: Kind| -> Result<T> {
+    scenario: impl Fn(&mut Lab) -> Result<()> + Sync,
+) -> Result<()> {
+    let run = |kind: Kind| -> Result<()> {
         let mut lab = Lab::new(kind, options)?;
         let result = scenario(&mut lab);
         let result = lab.cluster.explained(result);
@@ -95,10 +88,7 @@ pub(crate) fn both<T: Send>(
             Ok(stock) => stock,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        Ok(Both {
-            twill: twill?,
-            stock: stock?,
-        })
+        twill.and(stock)
     })
 }
 
@@ -251,10 +241,10 @@ fn open_permits(agent: &Agent) -> Result<Permits> {
     Ok(Permits::open(open)?)
 }
 
-/// Puts rules in force on a node and gives the time at which they were.
-pub(crate) fn forbid(lab: &Lab, rules: &[(usize, &str)]) -> Result<std::time::Instant> {
+/// Puts rules in force on nodes and gives the time at which they were.
+pub(crate) fn forbid(lab: &Lab, rules: &[(usize, &str)]) -> Result<Instant> {
     for (node, rule) in rules {
         lab.on(*node, rule)?;
     }
-    Ok(std::time::Instant::now())
+    Ok(Instant::now())
 }

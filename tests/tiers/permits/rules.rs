@@ -26,7 +26,7 @@ pub(crate) enum Dialect {
 /// What a Service forwards to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Service {
-    /// ClusterIP and port.
+    /// `ClusterIP` and port.
     pub(crate) at: SocketAddrV4,
     /// `tcp` or `udp`.
     pub(crate) protocol: &'static str,
@@ -67,14 +67,14 @@ pub(crate) fn install(node: &Namespace, dialect: Dialect, pods: &[Ipv4Addr]) -> 
         Dialect::IptablesNft => feed(
             node,
             &["iptables-nft-restore", "--noflush"],
-            &iptables(pods),
+            &iptables(pods)?,
         ),
         Dialect::IptablesLegacy => feed(
             node,
             &["iptables-legacy-restore", "--noflush"],
-            &iptables(pods),
+            &iptables(pods)?,
         ),
-        Dialect::Nftables => feed(node, &["nft", "-f", "-"], &nftables(pods)),
+        Dialect::Nftables => feed(node, &["nft", "-f", "-"], &nftables(pods)?),
     }
 }
 
@@ -96,7 +96,7 @@ pub(crate) fn feed(node: &Namespace, words: &[&str], text: &str) -> Result<()> {
 
 /// After kube-proxy 1.31 `pkg/proxy/iptables/proxier.go`, and flannel 0.28
 /// `pkg/trafficmngr/iptables`.
-fn iptables(pods: &[Ipv4Addr]) -> String {
+fn iptables(pods: &[Ipv4Addr]) -> Result<String> {
     let mut chains = String::new();
     let mut rules = String::new();
     for (number, service) in SERVICES.iter().enumerate() {
@@ -111,35 +111,30 @@ fn iptables(pods: &[Ipv4Addr]) -> String {
             at.ip(),
             at.port()
         );
-        writeln!(chains, ":KUBE-SVC-{number} - [0:0]").ok();
-        writeln!(rules, "-A KUBE-SERVICES {to} -j KUBE-SVC-{number}").ok();
+        writeln!(chains, ":KUBE-SVC-{number} - [0:0]")?;
+        writeln!(rules, "-A KUBE-SERVICES {to} -j KUBE-SVC-{number}")?;
         writeln!(
             rules,
             "-A KUBE-SVC-{number} ! -s {NETWORK} {to} -j KUBE-MARK-MASQ"
-        )
-        .ok();
+        )?;
         for (place, pod) in backends.iter().enumerate() {
             let backend = pods[*pod];
             let chain = format!("KUBE-SEP-{number}-{place}");
             let drawn = match backends.len() - place {
-                1 => String::new(),
-                2 => "-m statistic --mode random --probability 0.50000000000".to_owned(),
-                left => format!(
-                    "-m statistic --mode random --probability {}",
-                    1.0 / left as f64
-                ),
+                1 => "",
+                2 => "-m statistic --mode random --probability 0.50000000000",
+                _ => unreachable!("no Service here has more than two backends"),
             };
-            writeln!(chains, ":{chain} - [0:0]").ok();
-            writeln!(rules, "-A KUBE-SVC-{number} {drawn} -j {chain}").ok();
-            writeln!(rules, "-A {chain} -s {backend}/32 -j KUBE-MARK-MASQ").ok();
+            writeln!(chains, ":{chain} - [0:0]")?;
+            writeln!(rules, "-A KUBE-SVC-{number} {drawn} -j {chain}")?;
+            writeln!(rules, "-A {chain} -s {backend}/32 -j KUBE-MARK-MASQ")?;
             writeln!(
                 rules,
                 "-A {chain} -p {protocol} -m {protocol} -j DNAT --to-destination {backend}:{port}"
-            )
-            .ok();
+            )?;
         }
     }
-    format!(
+    Ok(format!(
         "*nat
 :KUBE-SERVICES - [0:0]
 :KUBE-MARK-MASQ - [0:0]
@@ -164,12 +159,12 @@ COMMIT
 -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 COMMIT
 "
-    )
+    ))
 }
 
 /// After kube-proxy 1.31 `pkg/proxy/nftables/proxier.go`: a verdict map of Services, backends by
 /// `numgen random`.
-fn nftables(pods: &[Ipv4Addr]) -> String {
+fn nftables(pods: &[Ipv4Addr]) -> Result<String> {
     let mut elements = Vec::new();
     let mut chains = String::new();
     for (number, service) in SERVICES.iter().enumerate() {
@@ -195,8 +190,7 @@ fn nftables(pods: &[Ipv4Addr]) -> String {
                     ip saddr {backend} jump mark-for-masquerade
                     meta l4proto {protocol} dnat to {backend}:{port}
                 }}"
-            )
-            .ok();
+            )?;
         }
         writeln!(
             chains,
@@ -208,10 +202,9 @@ fn nftables(pods: &[Ipv4Addr]) -> String {
             at.port(),
             backends.len(),
             drawn.join(", ")
-        )
-        .ok();
+        )?;
     }
-    format!(
+    Ok(format!(
         "table ip kube-proxy {{
             chain mark-for-masquerade {{ meta mark set meta mark or 0x4000; }}
             {chains}
@@ -240,5 +233,5 @@ fn nftables(pods: &[Ipv4Addr]) -> String {
         }}
         ",
         elements.join(", ")
-    )
+    ))
 }

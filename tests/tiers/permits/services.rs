@@ -26,8 +26,7 @@ fn services_are_fast(dialect: Dialect) -> Result<()> {
             ensure!(nat, "no permit with NAT: {permits:?}");
         }
         Ok(())
-    })?;
-    Ok(())
+    })
 }
 
 #[test]
