@@ -65,7 +65,7 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     };
     let stop = stopped_by_signal()?;
     let ended = stop
-        .run_until_cancelled(start::start(args, lease_server, &stop))
+        .run_until_cancelled(Box::pin(start::start(args, lease_server, &stop)))
         .await;
     match ended {
         // Stopped before there was anything to stop.

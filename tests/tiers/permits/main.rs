@@ -26,6 +26,7 @@ mod a09_outer;
 mod absence;
 mod conntrack;
 mod direct_mode;
+mod handover;
 mod limits;
 mod marks;
 mod path;
