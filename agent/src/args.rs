@@ -142,6 +142,11 @@ pub struct AgentArgs {
     /// Who carries packets.
     #[arg(long, value_enum, value_name = "WHO", default_value = "bpf")]
     pub datapath: DatapathChoice,
+    /// Masquerade what leaves the overlay, by nftables rules as flannel's, and tell CNI plugins
+    /// so. Without it the bridge plugin masquerades by itself, pods of other nodes included, and
+    /// such flows are never fast.
+    #[arg(long)]
+    pub ip_masq: bool,
     /// Which flows may skip the host's stack.
     #[arg(long, value_enum, value_name = "MODE", default_value = "permit")]
     pub fast_path: FastPathChoice,

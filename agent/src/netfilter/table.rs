@@ -8,11 +8,10 @@ use std::collections::BTreeSet;
 
 use ipnetwork::Ipv4Network;
 use serde_json::{Value, json};
-use thiserror::Error;
-
 use twill_core::subnet::Subnet;
 
-use super::nft::{self, NftError};
+use super::expression::{address, and, differs, equals, mark, prefix, set_mark};
+use super::ruleset::{self, InForce, TableError};
 
 /// Name of the table; its family is `inet`.
 pub const TABLE: &str = "twill";
@@ -40,63 +39,20 @@ pub struct PermitTable {
     pub exclude: Vec<Ipv4Network>,
 }
 
-/// Why the table is not in force.
-#[derive(Debug, Error)]
-pub enum TableError {
-    /// `nft` refused it or could not be run.
-    #[error(
-        "write nftables table inet {TABLE}; is `nft` installed and does the kernel have nf_tables?"
-    )]
-    Write(#[source] NftError),
-    /// `nft` could not be asked.
-    #[error("read nftables table inet {TABLE}")]
-    Read(#[source] NftError),
-}
-
-/// The table as the kernel had it right after it was written: what `nft` prints differs from
-/// version to version, so a later look is compared with an earlier one, not with our own text.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InForce(Value);
-
-impl InForce {
-    /// Whether the kernel still has the table as it was written.
-    pub async fn is_so(&self) -> Result<bool, TableError> {
-        match list().await {
-            Ok(now) => Ok(now == self.0),
-            Err(NftError::Refused { .. }) => Ok(false),
-            Err(source) => Err(TableError::Read(source)),
-        }
-    }
-}
-
 impl PermitTable {
     /// Writes the table, whatever was there under its name.
     pub async fn write(&self) -> Result<InForce, TableError> {
-        apply(&self.document()).await.map_err(TableError::Write)?;
-        list().await.map(InForce).map_err(TableError::Read)
+        InForce::write(FAMILY, TABLE, &self.document()).await
     }
 
     /// Whether a table of this name is there. Where there is no `nft`, nobody made one.
     pub async fn is_there() -> Result<bool, TableError> {
-        match list().await {
-            Ok(_) => Ok(true),
-            Err(NftError::Refused { .. }) => Ok(false),
-            Err(NftError::Run { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(false)
-            }
-            Err(source) => Err(TableError::Read(source)),
-        }
+        ruleset::is_there(FAMILY, TABLE).await
     }
 
     /// Removes the table, if it is there.
     pub async fn remove() -> Result<(), TableError> {
-        let table = json!({ "family": FAMILY, "name": TABLE });
-        // Adding what exists changes nothing, and makes the deletion succeed where it does not.
-        let document = json!({ "nftables": [
-            { "add": { "table": table } },
-            { "delete": { "table": table } },
-        ]});
-        apply(&document).await.map_err(TableError::Write)
+        ruleset::remove(FAMILY, TABLE).await
     }
 
     fn document(&self) -> Value {
@@ -137,7 +93,7 @@ impl PermitTable {
         let own = prefix(&self.own_subnet.network(), self.own_subnet.prefix());
         let network = prefix(&self.network.network(), self.network.prefix());
         let mut rules = vec![json!([
-            differs(&and(&mark(), self.mark_bit), 0),
+            differs(&and(&mark(), self.mark_bit), &json!(0)),
             set_mark(&and(&mark(), !self.mark_bit)),
         ])];
         for direction in ["saddr", "daddr"] {
@@ -189,58 +145,6 @@ fn outermost(networks: &[Ipv4Network]) -> BTreeSet<Ipv4Network> {
     outermost.copied().collect()
 }
 
-async fn apply(document: &Value) -> Result<(), NftError> {
-    let text = document.to_string();
-    nft::run(&["-j", "-f", "-"], &text).await.map(drop)
-}
-
-/// The table as `nft` prints it, without the handles that differ from one writing to the next.
-async fn list() -> Result<Value, NftError> {
-    let printed = nft::run(&["-j", "list", "table", FAMILY, TABLE], "").await?;
-    let mut document = serde_json::from_slice(&printed).unwrap_or(Value::Null);
-    strip_handles(&mut document);
-    Ok(document)
-}
-
-fn strip_handles(value: &mut Value) {
-    match value {
-        Value::Array(entries) => entries.iter_mut().for_each(strip_handles),
-        Value::Object(fields) => {
-            fields.remove("handle");
-            fields.values_mut().for_each(strip_handles);
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-fn mark() -> Value {
-    json!({ "meta": { "key": "mark" } })
-}
-
-fn and(left: &Value, right: u32) -> Value {
-    json!({ "&": [left, right] })
-}
-
-fn address(direction: &str) -> Value {
-    json!({ "payload": { "protocol": "ip", "field": direction } })
-}
-
-fn prefix(address: &impl ToString, len: u8) -> Value {
-    json!({ "prefix": { "addr": address.to_string(), "len": len } })
-}
-
-fn equals(left: &Value, right: &Value) -> Value {
-    json!({ "match": { "op": "==", "left": left, "right": right } })
-}
-
-fn differs(left: &Value, right: u32) -> Value {
-    json!({ "match": { "op": "!=", "left": left, "right": right } })
-}
-
-fn set_mark(value: &Value) -> Value {
-    json!({ "mangle": { "key": mark(), "value": value } })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,15 +173,5 @@ mod tests {
         let networks = ["10.1.0.0/16", "10.1.2.3/24", "10.2.0.7/32", "10.1.9.9/16"].map(parse);
         let expected = ["10.1.0.0/16", "10.2.0.7/32"].map(parse);
         assert_eq!(outermost(&networks), BTreeSet::from(expected));
-    }
-
-    #[test]
-    fn handles_do_not_count() {
-        let mut printed = json!({ "nftables": [{ "table": { "name": "twill", "handle": 7 } }] });
-        strip_handles(&mut printed);
-        assert_eq!(
-            printed,
-            json!({ "nftables": [{ "table": { "name": "twill" } }] })
-        );
     }
 }

@@ -22,6 +22,7 @@ use twill_core::vtep::MacAddr;
 use super::acceptance::Acceptance;
 use super::bpf::Bpf;
 use super::failures::Failures;
+use super::masquerade::Masquerade;
 use super::patience::pauses;
 use super::pods::Pods;
 use super::report::Report;
@@ -51,6 +52,7 @@ pub(super) struct Agent {
     pub(super) observed: Observed,
     pub(super) bpf: Bpf,
     pub(super) acceptance: Acceptance,
+    pub(super) masquerade: Masquerade,
     pub(super) pods: Pods,
     pub(super) failures: Failures,
     pub(super) readiness: Readiness,
@@ -138,6 +140,7 @@ impl Agent {
             finder,
             bpf,
             acceptance,
+            masquerade: Masquerade::default(),
             pods,
             readiness,
             report,

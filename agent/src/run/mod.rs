@@ -4,6 +4,7 @@ mod acceptance;
 mod agent;
 mod bpf;
 mod failures;
+mod masquerade;
 mod pass;
 mod patience;
 mod pods;

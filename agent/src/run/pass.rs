@@ -40,7 +40,7 @@ impl Agent {
         }
         self.reconcile(batch.look, &batch.subnets).await;
         if batch.look == Look::Everywhere {
-            self.assert_acceptance().await;
+            self.assert_netfilter().await;
         }
         if batch.look == Look::Everywhere || batch.pods {
             self.look_at_pods().await;
@@ -219,10 +219,15 @@ impl Agent {
         }
     }
 
-    /// Makes sure of what permits rest on.
-    async fn assert_acceptance(&mut self) {
+    /// Makes sure of masquerading, and of what permits rest on.
+    async fn assert_netfilter(&mut self) {
         if let Some(own_subnet) = self.state.own_subnet() {
             let network = self.state.config().network;
+            if self.args.ip_masq {
+                self.masquerade
+                    .assert(network, own_subnet, &mut self.failures)
+                    .await;
+            }
             self.acceptance
                 .assert(network, own_subnet, &mut self.failures)
                 .await;
@@ -346,7 +351,7 @@ impl Agent {
             network: self.state.config().network,
             subnet,
             mtu: self.state.device().mtu,
-            ip_masq: false,
+            ip_masq: self.args.ip_masq,
         };
         if !ready || self.told == Some(env) {
             return;

@@ -102,7 +102,12 @@ impl Cluster {
         let mut agent = Agent::new(&node, &url, flags);
         let started = agent.start_again().and_then(|()| agent.wait_ready());
         self.explained(started).with_context(|| agent.log_tail())?;
-        let env = agent.subnet_env()?;
+        // Pods leave the node under their own addresses, as where the node masquerades what
+        // goes outside: a flow whose source the bridge plugin rewrites is never fast.
+        let env = SubnetEnv {
+            ip_masq: true,
+            ..agent.subnet_env()?
+        };
         let member = Member {
             pods: Vec::new(),
             agent,
