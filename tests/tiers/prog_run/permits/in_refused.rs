@@ -240,3 +240,20 @@ fn a_closing_segment_from_the_wire_leaves_a_tombstone() {
         );
     }
 }
+
+/// A mapping may outlast its flow's tuple on the wire: what comes by the old one is another flow.
+#[test]
+fn an_old_mapping_neither_ends_nor_closes_a_flow() {
+    let Some(lab) = Lab::open() else { return };
+    let (pod, wire) = (to_service(PROTOCOL_TCP), plain(PROTOCOL_TCP));
+    let mut tables = holding(&lab, &[permit(&lab, pod, wire)]);
+    tables.flows.permits.at(&pod).wire = pod;
+    for (flags, reason) in [
+        (Tcp::SYN, Reason::Opening),
+        (Tcp::FIN, Reason::Closing),
+        (Tcp::RST, Reason::Closing),
+    ] {
+        let packet = Inner::received(&wire).flagged(flags).bytes();
+        check(&lab, &slow("old mapping", tables.clone(), &packet, reason));
+    }
+}
