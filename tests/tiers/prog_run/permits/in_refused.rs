@@ -135,7 +135,7 @@ fn what_cannot_be_fast_is_the_kernels() {
         passed("options", Reason::IpOptions, &|inner| {
             inner.ip.options = vec![1; 4];
         });
-        for fragment in [MORE_FRAGMENTS, 1, MORE_FRAGMENTS | 185] {
+        for fragment in [MORE_FRAGMENTS, 1, MORE_FRAGMENTS | 0xb9] {
             passed("fragment", Reason::Fragment, &|inner| {
                 inner.ip.fragment = fragment;
             });
