@@ -87,7 +87,9 @@ impl Lab {
                     MapKind::RingBuf => 4096,
                     // A small LRU map throws entries out long before it is full.
                     MapKind::LruHash => LRU_CAPACITY,
-                    _ => CAPACITY,
+                    MapKind::Hash | MapKind::Array | MapKind::PerCpuArray | MapKind::LpmTrie => {
+                        CAPACITY
+                    }
                 };
                 loader.map_max_entries(map.name, entries);
             }

@@ -37,6 +37,10 @@ fn segment(lab: &Lab, flags: u8, held: Option<Permit>, ifindex: u32) -> Case {
     case.then(|flows| flows.pending.set(ITS_HASH, note))
 }
 
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "a case takes the record that is held, if any"
+)]
 fn held(lab: &Lab, change: impl FnOnce(&mut Permit)) -> Option<Permit> {
     let mut held = permit(lab, to_service(PROTOCOL_TCP), plain(PROTOCOL_TCP));
     change(&mut held);

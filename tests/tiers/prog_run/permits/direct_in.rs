@@ -200,7 +200,9 @@ fn what_the_stack_delivers_is_the_stacks_and_tells_the_pods_place() {
         ];
         for before in befores {
             let case = delivered(&lab, "place", protocol).with(|tables| {
-                before.map(|before| tables.flows.local_pods.set(pod, before));
+                if let Some(before) = before {
+                    tables.flows.local_pods.set(pod, before);
+                }
             });
             check(
                 &lab,

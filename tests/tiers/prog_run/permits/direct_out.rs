@@ -31,7 +31,9 @@ pub(crate) fn direct(lab: &Lab) -> Tables {
 /// The same with these records.
 pub(crate) fn direct_holding(lab: &Lab, permits: &[Permit]) -> Tables {
     let mut tables = direct(lab);
-    permits.iter().for_each(|permit| tables.flows.file(*permit));
+    for permit in permits {
+        tables.flows.file(*permit);
+    }
     tables
 }
 

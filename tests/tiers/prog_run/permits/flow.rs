@@ -166,7 +166,9 @@ pub(crate) fn permitting(lab: &Lab) -> Tables {
 /// The same with these permits.
 pub(crate) fn holding(lab: &Lab, permits: &[Permit]) -> Tables {
     let mut tables = permitting(lab);
-    permits.iter().for_each(|permit| tables.flows.file(*permit));
+    for permit in permits {
+        tables.flows.file(*permit);
+    }
     tables
 }
 

@@ -143,7 +143,9 @@ fn no_content_of_the_maps_breaks_a_packet() {
     let result = TestRunner::new(config).run(&cases, |(packet, fast_path, direct, damages)| {
         let (program, packet) = packet;
         lab.prepare(&good(&lab, fast_path, direct));
-        damages.iter().for_each(|damage| damage.apply(&lab));
+        for damage in &damages {
+            damage.apply(&lab);
+        }
         let context = SkBuff {
             mark: MARK_BIT,
             ..SkBuff::default()

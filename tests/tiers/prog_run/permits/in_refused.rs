@@ -135,7 +135,7 @@ fn what_cannot_be_fast_is_the_kernels() {
         passed("options", Reason::IpOptions, &|inner| {
             inner.ip.options = vec![1; 4];
         });
-        for fragment in [MORE_FRAGMENTS, 1, MORE_FRAGMENTS | 185] {
+        for fragment in [MORE_FRAGMENTS, 1, MORE_FRAGMENTS | 0xb9] {
             passed("fragment", Reason::Fragment, &|inner| {
                 inner.ip.fragment = fragment;
             });
@@ -238,5 +238,22 @@ fn a_closing_segment_from_the_wire_leaves_a_tombstone() {
                 permit.tombstone_until_ns = at(TOMBSTONE_NS);
             }),
         );
+    }
+}
+
+/// A mapping may outlast its flow's tuple on the wire: what comes by the old one is another flow.
+#[test]
+fn an_old_mapping_neither_ends_nor_closes_a_flow() {
+    let Some(lab) = Lab::open() else { return };
+    let (pod, wire) = (to_service(PROTOCOL_TCP), plain(PROTOCOL_TCP));
+    let mut tables = holding(&lab, &[permit(&lab, pod, wire)]);
+    tables.flows.permits.at(&pod).wire = pod;
+    for (flags, reason) in [
+        (Tcp::SYN, Reason::Opening),
+        (Tcp::FIN, Reason::Closing),
+        (Tcp::RST, Reason::Closing),
+    ] {
+        let packet = Inner::received(&wire).flagged(flags).bytes();
+        check(&lab, &slow("old mapping", tables.clone(), &packet, reason));
     }
 }

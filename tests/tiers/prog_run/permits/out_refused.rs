@@ -213,7 +213,7 @@ fn a_tombstone_stands_for_its_time() {
     refused(&lab, "lapsed", Reason::NoPermit, tombstone(PAST));
     // Nothing but "live" carries.
     refused(&lab, "no state", Reason::NoPermit, |permit| {
-        permit.state = 0
+        permit.state = 0;
     });
 }
 
@@ -237,7 +237,7 @@ fn what_cannot_be_fast_is_not_noted() {
         passed("options", Reason::IpOptions, &|inner| {
             inner.ip.options = vec![1; 4];
         });
-        for fragment in [MORE_FRAGMENTS, 1, MORE_FRAGMENTS | 185] {
+        for fragment in [MORE_FRAGMENTS, 1, MORE_FRAGMENTS | 0xb9] {
             passed("fragment", Reason::Fragment, &|inner| {
                 inner.ip.fragment = fragment;
             });
