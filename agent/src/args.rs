@@ -142,6 +142,11 @@ pub struct AgentArgs {
     /// Who carries packets.
     #[arg(long, value_enum, value_name = "WHO", default_value = "bpf")]
     pub datapath: DatapathChoice,
+    /// Masquerade what leaves the overlay, by nftables rules as flannel's, and tell CNI plugins
+    /// so. Without it the bridge plugin masquerades by itself, pods of other nodes included, and
+    /// such flows are never fast.
+    #[arg(long)]
+    pub ip_masq: bool,
     /// Which flows may skip the host's stack.
     #[arg(long, value_enum, value_name = "MODE", default_value = "permit")]
     pub fast_path: FastPathChoice,
@@ -154,7 +159,7 @@ pub struct AgentArgs {
     #[arg(long, value_name = "BIT", default_value = "0x1000", value_parser = parse_mark_bit)]
     pub mark_bit: u32,
     /// Addresses whose flows are never fast, as `10.244.1.7/32`; may be given several times.
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, value_name = "PREFIX", value_parser = parse_prefix)]
     pub exclude: Vec<Ipv4Network>,
     /// Host-side veths whose flows are never fast, by name; may be given several times.
     #[arg(long, value_name = "NAME")]
@@ -201,6 +206,13 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds.into())),
         _ => Err("write a whole number of seconds from 1 to 3600".to_owned()),
     }
+}
+
+fn parse_prefix(text: &str) -> Result<Ipv4Network, String> {
+    let wrong = |error: ipnetwork::IpNetworkError| {
+        format!("{error}; write an IPv4 prefix, as 10.244.1.7/32")
+    };
+    text.parse().map_err(wrong)
 }
 
 /// One bit, as `0x1000` or `4096`.
@@ -319,6 +331,8 @@ mod tests {
             (["--max-vteps", "0"], "--max-vteps"),
             (["--max-permits", "9999999"], "--max-permits"),
             (["--resync-interval", "0"], "--resync-interval"),
+            (["--exclude", "10.244.0.0/33"], "--exclude"),
+            (["--mark-bit", "0x3000"], "--mark-bit"),
         ] {
             let text = parse(&words).unwrap_err().to_string();
             assert!(text.contains(flag), "{text}");

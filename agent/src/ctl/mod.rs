@@ -4,7 +4,10 @@
 //! change.
 
 mod counters;
+pub mod explain;
+pub mod permits;
 mod status;
+pub mod switch;
 mod table;
 mod teardown;
 mod vteps;
@@ -15,6 +18,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use self::counters::Which;
+use self::teardown::Sysctl;
 use crate::datapath::pins::Pins;
 use crate::instance::InstanceName;
 
@@ -66,15 +71,46 @@ pub enum Command {
     /// Lists how many packets each program carried or passed on, and why.
     Counters {
         /// Zeroes too.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "slow")]
         all: bool,
+        /// Only what kept packets from the fast path, the most frequent first: expected (without
+        /// them there would be no fast ones), nature (of the packet or the flow), or to look at.
+        #[arg(long)]
+        slow: bool,
     },
-    /// Takes away everything that Twill made: attached programs, maps, the vxlan device if
-    /// it is ours. Goes on after an error. What others made stays.
+    /// Lists, ends and watches permits: netfilter's acceptance of flows, remembered.
+    Permits {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: permits::Command,
+    },
+    /// Says in one sentence whether a flow of a pod of this node is fast now, and why not.
+    Explain(explain::Flow),
+    /// Says who carries packets, or sets it: a switch that needs no twilld, holds from the next
+    /// packet on, and stays until it is set to auto.
+    Mode {
+        /// Who; without it, what holds is printed.
+        #[arg(value_enum, value_name = "WHO")]
+        who: Option<switch::ModeChoice>,
+    },
+    /// Says which flows may skip the host's stack, or sets it: as mode, a switch that needs no
+    /// twilld.
+    FastPath {
+        /// Which; without it, what holds is printed.
+        #[arg(value_enum, value_name = "WHICH")]
+        which: Option<switch::FastPathChoice>,
+    },
+    /// Takes away everything that Twill made: attached programs, the nftables table, maps, the
+    /// vxlan device if it is ours. Goes on after an error. What others made stays, and so do the
+    /// conntrack settings that flows which were ever fast need.
     Teardown {
         /// Even while twilld runs, which would put things back.
         #[arg(long)]
         force: bool,
+        /// Puts the kernel's defaults of the four conntrack settings back. Breaks every flow
+        /// that was ever fast and is still alive.
+        #[arg(long)]
+        restore_sysctl: bool,
     },
 }
 
@@ -87,10 +123,31 @@ impl Place {
 /// Does what was asked for.
 pub async fn run(ctl: &Ctl) -> Result<ExitCode> {
     let place = &ctl.place;
-    match ctl.command {
+    match &ctl.command {
         Command::Status => status::run(place),
         Command::Vteps => vteps::run(place),
-        Command::Counters { all } => counters::run(place, all),
-        Command::Teardown { force } => teardown::run(place, force).await,
+        Command::Counters { all, slow } => {
+            let which = match (all, slow) {
+                (_, true) => Which::Slow,
+                (true, false) => Which::All,
+                (false, false) => Which::Moved,
+            };
+            counters::run(place, which)
+        }
+        Command::Permits { command } => permits::run(place, command).await,
+        Command::Explain(flow) => explain::run(place, *flow),
+        Command::Mode { who } => switch::mode(place, *who),
+        Command::FastPath { which } => switch::fast_path(place, *which),
+        Command::Teardown {
+            force,
+            restore_sysctl,
+        } => {
+            let sysctl = if *restore_sysctl {
+                Sysctl::Restore
+            } else {
+                Sysctl::Keep
+            };
+            teardown::run(place, *force, sysctl).await
+        }
     }
 }

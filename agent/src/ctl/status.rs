@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result};
 use nix::net::if_::if_indextoname;
 use serde_json::json;
 
+use super::permits::{self, PermitCounts};
 use super::{Place, table};
 use crate::datapath::hooks::Attachment;
 use crate::datapath::pins::{AttachmentKind, AttachmentPin};
 use crate::datapath::reader::{PinnedSettings, Reader};
-use crate::files::status::{self, Liveness, Status};
+use crate::files::status::{self, FastPathStatus, Liveness, PodStatus, Status};
 
 /// twilld is not running.
 const NOT_RUNNING: u8 = 3;
@@ -23,6 +24,7 @@ struct Pinned {
     settings: PinnedSettings,
     routes: usize,
     vteps: usize,
+    permits: PermitCounts,
     attachments: Vec<AttachmentPin>,
 }
 
@@ -52,6 +54,7 @@ fn read_pins(place: &Place) -> Result<Pinned> {
         settings,
         routes: observed.routes.len(),
         vteps: observed.vteps.len(),
+        permits: permits::count(&reader)?,
         attachments: reader.attachments().to_vec(),
     })
 }
@@ -92,6 +95,7 @@ fn print_json(
             "settings": pinned.settings,
             "routes": pinned.routes,
             "vteps": pinned.vteps,
+            "permits": pinned.permits,
             "attached": pinned.attachments.iter().map(|pin| json!({
                 "program": pin.program,
                 "ifindex": pin.ifindex,
@@ -170,6 +174,8 @@ fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
             format!("{}: {}", said.store.address, said.store.state),
         ),
     ];
+    rows.extend(fast_path_rows(&said.fast_path));
+    rows.extend(said.pods.iter().map(pod_row));
     rows.extend(said.attached.iter().map(attached_row));
     let errors = said.errors.iter();
     rows.extend(errors.map(|(kind, count)| ("errors", format!("{kind}: {count}"))));
@@ -181,6 +187,58 @@ fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
         rows.extend(texts.iter().map(|text| (what, text.clone())));
     }
     rows
+}
+
+/// Nothing from a twilld that did not know of it yet.
+fn fast_path_rows(said: &FastPathStatus) -> Vec<Row> {
+    let FastPathStatus {
+        wanted,
+        mode,
+        tcp,
+        reason,
+        mark_bit,
+        permit_milliseconds,
+        exclude,
+    } = said;
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let for_tcp = if *tcp || mode == "off" {
+        ""
+    } else {
+        ", not for TCP"
+    };
+    let reason = reason.iter().map(|reason| format!(": {reason}"));
+    let mut rows = vec![(
+        "fast path",
+        format!("{mode}{for_tcp}{}", reason.collect::<String>()),
+    )];
+    if mode != "off" {
+        let whole = permit_milliseconds / 1000;
+        let tenths = permit_milliseconds % 1000 / 100;
+        rows.push((
+            "permits",
+            format!("for {whole}.{tenths} s, told by mark bit {mark_bit}"),
+        ));
+    }
+    rows.extend(exclude.iter().map(|prefix| ("excluded", prefix.clone())));
+    rows
+}
+
+fn pod_row(pod: &PodStatus) -> Row {
+    let PodStatus {
+        interface,
+        ifindex: _,
+        wiring,
+        up,
+        never_fast,
+    } = pod;
+    let down = if *up { "" } else { ", down" };
+    let fast = match never_fast {
+        None => "may be fast".to_owned(),
+        Some(reason) => format!("never fast: {reason}"),
+    };
+    ("pod", format!("{interface}, {wiring}{down}, {fast}"))
 }
 
 fn attached_row(attached: &Attachment) -> Row {
@@ -207,6 +265,7 @@ fn pinned_rows(pinned: &Pinned) -> Vec<Row> {
         settings,
         routes,
         vteps,
+        permits,
         attachments,
     } = pinned;
     let mut rows = vec![(
@@ -216,8 +275,40 @@ fn pinned_rows(pinned: &Pinned) -> Vec<Row> {
             settings.mode, settings.heartbeat_age_seconds
         ),
     )];
+    let PermitCounts {
+        live,
+        half,
+        expired,
+        tombstone,
+        garbage,
+    } = permits;
+    let counts = [
+        (live, "live"),
+        (half, "half"),
+        (expired, "expired"),
+        (tombstone, "tombstones"),
+        (garbage, "garbage"),
+    ];
+    let counts = counts.into_iter().filter(|(count, _)| **count != 0);
+    let counts: Vec<_> = counts
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    rows.push((
+        "pins",
+        format!(
+            "fast path {}, permits: {}",
+            settings.fast_path.holds,
+            if counts.is_empty() {
+                "none".to_owned()
+            } else {
+                counts.join(", ")
+            }
+        ),
+    ));
     let operator = settings.operator.iter();
     rows.extend(operator.map(|mode| ("operator", format!("set the mode to {mode}"))));
+    let operator = settings.fast_path.operator.iter();
+    rows.extend(operator.map(|word| ("operator", format!("set the fast path to {word}"))));
     rows.extend(attachments.iter().map(|pin| {
         let on = interface(pin.ifindex);
         (

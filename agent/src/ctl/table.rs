@@ -21,6 +21,16 @@ pub(super) fn line(text: &str) -> Result<()> {
     }
 }
 
+/// Prints a line at once; whether anybody still reads.
+pub(super) fn heard(text: &str) -> Result<bool> {
+    let mut output = io::stdout().lock();
+    match writeln!(output, "{text}").and_then(|()| output.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("write to standard output"),
+        Ok(()) => Ok(true),
+    }
+}
+
 /// Prints what each value is, and the value.
 pub(super) fn pairs(rows: &[(&str, String)]) -> Result<()> {
     let mut table = bare();

@@ -1,5 +1,6 @@
 //! `twillctl teardown`: takes away what Twill made, and says so step by step.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,6 +10,7 @@ use serde_json::json;
 use super::{Place, table};
 use crate::datapath::{chain, detach_all};
 use crate::files::status::{self, Liveness};
+use crate::netfilter::{Conntrack, PermitTable, TABLE};
 use crate::netlink::Netlink;
 
 #[derive(Serialize)]
@@ -17,7 +19,20 @@ struct Step {
     error: Option<String>,
 }
 
-pub(super) async fn run(place: &Place, force: bool) -> Result<ExitCode> {
+/// Why the conntrack settings stay.
+const KEPT: &str = "left as they are: a flow that was ever fast needs them for as long as it \
+                    lives; --restore-sysctl puts the kernel's defaults back, which breaks such flows";
+
+/// What becomes of the conntrack settings that fast flows needed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Sysctl {
+    /// They stay: flows that were ever fast may be alive.
+    Keep,
+    /// The kernel's defaults, by the word of somebody who knows that none is.
+    Restore,
+}
+
+pub(super) async fn run(place: &Place, force: bool, sysctl: Sysctl) -> Result<ExitCode> {
     let status_path = status::path(&place.run_dir, place.instance.as_str());
     let alive = match status::read(&status_path) {
         Ok(Some(said)) => (said.liveness() == Liveness::Alive).then_some(said.pid),
@@ -40,6 +55,7 @@ pub(super) async fn run(place: &Place, force: bool) -> Result<ExitCode> {
             error: removal.result.err().map(|error| chain(&error)),
         });
     }
+    steps.extend(remove_table().await);
     steps.extend(remove_pins(place));
     steps.extend(remove_devices(place).await);
     if status_path.exists() {
@@ -50,10 +66,24 @@ pub(super) async fn run(place: &Place, force: bool) -> Result<ExitCode> {
         });
     }
 
+    let conntrack = Conntrack::default();
+    let kept = match sysctl {
+        // Where they cannot be read there is no conntrack, and nothing of ours to tell of.
+        Sysctl::Keep => conntrack.changed().unwrap_or_default(),
+        Sysctl::Restore => {
+            steps.extend(restored(&conntrack));
+            Vec::new()
+        }
+    };
+
     let failed = steps.iter().any(|step| step.error.is_some());
     if place.json {
-        table::json(&json!({ "steps": steps }))?;
-    } else if steps.is_empty() {
+        let settings: BTreeMap<_, _> = kept.into_iter().collect();
+        let kept = json!({ "settings": settings, "why": KEPT });
+        table::json(&json!({ "steps": steps, "kept": kept }))?;
+        return Ok(exit_code(failed));
+    }
+    if steps.is_empty() {
         table::line("nothing of this instance is here")?;
     } else {
         for Step { what, error } in &steps {
@@ -63,11 +93,43 @@ pub(super) async fn run(place: &Place, force: bool) -> Result<ExitCode> {
             }
         }
     }
-    Ok(if failed {
+    if !kept.is_empty() {
+        let settings = kept.iter().map(|(name, value)| format!("{name}={value}"));
+        let settings = settings.collect::<Vec<_>>().join(", ");
+        table::line(&format!("{settings}: {KEPT}"))?;
+    }
+    Ok(exit_code(failed))
+}
+
+fn exit_code(failed: bool) -> ExitCode {
+    if failed {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
+    }
+}
+
+/// Removes the table that marks what netfilter accepts, if it is there.
+async fn remove_table() -> Option<Step> {
+    let removed = match PermitTable::is_there().await {
+        Ok(false) => return None,
+        Ok(true) => PermitTable::remove().await,
+        Err(error) => Err(error),
+    };
+    Some(Step {
+        what: format!("remove the nftables table inet {TABLE}"),
+        error: removed.err().map(|error| chain(&error)),
     })
+}
+
+fn restored(conntrack: &Conntrack) -> impl Iterator<Item = Step> {
+    conntrack
+        .restore()
+        .into_iter()
+        .map(|(name, value, result)| Step {
+            what: format!("set {name} to {value}, the kernel's default"),
+            error: result.err().map(|error| chain(&error)),
+        })
 }
 
 fn remove_pins(place: &Place) -> Vec<Step> {

@@ -334,23 +334,24 @@ pub(super) async fn detach(
     Ok(())
 }
 
-/// The name of a TCX program on the interface that is not ours, if there is one.
-pub(super) fn foreign_program(interface: &Interface, our_maps: &BTreeSet<u32>) -> Option<String> {
+/// The name of a TCX program on the interface that is not one of `ours`, if there is one.
+pub(super) fn foreign_program(interface: &Interface, ours: &BTreeSet<u32>) -> Option<String> {
     [TcAttachType::Ingress, TcAttachType::Egress]
         .into_iter()
         .flat_map(|direction| tcx::on_hook(interface, direction))
-        .find(|program| !uses_our_maps(program.id, our_maps))
+        .find(|program| !ours.contains(&program.id))
         .map(|program| program.name)
 }
 
 fn is_ours(filter: &Filter, our_maps: &BTreeSet<u32>) -> bool {
     filter
         .program_id
-        .is_some_and(|id| uses_our_maps(id, our_maps))
+        .is_some_and(|id| programs_with(our_maps).contains(&id))
 }
 
-/// A program that uses one of our maps is ours: nobody else can open them.
-fn uses_our_maps(id: u32, our_maps: &BTreeSet<u32>) -> bool {
+/// Identities of the programs that use one of our maps: they are ours, for nobody else can open
+/// those. One walk over all of the host's programs, of which there may be thousands.
+pub(super) fn programs_with(our_maps: &BTreeSet<u32>) -> BTreeSet<u32> {
     let uses_our_maps = |program: &ProgramInfo| {
         program
             .map_ids()
@@ -360,8 +361,9 @@ fn uses_our_maps(id: u32, our_maps: &BTreeSet<u32>) -> bool {
     };
     loaded_programs()
         .filter_map(Result::ok)
-        .find(|program| program.id() == id)
-        .is_some_and(|program| uses_our_maps(&program))
+        .filter(uses_our_maps)
+        .map(|program| program.id())
+        .collect()
 }
 
 fn attachment(

@@ -17,6 +17,7 @@ use twill_abi::{MapKind, MapSpec};
 
 use super::hooks::HOOKS;
 use super::maps::{Maps, MapsError};
+use super::operator::Switch;
 use super::permits::Permits;
 use super::pins::{self, Entries, Pins};
 use super::{DatapathError, Sizes};
@@ -76,7 +77,15 @@ pub(super) fn load(
         }
     }
     let mut take = |name| taken.remove(name).ok_or(MapsError::Missing(name));
-    let maps = Maps::open(sizes.routes, &mut take)?;
+    let mut maps = Maps::open(sizes.routes, &mut take)?;
+    if fresh {
+        // The operator's word outlives the maps. Where none can be read there is none to keep.
+        match Switch::open(pins).map(|switch| switch.operator()) {
+            Ok(Ok(asked)) => maps.keep_operator(asked)?,
+            Ok(Err(error)) => debug!(%error, "read the operator's override"),
+            Err(error) => debug!(%error, "read the operator's override"),
+        }
+    }
     let permits = Permits::open(&mut take)?;
     Ok(Loaded {
         ebpf,

@@ -20,6 +20,7 @@ use twill_core::plan::MapOp;
 use twill_core::subnet::Subnet;
 use twill_core::vtep::{MacAddr, RemoteVtep};
 
+use super::operator::Override;
 use super::settings::Settings;
 
 /// How many bits of an address in the map's form come before an IPv4 prefix.
@@ -113,12 +114,18 @@ impl Maps {
         self.config_at(CONFIG_KEY_AGENT)
     }
 
-    /// The mode that the operator asked for; [`None`] if nothing, or nothing that we know.
+    /// The mode that the operator asked for; [`None`] if nothing.
     pub fn operator_mode(&self) -> Result<Option<Mode>, MapsError> {
-        let mode = self.config_at(CONFIG_KEY_OPERATOR)?.mode;
-        Ok([Mode::Kernel, Mode::Bpf]
-            .into_iter()
-            .find(|known| *known as u32 == mode))
+        Ok(Override::of(&self.config_at(CONFIG_KEY_OPERATOR)?).mode)
+    }
+
+    /// Takes over what the operator asked for, into maps that take the place of others.
+    pub fn keep_operator(&mut self, asked: Override) -> Result<(), MapsError> {
+        let mut config = self.config_at(CONFIG_KEY_OPERATOR)?;
+        asked.write(&mut config);
+        self.config
+            .set(CONFIG_KEY_OPERATOR, config, 0)
+            .map_err(write(CONFIG.name, "the operator's override"))
     }
 
     fn config_at(&self, key: u32) -> Result<Config, MapsError> {
@@ -361,7 +368,7 @@ fn write(map: &'static str, what: impl ToString) -> impl FnOnce(MapError) -> Map
 }
 
 /// Removing what is not there is done already.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

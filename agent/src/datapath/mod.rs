@@ -8,6 +8,7 @@ pub mod filter;
 pub mod hooks;
 pub mod maps;
 pub mod object;
+pub mod operator;
 pub mod permits;
 pub mod pins;
 pub mod reader;
@@ -244,10 +245,11 @@ impl Datapath {
 
     /// Programs of others on the TCX hooks of these interfaces: name by interface index.
     pub fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, String> {
+        let ours = hooks::programs_with(&self.our_maps);
         interfaces
             .iter()
             .filter_map(|interface| {
-                let name = hooks::foreign_program(interface, &self.our_maps)?;
+                let name = hooks::foreign_program(interface, &ours)?;
                 Some((interface.ifindex, name))
             })
             .collect()

@@ -3,13 +3,19 @@
 //! Only the programs make permits. What is here ends them: when a pod's veth is gone or may
 //! not be fast any more, and when the operator says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap as HashedMap};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
-use twill_abi::maps::{PERMITS_POD, PERMITS_WIRE, VETH_FLAGS};
-use twill_abi::{FlowTuple, Mapping, Permit, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags};
+use twill_abi::maps::{LOCAL_PODS, PERMITS_POD, PERMITS_WIRE, VETH_FLAGS};
+use twill_abi::{
+    Address, FlowTuple, LocalPod, Mapping, Permit, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST,
+    VethFlags,
+};
 
-use super::maps::MapsError;
+use super::maps::{MapsError, gone};
+
+/// How many keys are looked at: four times as many as the largest map has.
+const MOST_KEYS: usize = 4 << 20;
 
 /// What a pod's veth may do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,7 +30,10 @@ pub enum VethUse {
 pub struct Permits {
     pod: HashMap<MapData, FlowTuple, Permit>,
     wire: HashMap<MapData, FlowTuple, Mapping>,
+    places: HashMap<MapData, Address, LocalPod>,
     veths: HashMap<MapData, u32, VethFlags>,
+    /// Veths whose permits are still to be ended: an end that failed is made up for.
+    lost: BTreeSet<u32>,
 }
 
 impl Permits {
@@ -45,45 +54,89 @@ impl Permits {
         Ok(Self {
             pod: typed!(PERMITS_POD),
             wire: typed!(PERMITS_WIRE),
+            places: typed!(LOCAL_PODS),
             veths: typed!(VETH_FLAGS),
+            lost: BTreeSet::new(),
         })
     }
 
-    /// Every record, tombstones and expired ones too, in no order. The programs go on
-    /// meanwhile, so a record may be missing or be there twice.
-    pub fn list(&self) -> Result<Vec<Permit>, MapsError> {
-        let mut records = Vec::new();
-        for key in self.pod.keys() {
+    /// Every record by its key, tombstones and expired ones too. The programs go on meanwhile,
+    /// so a record that is made or ended right now may be missing.
+    pub fn list(&self) -> Result<HashedMap<FlowTuple, Permit>, MapsError> {
+        let mut records = HashedMap::new();
+        // Where a key goes while it is looked at, the kernel starts from the first one again.
+        for key in self.pod.keys().take(MOST_KEYS) {
             let key = key.map_err(read)?;
-            match self.pod.get(&key, 0) {
-                Ok(record) => records.push(record),
-                // Gone since it was seen.
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(read(error)),
+            if let Some(record) = self.get(&key)? {
+                records.insert(key, record);
             }
         }
         Ok(records)
     }
 
+    /// The record of a tuple that a pod sends.
+    pub fn get(&self, key: &FlowTuple) -> Result<Option<Permit>, MapsError> {
+        match self.pod.get(key, 0) {
+            Ok(record) => Ok(Some(record)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(read(error)),
+        }
+    }
+
+    /// What a veth may do, `VETH_FLAG_*`; none where nothing was said of it.
+    pub fn veth_flags(&self, ifindex: u32) -> Result<u32, MapsError> {
+        match self.veths.get(&ifindex, 0) {
+            Ok(value) => Ok(value.flags),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(source) => Err(MapsError::Read {
+                map: VETH_FLAGS.name,
+                source,
+            }),
+        }
+    }
+
     /// Ends every permit that `which` says; gives how many.
-    pub fn end(&mut self, which: impl Fn(&Permit) -> bool) -> Result<usize, MapsError> {
+    pub fn end(&mut self, which: impl Fn(&FlowTuple, &Permit) -> bool) -> Result<usize, MapsError> {
         let mut ended = 0;
-        for record in self.list()?.iter().filter(|record| which(record)) {
-            for gone in [self.pod.remove(&record.pod), self.wire.remove(&record.wire)] {
-                match gone {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(source) => {
-                        return Err(MapsError::Write {
-                            map: PERMITS_POD.name,
-                            what: "the end of a permit".to_owned(),
-                            source,
-                        });
-                    }
-                }
+        for (key, record) in self.list()? {
+            if which(&key, &record) {
+                ended += usize::from(self.end_one(&key, &record)?);
             }
-            ended += 1;
         }
         Ok(ended)
+    }
+
+    /// Ends one permit; whether it was still there.
+    fn end_one(&mut self, key: &FlowTuple, record: &Permit) -> Result<bool, MapsError> {
+        // Another flow may have the same tuple on the wire by now.
+        let ours = record.wire != *key
+            && matches!(self.wire.get(&record.wire, 0), Ok(mapping) if mapping.tuple == *key);
+        if ours {
+            removed(self.wire.remove(&record.wire), PERMITS_WIRE.name)?;
+        }
+        removed(self.pod.remove(key), PERMITS_POD.name)
+    }
+
+    /// Forgets where pods are, where `which` says so.
+    fn forget_places(&mut self, which: impl Fn(&LocalPod) -> bool) -> Result<(), MapsError> {
+        let mut places = Vec::new();
+        for entry in &self.places {
+            let (address, place) = entry.map_err(|source| MapsError::Read {
+                map: LOCAL_PODS.name,
+                source,
+            })?;
+            if which(&place) {
+                places.push(address);
+            }
+        }
+        for address in places {
+            gone(self.places.remove(&address)).map_err(|source| MapsError::Write {
+                map: LOCAL_PODS.name,
+                what: "the end of a pod's place".to_owned(),
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     /// Writes what each pod's veth may do, and ends the permits of all others.
@@ -103,7 +156,6 @@ impl Permits {
                 source,
             }
         };
-        let mut lost = BTreeSet::new();
         for (&ifindex, &pod) in pods {
             let flags = flags_of(pod);
             if known.remove(&ifindex) == Some(flags) {
@@ -114,17 +166,18 @@ impl Permits {
                 .insert(ifindex, value, 0)
                 .map_err(write(ifindex))?;
             // Also a veth that is new: its index may have been another's.
-            lost.insert(ifindex);
+            self.lost.insert(ifindex);
         }
         for &ifindex in known.keys() {
-            lost.insert(ifindex);
-            match self.veths.remove(&ifindex) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(write(ifindex)(source)),
-            }
+            self.lost.insert(ifindex);
+            gone(self.veths.remove(&ifindex)).map_err(write(ifindex))?;
         }
-        if !lost.is_empty() {
-            self.end(|record| lost.contains(&record.ifindex))?;
+        if !self.lost.is_empty() {
+            let lost = self.lost.clone();
+            // First, or a record could be made of a place that is no more.
+            self.forget_places(|place| lost.contains(&place.ifindex))?;
+            self.end(|_, record| lost.contains(&record.ifindex))?;
+            self.lost.clear();
         }
         Ok(())
     }
@@ -134,6 +187,24 @@ fn flags_of(pod: VethUse) -> u32 {
     match pod {
         VethUse::Fast => VETH_FLAG_ATTACHED,
         VethUse::NeverFast => VETH_FLAG_ATTACHED | VETH_FLAG_NEVER_FAST,
+    }
+}
+
+/// Whether the entry was there.
+fn removed(result: Result<(), MapError>, map: &'static str) -> Result<bool, MapsError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(false)
+        }
+        Err(source) => Err(MapsError::Write {
+            map,
+            what: "the end of a permit".to_owned(),
+            source,
+        }),
     }
 }
 

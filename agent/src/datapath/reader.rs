@@ -1,12 +1,16 @@
 //! What the pins say, for tools: needs no agent, and writes nothing.
 
-use aya::maps::{Map, MapData};
+use std::time::Duration;
+
+use aya::maps::{Array, Map, MapData};
 use serde::Serialize;
 use thiserror::Error;
-use twill_abi::maps::{COUNTERS_MAP, VTEP_COUNTERS};
-use twill_abi::{CONFIG_FLAG_STALE, MAPS, MapSpec, Mode};
+use twill_abi::maps::{COUNTERS_MAP, VTEP_COUNTERS, VTEP_STATE};
+use twill_abi::{CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, MAPS, MapSpec, Mode, VtepState};
 
 use super::maps::{Maps, MapsError, monotonic_ns};
+use super::operator::{Switch, Word};
+use super::permits::Permits;
 use super::pins::{self, AttachmentPin, Entries, Misfit, PinError, Pins};
 use super::stats::{Counters, CountersError};
 
@@ -47,6 +51,14 @@ pub struct PinnedSettings {
     pub mode: &'static str,
     /// The operator's override.
     pub operator: Option<&'static str>,
+    /// Which flows may skip the host's stack, by the agent's word and the operator's.
+    pub fast_path: Word,
+    /// Whether TCP flows may have permits.
+    pub tcp_permits: bool,
+    /// The bit of the packet mark that says "accepted as established".
+    pub mark_bit: u32,
+    /// How long an acceptance is remembered.
+    pub permit_seconds: f64,
     /// Seconds since the agent's last sign of life.
     pub heartbeat_age_seconds: u64,
     /// Whether the agent found that its assumptions do not hold.
@@ -64,31 +76,22 @@ pub struct PinnedSettings {
 /// The pins of one agent, open for reading.
 pub struct Reader {
     maps: Maps,
+    switch: Switch,
     counters: Counters,
+    permits: Permits,
     attachments: Vec<AttachmentPin>,
 }
 
 impl Reader {
     /// Opens the pins, each verified before anything is read through it.
     pub fn open(pins: &Pins) -> Result<Self, ReaderError> {
-        let mut failure = None;
-        let maps = Maps::open(0, |name| {
-            let spec = MAPS
-                .iter()
-                .find(|spec| spec.name == name)
-                .ok_or(MapsError::Missing(name))?;
-            open(pins, spec).map_err(|error| {
-                failure = Some(error);
-                MapsError::Missing(name)
-            })
-        });
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
+        let maps = opened(pins, |take| Maps::open(0, take))?;
         let counters = Counters::open(open(pins, &COUNTERS_MAP)?, open(pins, &VTEP_COUNTERS)?)?;
         Ok(Self {
-            maps: maps?,
+            maps,
+            switch: Switch::open(pins)?,
             counters,
+            permits: permits(pins)?,
             attachments: pins.attachments()?,
         })
     }
@@ -103,6 +106,11 @@ impl Reader {
         &self.counters
     }
 
+    /// The permits.
+    pub fn permits(&self) -> &Permits {
+        &self.permits
+    }
+
     /// Every attached program that a pin stands for.
     pub fn attachments(&self) -> &[AttachmentPin] {
         &self.attachments
@@ -110,17 +118,16 @@ impl Reader {
 
     /// The settings.
     pub fn settings(&self) -> Result<PinnedSettings, ReaderError> {
-        let config = self.maps.config()?;
-        let operator = self.maps.operator_mode()?;
-        let agent = if config.mode == Mode::Bpf as u32 {
-            Mode::Bpf
-        } else {
-            Mode::Kernel
-        };
+        let config = self.switch.agent()?;
+        let mode = self.switch.mode()?;
         let age_ns = monotonic_ns()?.saturating_sub(config.heartbeat_ns);
         Ok(PinnedSettings {
-            mode: mode_name(operator.unwrap_or(agent)),
-            operator: operator.map(mode_name),
+            mode: mode.holds,
+            operator: mode.operator,
+            fast_path: self.switch.fast_path()?,
+            tcp_permits: config.flags & CONFIG_FLAG_TCP_PERMITS != 0,
+            mark_bit: config.mark_bit,
+            permit_seconds: Duration::from_nanos(config.permit_ns).as_secs_f64(),
             heartbeat_age_seconds: age_ns / 1_000_000_000,
             stale: config.flags & CONFIG_FLAG_STALE != 0,
             vni: config.vni,
@@ -139,7 +146,52 @@ pub fn mode_name(mode: Mode) -> &'static str {
     }
 }
 
-fn open(pins: &Pins, spec: &MapSpec) -> Result<Map, ReaderError> {
+/// The permits alone, each map verified before anything is read through it or written.
+pub fn permits(pins: &Pins) -> Result<Permits, ReaderError> {
+    opened(pins, |take| Permits::open(take))
+}
+
+/// What the programs found out about the VTEP at `index`; nothing where there is no such place.
+pub fn vtep_state(pins: &Pins, index: u32) -> Result<Option<VtepState>, ReaderError> {
+    let map = open(pins, &VTEP_STATE)?;
+    let states: Array<MapData, VtepState> = map.try_into().map_err(|source| MapsError::Open {
+        map: VTEP_STATE.name,
+        source,
+    })?;
+    if index >= states.len() {
+        return Ok(None);
+    }
+    let state = states.get(&index, 0).map_err(|source| MapsError::Read {
+        map: VTEP_STATE.name,
+        source,
+    })?;
+    Ok(Some(state))
+}
+
+/// What `make` makes of the maps that it takes.
+fn opened<T>(
+    pins: &Pins,
+    make: impl FnOnce(&mut dyn FnMut(&'static str) -> Result<Map, MapsError>) -> Result<T, MapsError>,
+) -> Result<T, ReaderError> {
+    let mut failure = None;
+    let made = make(&mut |name| {
+        let spec = MAPS
+            .iter()
+            .find(|spec| spec.name == name)
+            .ok_or(MapsError::Missing(name))?;
+        open(pins, spec).map_err(|error| {
+            failure = Some(error);
+            MapsError::Missing(name)
+        })
+    });
+    match failure {
+        Some(failure) => Err(failure),
+        None => Ok(made?),
+    }
+}
+
+/// One map, verified before anything is read through it.
+pub(super) fn open(pins: &Pins, spec: &MapSpec) -> Result<Map, ReaderError> {
     let path = pins.map(spec.name);
     let info = pins::info(&path)?.ok_or_else(|| ReaderError::Missing {
         map: spec.name,

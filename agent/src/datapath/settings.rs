@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use twill_abi::{
-    Address, Be16, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_TCP_PERMITS, Config, FastPath, Mode,
+    Address, Be16, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, Config,
+    FastPath, Mode,
 };
 use twill_core::subnet::Subnet;
 use twill_core::vtep::{MacAddr, Vni};
@@ -47,6 +48,9 @@ pub struct Settings {
     pub mark_bit: u32,
     /// Whether conntrack lets TCP flows rest, so that they may have permits.
     pub tcp_permits: bool,
+    /// Whether something that the fast path rests on is missing: no flow is fast then, not even
+    /// by the operator's word.
+    pub stale: bool,
 }
 
 impl Settings {
@@ -92,6 +96,7 @@ impl Settings {
         let set = |condition, flag| if condition { flag } else { 0 };
         set(self.odd_routes, CONFIG_FLAG_ODD_ROUTES)
             | set(self.tcp_permits, CONFIG_FLAG_TCP_PERMITS)
+            | set(self.stale, CONFIG_FLAG_STALE)
     }
 }
 
@@ -118,6 +123,7 @@ mod tests {
             permit_time: Duration::from_secs(10),
             mark_bit: 0x1000,
             tcp_permits: true,
+            stale: false,
         };
         let config = settings.to_config(5, 6);
         assert_eq!(config.vxlan_port.to_host(), 8472);
@@ -130,6 +136,12 @@ mod tests {
             config.flags,
             CONFIG_FLAG_ODD_ROUTES | CONFIG_FLAG_TCP_PERMITS
         );
+        let stale = Settings {
+            stale: true,
+            ..settings.clone()
+        };
+        let added = stale.to_config(5, 6).flags ^ config.flags;
+        assert_eq!(added, CONFIG_FLAG_STALE);
         assert_eq!((config.fast_path, config.mark_bit), (1, 0x1000));
         assert_eq!(config.permit_ns, 10_000_000_000);
         assert_eq!(config.outer_permit_ns, 10_000_000_000);

@@ -62,6 +62,10 @@ pub struct Status {
     pub peers: usize,
     /// The lease store.
     pub store: StoreStatus,
+    /// Which flows may skip the host's stack.
+    pub fast_path: FastPathStatus,
+    /// The pods of this node.
+    pub pods: Vec<PodStatus>,
     /// Programs that are attached.
     pub attached: Vec<Attachment>,
     /// Errors since the start, by kind.
@@ -72,6 +76,42 @@ pub struct Status {
     pub conflicts: Vec<String>,
     /// Leases for which the maps had no room: the kernel carries their packets.
     pub unmapped: Vec<String>,
+}
+
+/// Which flows may skip the host's stack, by the agent's word.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct FastPathStatus {
+    /// `--fast-path`.
+    pub wanted: String,
+    /// What the agent told the programs.
+    pub mode: String,
+    /// Whether TCP flows may have permits.
+    pub tcp: bool,
+    /// Why it is off, or off for TCP.
+    pub reason: Option<String>,
+    /// The bit of the packet mark that says "accepted as established", as `0x1000`.
+    pub mark_bit: String,
+    /// How long an acceptance is remembered.
+    pub permit_milliseconds: u64,
+    /// Addresses whose flows never get a permit.
+    pub exclude: Vec<String>,
+}
+
+/// A pod of this node, as far as its packets are concerned.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct PodStatus {
+    /// Its host-side veth.
+    pub interface: String,
+    /// Index of that.
+    pub ifindex: u32,
+    /// `bridge` or `routed`.
+    pub wiring: String,
+    /// Whether both ends of the veth are up.
+    pub up: bool,
+    /// Why its packets are never fast.
+    pub never_fast: Option<String>,
 }
 
 /// What the agent knows of its lease store.

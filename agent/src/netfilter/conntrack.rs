@@ -25,6 +25,9 @@ const TIMEOUTS: [&str; 2] = [
     "nf_conntrack_tcp_timeout_max_retrans",
 ];
 
+/// What the kernel starts with, seconds (`net/netfilter/nf_conntrack_proto_tcp.c`, v6.12).
+const DEFAULT_TIMEOUT: u64 = 300;
+
 /// Why TCP flows cannot have permits.
 #[derive(Debug, Error)]
 pub enum ConntrackError {
@@ -107,6 +110,26 @@ impl Conntrack {
         Ok(())
     }
 
+    /// Those of the four settings that are not the kernel's defaults, with what they read.
+    pub fn changed(&self) -> Result<Vec<(&'static str, u64)>, ConntrackError> {
+        let mut changed = Vec::new();
+        for (name, default) in defaults() {
+            let value = self.read(name)?;
+            if value != default {
+                changed.push((name, value));
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Puts the kernel's defaults back, whatever was there before Twill, and says of each setting
+    /// how that went. Kills every flow that was ever fast and still lives.
+    pub fn restore(&self) -> Vec<(&'static str, u64, Result<(), ConntrackError>)> {
+        defaults()
+            .map(|(name, value)| (name, value, self.write(name, value)))
+            .collect()
+    }
+
     /// The smallest timeout that applies to a flow which may be fast, seconds.
     pub fn smallest_timeout(&self) -> Result<u64, ConntrackError> {
         let mut smallest = u64::MAX;
@@ -144,6 +167,11 @@ impl Conntrack {
     }
 }
 
+fn defaults() -> impl Iterator<Item = (&'static str, u64)> {
+    let timeouts = TIMEOUTS.map(|name| (name, DEFAULT_TIMEOUT));
+    SWITCHES.map(|name| (name, 0)).into_iter().chain(timeouts)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +202,28 @@ mod tests {
             .chain(&TIMEOUTS)
             .map(|name| conntrack.read(name).unwrap());
         assert_eq!(values.collect::<Vec<_>>(), [1, 1, 86_400, 86_400]);
+    }
+
+    #[test]
+    fn defaults_are_put_back_one_by_one() {
+        let (directory, conntrack) = settings(&[
+            (SWITCHES[0], "1"),
+            (SWITCHES[1], "1"),
+            (TIMEOUTS[0], "86400"),
+        ]);
+        fs::create_dir(directory.path().join(TIMEOUTS[1])).unwrap();
+        let restored = conntrack.restore();
+        let failed: Vec<_> = restored
+            .iter()
+            .filter(|(_, _, result)| result.is_err())
+            .map(|(name, _, _)| *name)
+            .collect();
+        assert_eq!(failed, [TIMEOUTS[1]], "and the others are written");
+        let read = |name| conntrack.read(name).unwrap();
+        assert_eq!(
+            [read(SWITCHES[0]), read(SWITCHES[1]), read(TIMEOUTS[0])],
+            [0, 0, 300]
+        );
     }
 
     #[test]

@@ -1,10 +1,17 @@
-//! What Twill asks of netfilter: one small table that marks what it has accepted, and the
-//! conntrack settings that let a flow rest while BPF carries it.
+//! What Twill asks of netfilter: one small table that marks what it has accepted, the conntrack
+//! settings that let a flow rest while BPF carries it, and flannel's masquerading on request.
 //!
 //! Nothing else of the host's rule set is read or changed.
 
 mod conntrack;
+mod expression;
+mod masquerade;
+mod nft;
+mod ruleset;
 mod table;
 
 pub use conntrack::{Conntrack, ConntrackError};
-pub use table::{InForce, PermitTable, TABLE, TableError};
+pub use masquerade::MasqueradeTable;
+pub use nft::NftError;
+pub use ruleset::{InForce, TableError};
+pub use table::{PermitTable, TABLE};

@@ -4,12 +4,14 @@
 //! The table is written whole in one transaction, so there is no moment without its rules, and
 //! none with half of them.
 
-use ipnetwork::Ipv4Network;
-use nftables::helper::{self, NftablesError};
-use serde_json::{Value, json};
-use thiserror::Error;
+use std::collections::BTreeSet;
 
+use ipnetwork::Ipv4Network;
+use serde_json::{Value, json};
 use twill_core::subnet::Subnet;
+
+use super::expression::{address, and, differs, equals, mark, prefix, set_mark};
+use super::ruleset::{self, InForce, TableError};
 
 /// Name of the table; its family is `inet`.
 pub const TABLE: &str = "twill";
@@ -37,58 +39,20 @@ pub struct PermitTable {
     pub exclude: Vec<Ipv4Network>,
 }
 
-/// Why the table is not in force.
-#[derive(Debug, Error)]
-pub enum TableError {
-    /// `nft` refused it or could not be run.
-    #[error(
-        "write nftables table inet {TABLE}; is `nft` installed and does the kernel have nf_tables?"
-    )]
-    Write(#[source] Box<NftablesError>),
-    /// `nft` could not be asked.
-    #[error("read nftables table inet {TABLE}")]
-    Read(#[source] Box<NftablesError>),
-}
-
-/// The table as the kernel had it right after it was written: what `nft` prints differs from
-/// version to version, so a later look is compared with an earlier one, not with our own text.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InForce(Value);
-
-impl InForce {
-    /// Whether the kernel still has the table as it was written.
-    pub async fn is_so(&self) -> Result<bool, TableError> {
-        match list().await {
-            Ok(now) => Ok(now == self.0),
-            Err(NftablesError::NftFailed { .. }) => Ok(false),
-            Err(source) => Err(TableError::Read(Box::new(source))),
-        }
-    }
-}
-
 impl PermitTable {
     /// Writes the table, whatever was there under its name.
     pub async fn write(&self) -> Result<InForce, TableError> {
-        apply(&self.document())
-            .await
-            .map_err(|source| TableError::Write(Box::new(source)))?;
-        list()
-            .await
-            .map(InForce)
-            .map_err(|source| TableError::Read(Box::new(source)))
+        InForce::write(FAMILY, TABLE, &self.document()).await
+    }
+
+    /// Whether a table of this name is there. Where there is no `nft`, nobody made one.
+    pub async fn is_there() -> Result<bool, TableError> {
+        ruleset::is_there(FAMILY, TABLE).await
     }
 
     /// Removes the table, if it is there.
     pub async fn remove() -> Result<(), TableError> {
-        let table = json!({ "family": FAMILY, "name": TABLE });
-        // Adding what exists changes nothing, and makes the deletion succeed where it does not.
-        let document = json!({ "nftables": [
-            { "add": { "table": table } },
-            { "delete": { "table": table } },
-        ]});
-        apply(&document)
-            .await
-            .map_err(|source| TableError::Write(Box::new(source)))
+        ruleset::remove(FAMILY, TABLE).await
     }
 
     fn document(&self) -> Value {
@@ -106,11 +70,11 @@ impl PermitTable {
                 "type": "filter", "hook": "postrouting", "prio": LAST, "policy": "accept",
             }}}),
         ];
-        if !self.exclude.is_empty() {
-            let elements: Vec<Value> = self
-                .exclude
+        let excluded = outermost(&self.exclude);
+        if !excluded.is_empty() {
+            let elements: Vec<Value> = excluded
                 .iter()
-                .map(|n| prefix(&n.ip(), n.prefix()))
+                .map(|network| prefix(&network.ip(), network.prefix()))
                 .collect();
             commands.push(json!({ "add": { "element": {
                 "family": FAMILY, "table": TABLE, "name": EXCLUDE, "elem": elements,
@@ -129,7 +93,7 @@ impl PermitTable {
         let own = prefix(&self.own_subnet.network(), self.own_subnet.prefix());
         let network = prefix(&self.network.network(), self.network.prefix());
         let mut rules = vec![json!([
-            differs(&and(&mark(), self.mark_bit), 0),
+            differs(&and(&mark(), self.mark_bit), &json!(0)),
             set_mark(&and(&mark(), !self.mark_bit)),
         ])];
         for direction in ["saddr", "daddr"] {
@@ -167,59 +131,18 @@ impl PermitTable {
     }
 }
 
-async fn apply(document: &Value) -> Result<(), NftablesError> {
-    let text = document.to_string();
-    helper::apply_ruleset_raw_async(&text, None::<&str>, None::<&str>)
-        .await
-        .map(drop)
-}
-
-/// The table as `nft` prints it, without the handles that differ from one writing to the next.
-async fn list() -> Result<Value, NftablesError> {
-    let args = ["list", "table", FAMILY, TABLE];
-    let text = helper::get_current_ruleset_raw_async(None::<&str>, args).await?;
-    let mut document = serde_json::from_str(&text).unwrap_or(Value::Null);
-    strip_handles(&mut document);
-    Ok(document)
-}
-
-fn strip_handles(value: &mut Value) {
-    match value {
-        Value::Array(entries) => entries.iter_mut().for_each(strip_handles),
-        Value::Object(fields) => {
-            fields.remove("handle");
-            fields.values_mut().for_each(strip_handles);
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-fn mark() -> Value {
-    json!({ "meta": { "key": "mark" } })
-}
-
-fn and(left: &Value, right: u32) -> Value {
-    json!({ "&": [left, right] })
-}
-
-fn address(direction: &str) -> Value {
-    json!({ "payload": { "protocol": "ip", "field": direction } })
-}
-
-fn prefix(address: &impl ToString, len: u8) -> Value {
-    json!({ "prefix": { "addr": address.to_string(), "len": len } })
-}
-
-fn equals(left: &Value, right: &Value) -> Value {
-    json!({ "match": { "op": "==", "left": left, "right": right } })
-}
-
-fn differs(left: &Value, right: u32) -> Value {
-    json!({ "match": { "op": "!=", "left": left, "right": right } })
-}
-
-fn set_mark(value: &Value) -> Value {
-    json!({ "mangle": { "key": mark(), "value": value } })
+/// The networks that lie in no other, without host bits: `nft` takes no intervals that overlap.
+fn outermost(networks: &[Ipv4Network]) -> BTreeSet<Ipv4Network> {
+    let networks: BTreeSet<Ipv4Network> = networks
+        .iter()
+        .filter_map(|network| Ipv4Network::new(network.network(), network.prefix()).ok())
+        .collect();
+    let lies_in_another = |inner: &Ipv4Network| {
+        let mut others = networks.iter();
+        others.any(|outer| outer != inner && inner.is_subnet_of(*outer))
+    };
+    let outermost = networks.iter().filter(|inner| !lies_in_another(inner));
+    outermost.copied().collect()
 }
 
 #[cfg(test)]
@@ -245,12 +168,10 @@ mod tests {
     }
 
     #[test]
-    fn handles_do_not_count() {
-        let mut printed = json!({ "nftables": [{ "table": { "name": "twill", "handle": 7 } }] });
-        strip_handles(&mut printed);
-        assert_eq!(
-            printed,
-            json!({ "nftables": [{ "table": { "name": "twill" } }] })
-        );
+    fn excluded_networks_that_overlap_become_one() {
+        let parse = |text: &str| text.parse::<Ipv4Network>().unwrap();
+        let networks = ["10.1.0.0/16", "10.1.2.3/24", "10.2.0.7/32", "10.1.9.9/16"].map(parse);
+        let expected = ["10.1.0.0/16", "10.2.0.7/32"].map(parse);
+        assert_eq!(outermost(&networks), BTreeSet::from(expected));
     }
 }

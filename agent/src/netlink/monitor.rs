@@ -237,7 +237,7 @@ impl Filter {
         let message = message.decode()?;
         Ok(Changed {
             kernel: self.matters(ours, &message),
-            pods: self.concerns_pods(ours, &message),
+            pods: self.concerns_pods(&message),
         })
     }
 
@@ -258,22 +258,18 @@ impl Filter {
         }
     }
 
-    /// Whether pods may have come, gone, or changed: veths and bridges, addresses of bridges,
-    /// routes to pods.
-    fn concerns_pods(&self, ours: bool, message: &RouteNetlinkMessage) -> bool {
+    /// Whether pods may have come, gone, or changed. A bridge that goes lets go of its ports
+    /// first, so that links other than veths tell nothing new.
+    fn concerns_pods(&self, message: &RouteNetlinkMessage) -> bool {
         use RouteNetlinkMessage as Is;
         match message {
-            // Told apart by kind, not by index: of a new link nothing else is known.
-            Is::NewLink(link) | Is::DelLink(link) => {
-                link.header.interface_family != AddressFamily::Bridge
-                    && matches!(pods::kind(link), Some(InfoKind::Veth | InfoKind::Bridge))
-            }
+            Is::NewLink(link) | Is::DelLink(link) => pods::kind(link) == Some(&InfoKind::Veth),
             Is::NewAddress(address) | Is::DelAddress(address) => Address::read(address)
                 .is_some_and(|address| {
                     let ip = address.network.ip();
                     self.watch.network.contains(ip.into()) && self.may_be_pods(address.ifindex)
                 }),
-            Is::NewRoute(route) | Is::DelRoute(route) => !ours && self.route_concerns_pods(route),
+            Is::NewRoute(route) | Is::DelRoute(route) => self.route_concerns_pods(route),
             _ => false,
         }
     }

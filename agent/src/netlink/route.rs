@@ -239,3 +239,41 @@ fn message(ifindex: u32, subnet: Subnet, gateway: IpAddr) -> RouteMessage {
     ];
     message
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Emitable;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The quick look at the bytes says what the decoded route says.
+        #[test]
+        fn a_quick_look_does_not_err(bits: u32, prefix in 0_u8..=32, own in 0_u8..=32) {
+            let own = IpNetwork::new(Ipv4Addr::new(10, 244, 1, 0).into(), own).unwrap();
+            let own = Subnet::containing(own);
+            // Half of them near the subnet.
+            let near = u32::from(Ipv4Addr::new(10, 244, 0, 0)) | (bits & 0x03ff);
+            for bits in [bits, near] {
+                let destination = IpNetwork::new(Ipv4Addr::from(bits).into(), prefix).unwrap();
+                let destination = Subnet::containing(destination);
+                let mut message = message(7, destination, destination.network());
+                if prefix == 0 {
+                    // As the kernel writes a default route.
+                    message.attributes.clear();
+                }
+                let mut bytes = vec![0; message.buffer_len()];
+                message.emit(&mut bytes);
+                prop_assert_eq!(may_lie_within(&bytes, own), own.covers(destination));
+            }
+        }
+
+        #[test]
+        fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let own = Subnet::containing("10.244.1.0/24".parse().unwrap());
+            let read = may_lie_within(&bytes, own);
+            prop_assert!(read || bytes.len() >= RTMSG_BYTES);
+        }
+    }
+}

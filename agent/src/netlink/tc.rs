@@ -172,3 +172,67 @@ fn text(bytes: &[u8]) -> String {
     let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(text).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// A filter of interface 7, at priority 50 with handle 1, for all protocols.
+    fn filter(attributes: &[Vec<u8>]) -> Vec<u8> {
+        let words = [0, 7, 1, 0xffff_fff2, 50 << 16 | 0x0300_u32];
+        let mut bytes = words.map(u32::to_ne_bytes).concat();
+        bytes.extend(attributes.concat());
+        bytes
+    }
+
+    fn read(payload: &[u8]) -> Option<(u32, Filter)> {
+        Entry::read(payload).map(|entry| (entry.ifindex, entry.filter(Hook::Ingress)))
+    }
+
+    #[test]
+    fn what_is_cut_off_is_of_no_trusted_kind() {
+        let kind = attribute(TCA_KIND, b"bpf\0");
+        let name = attribute(TCA_BPF_NAME, b"from_pod\0");
+        let whole = filter(&[kind.clone(), attribute(TCA_OPTIONS, &name)]);
+        let expected = |kind: &str, program: Option<&str>| {
+            let filter = Filter {
+                hook: Hook::Ingress,
+                priority: 50,
+                handle: 1,
+                kind: kind.to_owned(),
+                program: program.map(str::to_owned),
+            };
+            Some((7, filter))
+        };
+        for end in 0..=whole.len() {
+            let expected = match end {
+                0..TCMSG_BYTES => None,
+                _ if end < TCMSG_BYTES + kind.len() => expected("", None),
+                _ if end < whole.len() => expected("bpf", None),
+                _ => expected("bpf", Some("from_pod")),
+            };
+            assert_eq!(read(&whole[..end]), expected, "{end} bytes");
+        }
+        // Options of another kind mean something else.
+        let other = filter(&[attribute(TCA_KIND, b"u32\0"), attribute(TCA_OPTIONS, &name)]);
+        assert_eq!(read(&other), expected("u32", None));
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let read = read(&bytes);
+            prop_assert_eq!(read.is_some(), bytes.len() >= TCMSG_BYTES);
+        }
+    }
+}

@@ -65,6 +65,16 @@ impl Acceptance {
         self.trouble.as_deref()
     }
 
+    /// What the operator wants, whether or not it may be right now.
+    pub(super) fn wanted(&self) -> FastPath {
+        self.wanted
+    }
+
+    /// Whether what is wanted may not be: then nobody's word makes flows fast.
+    pub(super) fn is_stale(&self) -> bool {
+        self.allowed.fast_path != self.wanted
+    }
+
     /// What flows may do, as it was found last.
     pub(super) fn allowed(&self) -> Allowed {
         self.allowed
@@ -92,21 +102,28 @@ impl Acceptance {
             trouble = Some(format!("the fast path is off: {error}"));
             allowed.fast_path = FastPath::Off;
         } else {
-            match self.assert_conntrack() {
-                Ok(permit_time) => {
-                    allowed.tcp_permits = true;
-                    allowed.permit_time = permit_time;
-                }
+            match permit_time(&self.conntrack, self.permit_time) {
+                Ok(permit_time) => allowed.permit_time = permit_time,
                 Err(error) => {
                     failures.count("conntrack");
-                    trouble = Some(format!("no permits for TCP: {error}"));
+                    trouble = Some(format!("the fast path is off: {error}"));
+                    allowed.fast_path = FastPath::Off;
+                }
+            }
+            match self.conntrack.assert() {
+                Ok(()) => allowed.tcp_permits = true,
+                Err(error) => {
+                    failures.count("conntrack");
+                    let error = chain(&error);
+                    trouble.get_or_insert_with(|| format!("no permits for TCP: {error}"));
                 }
             }
         }
         if trouble != self.trouble {
-            match &trouble {
-                Some(reason) => warn!(reason, "flows stay slow"),
-                None => info!("flows may be fast again"),
+            if let Some(reason) = &trouble {
+                warn!(reason, "flows stay slow");
+            } else {
+                info!("flows may be fast again");
             }
         }
         self.trouble = trouble;
@@ -134,16 +151,6 @@ impl Acceptance {
         Ok(())
     }
 
-    /// The permit time that the settings allow: a permit must not outlive its conntrack entry.
-    fn assert_conntrack(&self) -> Result<Duration, String> {
-        let permit_time = || {
-            self.conntrack.assert()?;
-            let smallest = Duration::from_secs(self.conntrack.smallest_timeout()?);
-            Ok(self.permit_time.min(smallest / 2))
-        };
-        permit_time().map_err(|error: crate::netfilter::ConntrackError| chain(&error))
-    }
-
     /// Takes away the table of an earlier start: without a fast path nobody reads its marks.
     async fn clear(&mut self) {
         if self.cleared {
@@ -155,4 +162,16 @@ impl Acceptance {
             Err(error) => tracing::debug!(error = %chain(&error), "remove the permit table"),
         }
     }
+}
+
+/// The permit time that conntrack's timeouts allow, of `wanted`: no permit may outlive its
+/// conntrack entry.
+fn permit_time(conntrack: &Conntrack, wanted: Duration) -> Result<Duration, String> {
+    let smallest = conntrack
+        .smallest_timeout()
+        .map_err(|error| chain(&error))?;
+    if smallest == 0 {
+        return Err("a conntrack timeout is 0 s; give it 2 s or more".to_owned());
+    }
+    Ok(wanted.min(Duration::from_secs(smallest) / 2))
 }

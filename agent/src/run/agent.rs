@@ -22,6 +22,7 @@ use twill_core::vtep::MacAddr;
 use super::acceptance::Acceptance;
 use super::bpf::Bpf;
 use super::failures::Failures;
+use super::masquerade::Masquerade;
 use super::patience::pauses;
 use super::pods::Pods;
 use super::report::Report;
@@ -29,6 +30,7 @@ use super::uplink::Finder;
 use crate::admin::Readiness;
 use crate::args::AgentArgs;
 use crate::datapath::hooks::Interfaces;
+use crate::datapath::settings::Settings;
 use crate::files::InstanceLock;
 use crate::netlink::Netlink;
 use crate::netlink::monitor::Monitor;
@@ -50,6 +52,7 @@ pub(super) struct Agent {
     pub(super) observed: Observed,
     pub(super) bpf: Bpf,
     pub(super) acceptance: Acceptance,
+    pub(super) masquerade: Masquerade,
     pub(super) pods: Pods,
     pub(super) failures: Failures,
     pub(super) readiness: Readiness,
@@ -58,8 +61,8 @@ pub(super) struct Agent {
     pub(super) attrs: Option<watch::Sender<LeaseAttrs>>,
     /// What has been written to `subnet.env`.
     pub(super) told: Option<SubnetEnv>,
-    /// Device and uplink as the programs know them.
-    pub(super) told_interfaces: Option<Interfaces>,
+    /// Interfaces and settings as the programs know them.
+    pub(super) told_programs: Option<(Interfaces, Settings)>,
     /// Whether the maps were complete once, so that programs may be attached.
     pub(super) may_attach: bool,
     /// Subnets for which the maps had no room.
@@ -119,7 +122,7 @@ impl Agent {
         report.uplink(&uplink);
         let acceptance = Acceptance::new(&args);
         let pods = Pods::new(&args);
-        let bpf = Bpf::new(&args, config.backend.vni.get(), config.subnet_len);
+        let bpf = Bpf::new(&args, &config);
         Self {
             state: State::new(config, uplink, fallback_mac),
             observed: Observed::default(),
@@ -127,7 +130,7 @@ impl Agent {
             mac: None,
             attrs: None,
             told: None,
-            told_interfaces: None,
+            told_programs: None,
             may_attach: false,
             unmapped: BTreeSet::new(),
             sources: None,
@@ -137,6 +140,7 @@ impl Agent {
             finder,
             bpf,
             acceptance,
+            masquerade: Masquerade::default(),
             pods,
             readiness,
             report,
@@ -160,6 +164,8 @@ impl Agent {
         let mut pauses = pauses();
         loop {
             self.failures.begin();
+            // Waiting may take long, and a device cannot be made on an uplink that is gone.
+            self.look_for_uplink().await;
             self.reconcile(Look::Kernel, &BTreeSet::new()).await;
             self.tell_plugins();
             self.report.waiting(self.failures.texts());
@@ -193,6 +199,15 @@ impl Agent {
                     }
                     Err(error) => bail!("the lease's keeper died: {error}"),
                 },
+                _ = tick.tick() => batch.look = Look::Everywhere,
+                _ = guard.tick() => {
+                    self.guard_programs().await;
+                    self.report.store(&sources.store.contact());
+                    self.report.write();
+                    continue;
+                }
+                () = until(retry) => batch.look = Look::Everywhere,
+                // Last: a steady stream of events must not starve what is due.
                 event = sources.events.recv() => match event {
                     None => bail!("all sources of events are gone"),
                     Some(event) => {
@@ -202,18 +217,11 @@ impl Agent {
                         }
                     }
                 },
-                _ = tick.tick() => batch.look = Look::Everywhere,
-                _ = guard.tick() => {
-                    self.guard_programs().await;
-                    self.report.store(&sources.store.contact());
-                    self.report.write();
-                    continue;
-                }
-                () = until(retry) => batch.look = Look::Everywhere,
             }
             if batch.stop {
                 break;
             }
+            let thorough = batch.look == Look::Everywhere;
             self.pass(batch, &sources.monitor).await;
             let pause = if self.failures.is_empty() {
                 backoff = Box::new(pauses());
@@ -221,7 +229,13 @@ impl Agent {
             } else {
                 backoff.next()
             };
-            retry = pause.map(|pause| Instant::now() + pause);
+            let due = pause.map(|pause| Instant::now() + pause);
+            // Only a look at everything makes good what failed before: no other puts it off.
+            retry = if thorough {
+                due
+            } else {
+                retry.into_iter().chain(due).min()
+            };
         }
         self.readiness.set(false);
         self.report.stopped();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use twill_abi::Mode;
+use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
 
@@ -23,28 +24,32 @@ const RETRY: Duration = Duration::from_secs(30);
 /// The BPF side of the node.
 pub(super) struct Bpf {
     options: Options,
-    wanted: DatapathChoice,
+    /// Why BPF shall not carry packets at all, if it shall not.
+    unwanted: Option<&'static str>,
     vni: u32,
     common_prefix: u8,
     datapath: Option<Datapath>,
     /// Why BPF does not carry packets, or not all it should.
     trouble: Option<String>,
     retry_at: Instant,
+    /// Where programs could not be attached: other interfaces are tried at once.
+    refused_by: Option<Interfaces>,
     /// Whether what earlier starts attached is gone, where BPF is not available.
     cleared: bool,
     operator: Option<Mode>,
 }
 
 impl Bpf {
-    pub(super) fn new(args: &AgentArgs, vni: u32, common_prefix: u8) -> Self {
+    pub(super) fn new(args: &AgentArgs, config: &NetworkConfig) -> Self {
         Self {
             options: args.datapath_options(),
-            wanted: args.datapath,
-            vni,
-            common_prefix,
+            unwanted: unwanted(args.datapath, config),
+            vni: config.backend.vni.get(),
+            common_prefix: config.subnet_len,
             datapath: None,
             trouble: None,
             retry_at: Instant::now(),
+            refused_by: None,
             cleared: false,
             operator: None,
         }
@@ -55,8 +60,8 @@ impl Bpf {
         if self.datapath.is_some() {
             return;
         }
-        if self.wanted == DatapathChoice::Kernel {
-            self.trouble = Some("--datapath kernel".to_owned());
+        if let Some(reason) = self.unwanted {
+            self.trouble = Some(reason.to_owned());
             return;
         }
         if Instant::now() < self.retry_at {
@@ -135,16 +140,21 @@ impl Bpf {
             self.clear(failures).await;
             return;
         };
-        if self.trouble.is_some() && Instant::now() < self.retry_at {
+        let tried = self.refused_by.as_ref() == Some(interfaces);
+        if self.trouble.is_some() && tried && Instant::now() < self.retry_at {
             return;
         }
         match datapath.attach(interfaces).await {
             Ok(()) => {
+                self.refused_by = None;
                 if self.trouble.take().is_some() {
                     info!("BPF carries packets again");
                 }
             }
-            Err(error) => self.failed(&error, failures),
+            Err(error) => {
+                self.refused_by = Some(interfaces.clone());
+                self.failed(&error, failures);
+            }
         }
     }
 
@@ -196,5 +206,37 @@ impl Bpf {
             return ("bpf", None);
         };
         ("kernel", Some(reason))
+    }
+}
+
+/// Why BPF shall not carry packets, by the operator's word or by the network's config.
+fn unwanted(wanted: DatapathChoice, config: &NetworkConfig) -> Option<&'static str> {
+    if wanted == DatapathChoice::Kernel {
+        Some("--datapath kernel")
+    } else if config.backend.gbp {
+        // The kernel's device puts the packet's mark into the header, and judges by it.
+        Some("Backend.GBP is true: BPF does not send the group of a packet, the kernel does")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operator_s_word_and_gbp_leave_packets_to_the_kernel() {
+        let config = |backend: &str| {
+            let text = format!(r#"{{"Network":"10.244.0.0/16","Backend":{backend}}}"#);
+            NetworkConfig::parse(&text).unwrap()
+        };
+        let plain = config(r#"{"Type":"vxlan","GBP":false,"DirectRouting":true}"#);
+        let gbp = config(r#"{"Type":"vxlan","GBP":true}"#);
+        assert_eq!(unwanted(DatapathChoice::Bpf, &plain), None);
+        let reason = unwanted(DatapathChoice::Kernel, &plain).unwrap();
+        assert!(reason.contains("--datapath"), "{reason}");
+        let reason = unwanted(DatapathChoice::Bpf, &gbp).unwrap();
+        assert!(reason.contains("Backend.GBP is true"), "{reason}");
     }
 }

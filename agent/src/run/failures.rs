@@ -1,4 +1,4 @@
-//! What failed: in the last pass, in words; since the start, by kind.
+//! What failed: since everything was tried last, in words; since the start, by kind.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -10,7 +10,7 @@ use crate::datapath::chain;
 /// How many failures of one pass are told in words.
 const TOLD: usize = 10;
 
-/// Failures of passes.
+/// Failures since the last pass that tried everything, and counts since the start.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Failures {
     by_kind: BTreeMap<String, u64>,
@@ -20,7 +20,7 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    /// A pass begins.
+    /// A pass begins that tries everything again: what failed before counts no more.
     pub(super) fn begin(&mut self) {
         self.before = std::mem::take(&mut self.present);
         self.left_out = 0;
@@ -30,11 +30,14 @@ impl Failures {
     pub(super) fn add(&mut self, kind: &str, failure: &(dyn Error + 'static)) {
         self.count(kind);
         let text = chain(failure);
+        if self.present.contains(&text) {
+            return;
+        }
         if self.present.len() >= TOLD {
             self.left_out += 1;
             return;
         }
-        if !self.before.contains(&text) && !self.present.contains(&text) {
+        if !self.before.contains(&text) {
             error!(kind, error = text, "will be tried again");
         }
         self.present.push(text);
@@ -45,12 +48,12 @@ impl Failures {
         *self.by_kind.entry(kind.to_owned()).or_default() += 1;
     }
 
-    /// Whether the pass went without a failure.
+    /// Whether nothing failed since everything was tried last.
     pub(super) fn is_empty(&self) -> bool {
         self.present.is_empty()
     }
 
-    /// The failures of the pass, in words.
+    /// The failures since everything was tried last, in words.
     pub(super) fn texts(&self) -> Vec<String> {
         let mut texts = self.present.clone();
         if self.left_out > 0 {
@@ -80,8 +83,11 @@ mod tests {
         }
         assert_eq!(failures.texts().len(), 11);
         assert_eq!(failures.texts()[10], "and 2 more");
+        failures.add("x", &io::Error::other("failure 3"));
+        assert_eq!(failures.texts()[10], "and 2 more", "told once");
+        assert_eq!(failures.by_kind().get("x"), Some(&13));
         failures.begin();
         assert!(failures.is_empty());
-        assert_eq!(failures.by_kind().get("x"), Some(&12));
+        assert_eq!(failures.by_kind().get("x"), Some(&13));
     }
 }

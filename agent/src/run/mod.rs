@@ -4,6 +4,7 @@ mod acceptance;
 mod agent;
 mod bpf;
 mod failures;
+mod masquerade;
 mod pass;
 mod patience;
 mod pods;
@@ -65,7 +66,7 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     };
     let stop = stopped_by_signal()?;
     let ended = stop
-        .run_until_cancelled(start::start(args, lease_server, &stop))
+        .run_until_cancelled(Box::pin(start::start(args, lease_server, &stop)))
         .await;
     match ended {
         // Stopped before there was anything to stop.

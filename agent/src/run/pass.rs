@@ -1,9 +1,10 @@
 //! One pass: look, plan, carry out, attach, tell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use tracing::{debug, info, warn};
+use tokio::time::Instant;
+use tracing::{info, warn};
 use twill_abi::{FastPath, Mode};
 use twill_core::event::Event;
 use twill_core::lease::LeaseAttrs;
@@ -27,7 +28,9 @@ use crate::netlink::monitor::Monitor;
 impl Agent {
     /// Makes the node what it should be, as far as `batch` says that it may not be.
     pub(super) async fn pass(&mut self, batch: Batch, monitor: &Monitor) {
-        self.failures.begin();
+        if batch.look == Look::Everywhere {
+            self.failures.begin();
+        }
         if batch.look > Look::Nowhere {
             self.look_for_uplink().await;
             monitor.watch_uplink(Some(self.state.uplink().ifindex));
@@ -37,13 +40,18 @@ impl Agent {
         }
         self.reconcile(batch.look, &batch.subnets).await;
         if batch.look == Look::Everywhere {
-            self.assert_acceptance().await;
+            self.assert_netfilter().await;
         }
         if batch.look == Look::Everywhere || batch.pods {
             self.look_at_pods().await;
         }
-        if batch.look == Look::Everywhere || self.interfaces_changed() {
-            self.tell_programs().await;
+        // A peer like all others changes nothing that the settings say.
+        let common = self.state.config().subnet_len;
+        let may_differ = batch.look > Look::Nowhere
+            || batch.pods
+            || batch.subnets.iter().any(|subnet| subnet.prefix() != common);
+        if batch.look == Look::Everywhere || (may_differ && self.told_programs.is_some()) {
+            self.tell_programs(batch.look).await;
         }
         self.tell_plugins();
         self.tell_people();
@@ -89,9 +97,10 @@ impl Agent {
     }
 
     async fn carry_out(&mut self, device: &str, ops: &[Op]) {
-        if !ops.is_empty() {
-            debug!(steps = ops.len(), "plan");
+        if ops.is_empty() {
+            return;
         }
+        let begin = Instant::now();
         let same_side = |a: &Op, b: &Op| matches!(a, Op::Map(_)) == matches!(b, Op::Map(_));
         for run in ops.chunk_by(same_side) {
             let mut kernel = Vec::new();
@@ -118,6 +127,8 @@ impl Agent {
                 }
             }
         }
+        let peers = self.state.peers().len();
+        info!(steps = ops.len(), peers, took = ?begin.elapsed(), "node brought in line");
     }
 
     /// Reads the device again if a step may have changed it, and follows its MAC address.
@@ -161,7 +172,7 @@ impl Agent {
         }
     }
 
-    async fn look_for_uplink(&mut self) {
+    pub(super) async fn look_for_uplink(&mut self) {
         let present = self.state.uplink();
         match self.finder.changed(&self.netlink, present).await {
             Ok(None) => {}
@@ -208,10 +219,15 @@ impl Agent {
         }
     }
 
-    /// Makes sure of what permits rest on.
-    async fn assert_acceptance(&mut self) {
+    /// Makes sure of masquerading, and of what permits rest on.
+    async fn assert_netfilter(&mut self) {
         if let Some(own_subnet) = self.state.own_subnet() {
             let network = self.state.config().network;
+            if self.args.ip_masq {
+                self.masquerade
+                    .assert(network, own_subnet, &mut self.failures)
+                    .await;
+            }
             self.acceptance
                 .assert(network, own_subnet, &mut self.failures)
                 .await;
@@ -245,30 +261,34 @@ impl Agent {
                 name: uplink.name.clone(),
                 ifindex: uplink.ifindex,
             },
-            pods: match self.acceptance.allowed().fast_path {
+            // Where flows are slow for a while, nothing is gained by taking programs away.
+            pods: match self.acceptance.wanted() {
                 FastPath::Off => Vec::new(),
                 FastPath::Permit | FastPath::Direct => self.pods.interfaces(),
             },
         })
     }
 
-    /// Whether the programs were told of another device or uplink than there is.
-    fn interfaces_changed(&self) -> bool {
-        self.told_interfaces.is_some() && self.told_interfaces != self.interfaces()
-    }
-
-    /// Writes the settings and makes sure that the programs are where they belong.
-    async fn tell_programs(&mut self) {
+    /// Writes the settings and makes sure that the programs are where they belong, unless they
+    /// know all that and nobody asks for more than that.
+    async fn tell_programs(&mut self, look: Look) {
         let (Some(interfaces), Some(settings)) = (self.interfaces(), self.settings()) else {
             return;
         };
-        self.bpf.write_settings(&settings, &mut self.failures);
-        self.bpf.set_pods(&self.pods.uses(), &mut self.failures);
-        self.told_interfaces = Some(interfaces.clone());
+        let told = (interfaces, settings);
+        if look < Look::Everywhere && self.told_programs.as_ref() == Some(&told) {
+            return;
+        }
+        let (interfaces, settings) = &told;
+        self.bpf.write_settings(settings, &mut self.failures);
+        if let Some(uses) = self.pods.uses() {
+            self.bpf.set_pods(&uses, &mut self.failures);
+        }
         if self.state.is_complete() && self.failures.is_empty() {
-            self.bpf.attach(&interfaces, &mut self.failures).await;
+            self.bpf.attach(interfaces, &mut self.failures).await;
             self.may_attach = true;
         }
+        self.told_programs = Some(told);
     }
 
     fn settings(&mut self) -> Option<Settings> {
@@ -282,6 +302,8 @@ impl Agent {
         };
         let config = self.state.config();
         let peers = self.state.peers();
+        // What an earlier start wrote goes on until the first complete list.
+        let maps = self.observed.maps.as_ref();
         let allowed = self.acceptance.allowed();
         Some(Settings {
             mode: Mode::Bpf,
@@ -291,9 +313,8 @@ impl Agent {
             overlay_ifindex: interfaces.overlay.ifindex,
             source_ports,
             common_prefix: config.subnet_len,
-            odd_routes: peers
-                .iter()
-                .any(|(subnet, _)| subnet.prefix() != config.subnet_len),
+            odd_routes: has_odd(peers.as_map(), config.subnet_len)
+                || maps.is_some_and(|maps| has_odd(&maps.routes, config.subnet_len)),
             // What the kernel's device sends from: a packet looks the same either way.
             underlay: self.state.device().local,
             own_subnet,
@@ -303,6 +324,7 @@ impl Agent {
             permit_time: allowed.permit_time,
             mark_bit: self.acceptance.mark_bit(),
             tcp_permits: allowed.tcp_permits,
+            stale: self.acceptance.is_stale(),
         })
     }
 
@@ -329,7 +351,7 @@ impl Agent {
             network: self.state.config().network,
             subnet,
             mtu: self.state.device().mtu,
-            ip_masq: false,
+            ip_masq: self.args.ip_masq,
         };
         if !ready || self.told == Some(env) {
             return;
@@ -346,12 +368,19 @@ impl Agent {
         self.readiness.set(ready);
         self.report.pass(&Outcome {
             bpf: &self.bpf,
+            acceptance: &self.acceptance,
+            pods: &self.pods,
             failures: &self.failures,
             state: &self.state,
             ready,
             unmapped: &self.unmapped,
         });
     }
+}
+
+/// Whether a subnet has another prefix length than most.
+fn has_odd<T>(subnets: &BTreeMap<Subnet, T>, common: u8) -> bool {
+    subnets.keys().any(|subnet| subnet.prefix() != common)
 }
 
 fn touches_device(op: &Op) -> bool {

@@ -1,10 +1,10 @@
 //! The pods of this node: found from the kernel, judged, and told to the programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::info;
 use twill_abi::Program;
-use twill_core::pods::{Excluded, OurFilters, PodVeth, Rules, find};
+use twill_core::pods::{Excluded, HostLinks, OurFilters, PodVeth, Rules, find};
 use twill_core::subnet::Subnet;
 
 use super::bpf::Bpf;
@@ -27,6 +27,8 @@ pub(super) struct Pods {
     our_filters: OurFilters,
     excluded: Excluded,
     known: BTreeMap<u32, PodVeth>,
+    /// Whether a look has succeeded: before, nothing of an earlier start may be taken back.
+    seen: bool,
 }
 
 impl Pods {
@@ -46,6 +48,7 @@ impl Pods {
             our_filters,
             excluded,
             known: BTreeMap::new(),
+            seen: false,
         }
     }
 
@@ -70,20 +73,23 @@ impl Pods {
             foreign_programs: BTreeMap::new(),
             excluded: self.excluded.clone(),
         };
-        let candidates = interfaces(&find(&host, &rules));
+        let mut candidates = interfaces(&find(&host, &rules));
+        candidates.extend(bridges_under(&host, &candidates));
         rules.foreign_programs = around.bpf.foreign_programs(&candidates);
         let found = find(&host, &rules);
         for (ifindex, pod) in &found {
             let known = self.known.get(ifindex);
             let reason = pod.never_fast.as_ref();
             if known.is_none_or(|known| known.never_fast.as_ref() != reason) {
-                match reason {
-                    Some(reason) => info!(pod = pod.name, %reason, "pod is never fast"),
-                    None => info!(pod = pod.name, wiring = ?pod.wiring, "pod may be fast"),
+                if let Some(reason) = reason {
+                    info!(pod = pod.name, %reason, "pod is never fast");
+                } else {
+                    info!(pod = pod.name, wiring = ?pod.wiring, "pod may be fast");
                 }
             }
         }
         self.known = found;
+        self.seen = true;
     }
 
     /// The veths that programs belong on.
@@ -91,22 +97,34 @@ impl Pods {
         interfaces(&self.known)
     }
 
-    /// What each veth may do.
-    pub(super) fn uses(&self) -> BTreeMap<u32, VethUse> {
+    /// What each veth may do; `None` while nobody knows.
+    pub(super) fn uses(&self) -> Option<BTreeMap<u32, VethUse>> {
         let use_of = |pod: &PodVeth| match pod.never_fast {
             None => VethUse::Fast,
             Some(_) => VethUse::NeverFast,
         };
-        self.known
-            .iter()
-            .map(|(&ifindex, pod)| (ifindex, use_of(pod)))
-            .collect()
+        let uses = self.known.iter();
+        self.seen
+            .then(|| uses.map(|(&ifindex, pod)| (ifindex, use_of(pod))).collect())
     }
 
     /// The pods as they were last seen.
     pub(super) fn known(&self) -> &BTreeMap<u32, PodVeth> {
         &self.known
     }
+}
+
+/// The bridges that these veths are ports of: fast packets skip a bridge's programs as well.
+fn bridges_under(host: &HostLinks, veths: &[Interface]) -> Vec<Interface> {
+    let masters: BTreeSet<u32> = veths
+        .iter()
+        .filter_map(|veth| host.links.get(&veth.ifindex)?.master)
+        .collect();
+    let named = |ifindex| {
+        let name = host.links.get(&ifindex)?.name.clone();
+        Some(Interface { name, ifindex })
+    };
+    masters.into_iter().filter_map(named).collect()
 }
 
 fn interfaces(pods: &BTreeMap<u32, PodVeth>) -> Vec<Interface> {
@@ -116,4 +134,41 @@ fn interfaces(pods: &BTreeMap<u32, PodVeth>) -> Vec<Interface> {
         ifindex,
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use twill_core::pods::HostLink;
+
+    use super::*;
+
+    #[test]
+    fn a_bridge_is_looked_at_once_and_a_routed_veth_has_none() {
+        let link = |name: &str, master| HostLink {
+            name: name.to_owned(),
+            master,
+            ..HostLink::default()
+        };
+        let host = HostLinks {
+            links: [
+                (5, link("cni0", None)),
+                (6, link("br-other", None)),
+                (7, link("veth7", Some(5))),
+                (8, link("veth8", Some(5))),
+                (9, link("cali9", None)),
+                // Its master is gone.
+                (10, link("veth10", Some(99))),
+            ]
+            .into(),
+        };
+        let veths = [7, 8, 9, 10].map(|ifindex| Interface {
+            name: String::new(),
+            ifindex,
+        });
+        let cni0 = Interface {
+            name: "cni0".to_owned(),
+            ifindex: 5,
+        };
+        assert_eq!(bridges_under(&host, &veths), [cni0]);
+    }
 }

@@ -6,19 +6,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use tracing::warn;
-use twill_abi::ABI_VERSION;
+use twill_abi::{ABI_VERSION, FastPath};
 use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedDevice;
+use twill_core::pods::{PodVeth, Wiring};
 use twill_core::state::State;
 use twill_core::subnet::Subnet;
 use twill_core::uplink::Uplink;
 
+use super::acceptance::{Acceptance, Allowed};
 use super::bpf::Bpf;
 use super::failures::Failures;
+use super::pods::Pods;
 use crate::args::{AgentArgs, device_name};
 use crate::datapath::chain;
+use crate::datapath::operator::fast_path_name;
 use crate::datapath::pins::Pins;
-use crate::files::status::{self, Status, StoreStatus};
+use crate::files::status::{self, FastPathStatus, PodStatus, Status, StoreStatus};
 use crate::store::server::Contact;
 
 /// The kernel's UDP port for VXLAN, where the configuration names none.
@@ -63,6 +67,14 @@ impl Report {
                 address: lease_server.to_owned(),
                 state: "not asked yet".to_owned(),
                 ..StoreStatus::default()
+            },
+            fast_path: FastPathStatus {
+                wanted: fast_path_name(args.fast_path.into()).to_owned(),
+                mode: "off".to_owned(),
+                reason: Some("starting".to_owned()),
+                mark_bit: format!("{:#x}", args.mark_bit),
+                exclude: args.exclude.iter().map(ToString::to_string).collect(),
+                ..before.fast_path
             },
             errors: BTreeMap::new(),
             failing: Vec::new(),
@@ -127,11 +139,15 @@ impl Report {
     pub(super) fn pass(&mut self, outcome: &Outcome<'_>) {
         let Outcome {
             bpf,
+            acceptance,
+            pods,
             failures,
             state,
             ready,
             unmapped,
         } = outcome;
+        self.fast_path(acceptance);
+        self.status.pods = pods.known().iter().map(pod).collect();
         let (mode, reason) = bpf.mode();
         mode.clone_into(&mut self.status.mode);
         self.status.reason = reason;
@@ -144,6 +160,23 @@ impl Report {
         self.status.conflicts = conflicts(state);
         self.status.unmapped = unmapped.iter().take(TOLD).map(Subnet::to_string).collect();
         self.write();
+    }
+
+    fn fast_path(&mut self, acceptance: &Acceptance) {
+        let Allowed {
+            fast_path,
+            permit_time,
+            tcp_permits,
+        } = acceptance.allowed();
+        let status = &mut self.status.fast_path;
+        fast_path_name(fast_path).clone_into(&mut status.mode);
+        status.tcp = tcp_permits;
+        status.permit_milliseconds = u64::try_from(permit_time.as_millis()).unwrap_or(u64::MAX);
+        status.reason = match (acceptance.trouble(), fast_path) {
+            (Some(trouble), _) => Some(trouble.to_owned()),
+            (None, FastPath::Off) => Some(format!("--fast-path {}", status.wanted)),
+            (None, FastPath::Permit | FastPath::Direct) => None,
+        };
     }
 
     /// The agent stops in good order.
@@ -170,10 +203,32 @@ impl Report {
 /// How a pass ended.
 pub(super) struct Outcome<'a> {
     pub(super) bpf: &'a Bpf,
+    pub(super) acceptance: &'a Acceptance,
+    pub(super) pods: &'a Pods,
     pub(super) failures: &'a Failures,
     pub(super) state: &'a State,
     pub(super) ready: bool,
     pub(super) unmapped: &'a BTreeSet<Subnet>,
+}
+
+fn pod((&ifindex, pod): (&u32, &PodVeth)) -> PodStatus {
+    let PodVeth {
+        name,
+        wiring,
+        up,
+        never_fast,
+    } = pod;
+    let wiring = match wiring {
+        Wiring::Bridge => "bridge",
+        Wiring::Routed => "routed",
+    };
+    PodStatus {
+        interface: name.clone(),
+        ifindex,
+        wiring: wiring.to_owned(),
+        up: *up,
+        never_fast: never_fast.as_ref().map(ToString::to_string),
+    }
 }
 
 /// Leases that are not peers, and why.

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 use twill_core::lease::Lease;
 use twill_core::subnet::Subnet;
 use twill_core::vtep::MacAddr;
@@ -84,6 +84,9 @@ pub(super) async fn start(
         port = config.backend.port,
         "network config read"
     );
+    for warning in &config.warnings {
+        warn!(warning, "network config");
+    }
 
     let finder = Finder::new(args);
     let uplink = finder.find(&netlink).await?;

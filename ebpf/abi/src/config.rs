@@ -6,7 +6,8 @@ use crate::{Address, Be16};
 /// Key of the agent's settings in the map `config`.
 pub const CONFIG_KEY_AGENT: u32 = 0;
 /// Key of the operator's override in the map `config`; the agent never writes it.
-/// Of its value only [`Config::mode`] counts.
+/// Of its value [`Config::mode`] counts unless it is [`Mode::Unset`], and [`Config::fast_path`]
+/// where [`Config::flags`] has [`CONFIG_FLAG_FAST_PATH`]; nothing else.
 pub const CONFIG_KEY_OPERATOR: u32 = 1;
 
 /// Odd prefixes exist: a miss in `overlay_routes` looks into `odd_routes`.
@@ -17,6 +18,8 @@ pub const CONFIG_FLAG_TCP_PERMITS: u32 = 1 << 1;
 pub const CONFIG_FLAG_EVENTS: u32 = 1 << 2;
 /// The agent could not verify its own assumptions (a sysctl was lost): no fast path.
 pub const CONFIG_FLAG_STALE: u32 = 1 << 3;
+/// In the operator's override: its `fast_path` goes before the agent's.
+pub const CONFIG_FLAG_FAST_PATH: u32 = 1 << 4;
 
 /// Who carries packets, `Config::mode`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,7 +33,7 @@ pub enum Mode {
     Bpf = 2,
 }
 
-/// Which flows may skip the host's stack, `Config::fast_path`.
+/// Which flows may skip the host's stack, `Config::fast_path`. An unknown number means none.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum FastPath {

@@ -29,8 +29,8 @@ mod vtep;
 
 pub use address::Address;
 pub use config::{
-    CONFIG_FLAG_EVENTS, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS,
-    CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, FastPath, Mode,
+    CONFIG_FLAG_EVENTS, CONFIG_FLAG_FAST_PATH, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_STALE,
+    CONFIG_FLAG_TCP_PERMITS, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, FastPath, Mode,
 };
 pub use counter::{Counter, VtepCounter};
 pub use event::Event;

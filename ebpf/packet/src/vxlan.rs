@@ -92,6 +92,9 @@ pub struct Encap {
     pub remote_vtep_mac: [u8; 6],
     /// MAC address of the own VTEP.
     pub local_vtep_mac: [u8; 6],
+    /// Identification of the outer packet, host byte order. Routers may fragment it, for DF is
+    /// clear: packets that are under way together need different ones (RFC 6864, section 4).
+    pub identification: u16,
     /// TOS byte of the inner packet.
     pub inner_tos: u8,
     /// Length of the inner frame with its Ethernet header, bytes.
@@ -99,8 +102,8 @@ pub struct Encap {
 }
 
 impl Encap {
-    /// The headers: DF clear, identification 0, TTL 64, no UDP checksum (a GSO packet
-    /// allows none, and IPv4 receivers take its absence, RFC 7348 section 5).
+    /// The headers: DF clear, TTL 64, no UDP checksum (a GSO packet allows none, and IPv4
+    /// receivers take its absence, RFC 7348 section 5).
     #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
@@ -122,7 +125,7 @@ impl Encap {
                 version_ihl: Ipv4Header::PLAIN,
                 tos,
                 total_length: total_len.to_be_bytes(),
-                identification: [0; 2],
+                identification: self.identification.to_be_bytes(),
                 fragment: [0; 2],
                 ttl: OUTER_TTL,
                 protocol: IpProtocol::UDP.0,
@@ -156,6 +159,7 @@ impl Encap {
         let (source, destination) = (self.source.to_host(), self.destination.to_host());
         let sum = u32::from(u16::from_be_bytes([Ipv4Header::PLAIN, tos]))
             .wrapping_add(u32::from(total_len))
+            .wrapping_add(u32::from(self.identification))
             .wrapping_add(u32::from(u16::from_be_bytes([
                 OUTER_TTL,
                 IpProtocol::UDP.0,
@@ -199,6 +203,7 @@ mod tests {
         vni: 1,
         remote_vtep_mac: [2, 0, 0, 0, 0, 2],
         local_vtep_mac: [2, 0, 0, 0, 0, 1],
+        identification: 0x1234,
         inner_tos: 0xb8,
         frame_len: 98,
     };
@@ -214,32 +219,41 @@ mod tests {
     fn the_ip_checksum_sums_to_all_ones() {
         for tos in 0..=255 {
             for frame_len in [15, 98, 1464, 65_000] {
-                let ip = Encap {
+                assert_sums_up(Encap {
                     inner_tos: tos,
                     frame_len,
                     ..ENCAP
-                }
-                .headers()
-                .ip;
-                let words = [
-                    [ip.version_ihl, ip.tos],
-                    ip.total_length,
-                    ip.identification,
-                    ip.fragment,
-                    [ip.ttl, ip.protocol],
-                    ip.check,
-                    [192, 0],
-                    [2, 1],
-                    [192, 0],
-                    [2, 2],
-                ];
-                let sum = words
-                    .iter()
-                    .map(|word| u32::from(u16::from_be_bytes(*word)))
-                    .sum();
-                assert_eq!(checksum::fold(sum), 0xffff);
+                });
             }
         }
+        for identification in 0..=u16::MAX {
+            assert_sums_up(Encap {
+                identification,
+                ..ENCAP
+            });
+        }
+    }
+
+    fn assert_sums_up(encap: Encap) {
+        let ip = encap.headers().ip;
+        assert_eq!(ip.identification, encap.identification.to_be_bytes());
+        let words = [
+            [ip.version_ihl, ip.tos],
+            ip.total_length,
+            ip.identification,
+            ip.fragment,
+            [ip.ttl, ip.protocol],
+            ip.check,
+            [192, 0],
+            [2, 1],
+            [192, 0],
+            [2, 2],
+        ];
+        let sum = words
+            .iter()
+            .map(|word| u32::from(u16::from_be_bytes(*word)))
+            .sum();
+        assert_eq!(checksum::fold(sum), 0xffff);
     }
 
     #[test]

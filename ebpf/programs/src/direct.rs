@@ -5,16 +5,19 @@
 //! the stack or a NAT owns never becomes direct. So netfilter sees a flow whole or not at all.
 
 use twill_abi::{
-    Address, Be16, Config, FastPath, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_LIVE,
-    Permit, Reason, VETH_FLAG_NEVER_FAST,
+    Address, Be16, Config, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_LIVE, Permit,
+    Program, Reason, VETH_FLAG_NEVER_FAST, Vtep,
 };
-use twill_packet::ethernet::EthernetHeader;
-use twill_packet::ipv4::{IPV4_LEN, IpProtocol, Ipv4Header};
+use twill_packet::ethernet::{ETHERNET_LEN, EthernetHeader};
+use twill_packet::ipv4::{IPV4_LEN, IPV4_TAIL_OFFSET, IpProtocol, Ipv4Header, Rewrite};
 use twill_packet::transport::IcmpError;
 
 use crate::access::Packet;
+use crate::encap::Failure;
 use crate::flow::Flow;
-use crate::{maps, permit, route};
+use crate::settings::{self, Settings};
+use crate::verdict::Verdict;
+use crate::{count, maps, permit, route};
 
 /// How long a record outlives its last packet, nanoseconds.
 const IDLE_NS: u64 = 3_600_000_000_000;
@@ -23,16 +26,28 @@ const PLACE_NS: u64 = 600_000_000_000;
 /// How often a place is confirmed at the most, nanoseconds.
 const CONFIRM_NS: u64 = 1_000_000_000;
 
-/// Whether the mode is on; the caller knows that the fast path is.
+/// Whether the mode is on.
 #[inline(always)]
-pub fn is_on(config: &Config) -> bool {
-    config.fast_path == FastPath::Direct as u32
+pub fn is_on(settings: &Settings) -> bool {
+    settings::direct(settings)
+}
+
+/// Whether a record is void because the mode is not on any more: netfilter was never asked.
+#[inline(always)]
+pub fn is_void(settings: &Settings, permit: &Permit) -> bool {
+    is_direct(permit) && !is_on(settings)
 }
 
 /// Whether a record was made by its own first packet.
 #[inline(always)]
 pub fn is_direct(permit: &Permit) -> bool {
     permit.flags & PERMIT_FLAG_DIRECT != 0
+}
+
+/// Whether a flow is direct for as long as its record lasts.
+#[inline(always)]
+pub fn owns(permit: &Permit) -> bool {
+    is_direct(permit) && permit.state == PERMIT_LIVE
 }
 
 /// Keeps a record that is in use; one write in half the idle time.
@@ -42,6 +57,33 @@ pub fn keep(permit: &mut Permit, now: u64) {
         permit.out_until_ns = now + IDLE_NS;
         permit.in_until_ns = now + IDLE_NS;
     }
+}
+
+/// Hands a packet of a direct flow to the kernel's vxlan device, as the stack would have done
+/// without netfilter: the way to the VTEP is not known, too narrow, or to be asked for.
+#[inline(always)]
+pub fn to_device(
+    packet: &Packet,
+    config: &Config,
+    flow: &Flow,
+    vtep: &Vtep,
+    reason: Reason,
+) -> Result<Verdict, Failure> {
+    let mut rewrite = Rewrite::new(&flow.ip);
+    rewrite.decrement_ttl();
+    let macs = [vtep.mac, config.vtep_mac];
+    let len = packet.len();
+    if !packet.store(0, &macs) {
+        return Err(Failure::Untouched(reason));
+    }
+    if !packet.store(ETHERNET_LEN + IPV4_TAIL_OFFSET, &rewrite.tail()) {
+        return Err(Failure::Broken(Reason::NoMemory));
+    }
+    count::packet(Program::FromPod, reason, len);
+    Ok(Verdict::Redirect {
+        ifindex: config.overlay_ifindex,
+        len,
+    })
 }
 
 /// Makes a record for a flow whose first packet leaves the pod right now.

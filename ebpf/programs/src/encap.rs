@@ -31,6 +31,7 @@ pub fn outer(
     vtep: &Vtep,
     path: &Path,
     inner_tos: u8,
+    now: u64,
 ) -> Result<(), Failure> {
     let hash = packet.flow_hash();
     let headers = Encap {
@@ -43,6 +44,7 @@ pub fn outer(
         vni: config.vni,
         remote_vtep_mac: vtep.mac,
         local_vtep_mac: config.vtep_mac,
+        identification: identification(hash, now),
         inner_tos,
         frame_len: packet.len(),
     }
@@ -59,6 +61,13 @@ pub fn outer(
         config.mark_bit
     });
     Ok(())
+}
+
+/// Identification of an outer packet: by the clock, so that a flow's packets differ, and by the
+/// flow, so that those of two processors do.
+#[inline(always)]
+fn identification(hash: u32, now: u64) -> u16 {
+    (hash ^ now as u32) as u16
 }
 
 /// What the node's forwarding would have done to the inner packet: TTL, and the destination

@@ -7,6 +7,7 @@ use crate::access::Packet;
 use crate::encap::Failure;
 use crate::flow::Flow;
 use crate::permit::Direction;
+use crate::settings::Settings;
 use crate::verdict::Verdict;
 use crate::{count, direct, encap, flow, maps, nexthop, permit, route, settings};
 
@@ -16,7 +17,7 @@ pub const PROGRAM: Program = Program::FromPod;
 /// Decides about one packet.
 #[inline(always)]
 pub fn decide(packet: &Packet) -> Verdict {
-    let Some(config) = settings::active() else {
+    let Some(config) = &settings::active() else {
         return Verdict::Pass(Reason::ModeKernel);
     };
     // A pod cannot claim a permit, whatever mark its packets came with.
@@ -41,7 +42,11 @@ pub fn decide(packet: &Packet) -> Verdict {
         Err(reason) => return Verdict::Pass(reason),
     };
     let now = permit::now();
-    let direct = direct::is_on(config) && goes_direct(packet, config, &flow, &pod, &ethernet, now);
+    let (direct, opened) = if direct::is_on(config) {
+        goes_direct(packet, config, &flow, &pod, &ethernet, now)
+    } else {
+        (false, false)
+    };
     let reason = if !direct && flow.flags.closes() {
         close(&pod, packet.ifindex(), now);
         return Verdict::Pass(Reason::Closing);
@@ -52,7 +57,14 @@ pub fn decide(packet: &Packet) -> Verdict {
         match fast(packet, config, &flow, &pod, &ethernet, now) {
             Ok(verdict) => return verdict,
             Err(Failure::Broken(reason)) => return Verdict::Drop(reason),
-            Err(Failure::Untouched(reason)) => reason,
+            Err(Failure::Untouched(reason)) => {
+                if opened {
+                    // The stack gets the first packet, so it gets the flow: its NAT may have
+                    // its say, and a peer must not see one half with it and one without.
+                    permit::end(&pod);
+                }
+                reason
+            }
         }
     };
     if !flow.is_error() {
@@ -61,7 +73,8 @@ pub fn decide(packet: &Packet) -> Verdict {
     Verdict::Pass(reason)
 }
 
-/// Mode `direct`: whether the flow has a record of that kind, or gets one by this first packet.
+/// Mode `direct`: whether the flow has a record of that kind, and whether this first packet has
+/// just made it.
 #[inline(always)]
 fn goes_direct(
     packet: &Packet,
@@ -70,19 +83,20 @@ fn goes_direct(
     pod: &FlowTuple,
     ethernet: &EthernetHeader,
     now: u64,
-) -> bool {
+) -> (bool, bool) {
     if flow.flags.is_first() {
         open(pod, packet.ifindex(), now);
     }
-    match maps::permit(pod) {
-        Some(permit) => direct::is_direct(permit),
-        None => direct::open_out(packet, config, flow, pod, ethernet, now).is_ok(),
+    if let Some(permit) = maps::permit(pod) {
+        return (direct::is_direct(permit), false);
     }
+    let opened = direct::open_out(packet, config, flow, pod, ethernet, now).is_ok();
+    (opened, opened)
 }
 
 /// The flow and the tuple that its record goes by, if it could ever be fast.
 #[inline(always)]
-fn parse(packet: &Packet, config: &Config) -> Result<(Flow, FlowTuple), Reason> {
+fn parse(packet: &Packet, config: &Settings) -> Result<(Flow, FlowTuple), Reason> {
     let ip = flow::ipv4(packet, ETHERNET_LEN)?;
     if route::is_own(config, ip.destination()) {
         return Err(Reason::LocalDestination);
@@ -106,7 +120,7 @@ fn parse(packet: &Packet, config: &Config) -> Result<(Flow, FlowTuple), Reason> 
 #[inline(always)]
 fn fast(
     packet: &Packet,
-    config: &Config,
+    config: &Settings,
     flow: &Flow,
     pod: &FlowTuple,
     ethernet: &EthernetHeader,
@@ -116,6 +130,9 @@ fn fast(
     let Some(permit) = maps::permit(pod) else {
         return pass(Reason::NoPermit);
     };
+    if direct::is_void(config, permit) {
+        return pass(Reason::NoPermit);
+    }
     permit::check(permit, now).map_err(Failure::Untouched)?;
     if permit.ifindex != packet.ifindex() || permit.sent_to_mac != ethernet.destination {
         return pass(Reason::ForeignVeth);
@@ -130,11 +147,20 @@ fn fast(
     if vtep.generation != permit.vtep_generation {
         return pass(Reason::StaleVtep);
     }
-    let path = nexthop::resolve(packet, config, vtep, state, now).map_err(Failure::Untouched)?;
-    if !nexthop::fits(packet, flow.headers_len, &path) {
-        return pass(Reason::OverPathMtu);
-    }
-    nexthop::outer_permit(config, state, now).map_err(Failure::Untouched)?;
+    let way = nexthop::resolve(packet, config, vtep, state, now).and_then(|path| {
+        if !nexthop::fits(packet, flow.headers_len, &path) {
+            return Err(Reason::OverPathMtu);
+        }
+        nexthop::outer_permit(config, state, now).map(|()| path)
+    });
+    let path = match way {
+        Ok(path) => path,
+        // Conntrack has never seen the flow, and would take this packet for invalid.
+        Err(reason) if direct::is_direct(permit) => {
+            return direct::to_device(packet, config, flow, vtep, reason);
+        }
+        Err(reason) => return pass(reason),
+    };
     if direct::is_direct(permit) {
         direct::keep(permit, now);
     } else if permit::is_probe(config, permit, Direction::Out, now) {
@@ -145,7 +171,7 @@ fn fast(
         return pass(Reason::NoPermit);
     }
     let len = packet.len();
-    encap::outer(packet, config, vtep, &path, flow.ip.tos)?;
+    encap::outer(packet, config, vtep, &path, flow.ip.tos, now)?;
     encap::inner(packet, flow, pod, &wire)?;
     count::encap(index, len);
     Ok(Verdict::Redirect {

@@ -11,6 +11,7 @@ use crate::decap::Arrival;
 use crate::encap::Failure;
 use crate::flow::Flow;
 use crate::permit::Direction;
+use crate::settings::Settings;
 use crate::verdict::Verdict;
 use crate::{count, decap, direct, flow, maps, permit, route, settings};
 
@@ -32,7 +33,7 @@ struct Trusted {
 /// Decides about one packet.
 #[inline(always)]
 pub fn decide(packet: &Packet) -> Verdict {
-    let Some(config) = settings::active() else {
+    let Some(config) = &settings::active() else {
         return Verdict::Pass(Reason::ModeKernel);
     };
     let trusted = match judge(packet, config) {
@@ -145,7 +146,7 @@ fn sender(config: &Config, outer: Be32, inner: Be32) -> Result<u32, Reason> {
 
 /// Carries the packet into the pod, if a permit says so.
 #[inline(always)]
-fn fast(packet: &Packet, config: &Config, trusted: &Trusted) -> Result<Verdict, Failure> {
+fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict, Failure> {
     let pass = |reason| Err(Failure::Untouched(reason));
     let now = permit::now();
     let Some(vtep) = route::vtep(trusted.vtep) else {
@@ -198,7 +199,7 @@ fn fast(packet: &Packet, config: &Config, trusted: &Trusted) -> Result<Verdict, 
 #[inline(always)]
 fn find(
     packet: &Packet,
-    config: &Config,
+    config: &Settings,
     flow: &Flow,
     vtep: (u32, u32),
     now: u64,
@@ -208,8 +209,12 @@ fn find(
     }
     let wire = flow.received();
     let mut found = permit::by_wire(&wire);
-    if found.is_none() && direct::is_on(config) && direct::open_in(flow, &wire, vtep, now).is_ok() {
-        found = permit::by_wire(&wire);
+    if found.is_none() && direct::is_on(config) {
+        match direct::open_in(flow, &wire, vtep, now) {
+            Ok(()) => found = permit::by_wire(&wire),
+            Err(refused @ (Reason::StackOwned | Reason::NeverFast)) => return Err(refused),
+            Err(_) => {}
+        }
     }
     let Some((pod, permit)) = found else {
         return Err(match flow.flags {
@@ -219,7 +224,11 @@ fn find(
         });
     };
     if direct::is_direct(permit) {
-        return Ok(permit);
+        return if direct::is_on(config) {
+            Ok(permit)
+        } else {
+            Err(Reason::NoPermit)
+        };
     }
     if flow.flags.closes() {
         permit::close(permit, now);

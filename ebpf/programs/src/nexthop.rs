@@ -48,7 +48,8 @@ pub fn resolve(
     now: u64,
 ) -> Result<Path, Reason> {
     refresh_generation(state, vtep);
-    if now < state.nexthop_until_ns {
+    // Of another uplink nothing is remembered: it may be gone, and what is sent there lost.
+    if now < state.nexthop_until_ns && state.ifindex == config.uplink_ifindex {
         return Ok(Path {
             ifindex: state.ifindex,
             source_mac: unpack_mac(state.source_mac),
@@ -81,9 +82,10 @@ pub fn resolve(
 /// Whether the outer packet's way was confirmed by the kernel's own packets lately.
 ///
 /// Now and then one packet is refused on purpose: it goes the kernel's way, past OUTPUT rules,
-/// xfrm policies and netdev egress rules, and asks again.
+/// xfrm policies and netdev egress rules, and asks again. Which one, [`ask_outer`] says at the
+/// last program before the kernel's device: refused once, it must be refused there too.
 #[inline(always)]
-pub fn outer_permit(config: &Config, state: &mut VtepState, now: u64) -> Result<(), Reason> {
+pub fn outer_permit(config: &Config, state: &VtepState, now: u64) -> Result<(), Reason> {
     if config.outer_permit_ns == 0 {
         return Ok(());
     }
@@ -91,10 +93,19 @@ pub fn outer_permit(config: &Config, state: &mut VtepState, now: u64) -> Result<
         return Err(Reason::OuterPermitExpired);
     }
     if now >= state.outer_probe_at_ns {
-        state.outer_probe_at_ns = now + config.outer_permit_ns / 8;
         return Err(Reason::OuterProbe);
     }
     Ok(())
+}
+
+/// [`outer_permit`] for a packet that the kernel's device gets next, if it is refused.
+#[inline(always)]
+pub fn ask_outer(config: &Config, state: &mut VtepState, now: u64) -> Result<(), Reason> {
+    let permitted = outer_permit(config, state, now);
+    if permitted == Err(Reason::OuterProbe) {
+        state.outer_probe_at_ns = now + config.outer_permit_ns / 8;
+    }
+    permitted
 }
 
 /// The kernel has sent VXLAN to this VTEP.

@@ -10,6 +10,7 @@ use twill_abi::{
 
 use crate::access::{self, Packet};
 use crate::flow::Flow;
+use crate::settings::Settings;
 use crate::{count, direct, maps};
 
 /// How long a closed flow is not learned again, nanoseconds.
@@ -124,7 +125,7 @@ pub fn note_pending(packet: &Packet, tuple: &FlowTuple, sent_to_mac: [u8; 6], no
 #[inline(always)]
 pub fn learn_out(
     packet: &Packet,
-    config: &Config,
+    config: &Settings,
     flow: &Flow,
     accepted: bool,
     vtep: (u32, &Vtep),
@@ -152,6 +153,14 @@ pub fn learn_out(
     }
     if direct::is_on(config) {
         direct::yield_to_nat(&pod, &wire, ifindex, now);
+        // A packet of a direct flow that was slow for once, to renew its outer permit for one.
+        // Conntrack has not seen the others: what it makes of this one is no answer.
+        if pod == wire
+            && !flow.flags.opens()
+            && maps::permit(&pod).is_some_and(|permit| direct::owns(permit))
+        {
+            return;
+        }
     }
     if !accepted || flow.flags.opens() {
         reject_out(&pod, &wire, ifindex, accepted, now);
@@ -162,11 +171,14 @@ pub fn learn_out(
     }
     let (index, vtep) = vtep;
     match maps::permit(&pod) {
-        Some(permit) if direct::is_direct(permit) && permit.state == PERMIT_LIVE => return,
         Some(permit) if permit.state == PERMIT_TOMBSTONE && now < permit.tombstone_until_ns => {
             return;
         }
-        Some(permit) if permit.state == PERMIT_LIVE && permit.wire == wire => {
+        Some(permit)
+            if permit.state == PERMIT_LIVE
+                && permit.wire == wire
+                && !direct::is_void(config, permit) =>
+        {
             // Another veth that sends this tuple is not the one that netfilter delivers to.
             if permit.ifindex != ifindex {
                 return;
@@ -179,6 +191,7 @@ pub fn learn_out(
             permit.out_until_ns = now + config.permit_ns;
             permit.renewals += 1;
         }
+        // Also where the mode was `direct`: netfilter's acceptance takes the record's place.
         _ => {
             end(&pod);
             let Some(permit) = blank(&pod, &wire, ifindex, now) else {
@@ -242,7 +255,7 @@ pub fn learn_in(
     let Some(permit) = maps::permit(&pod) else {
         return learn_reply(config, &pod, pod_mac, gateway_mac, ifindex, now);
     };
-    if permit.state != PERMIT_LIVE {
+    if permit.state != PERMIT_LIVE || direct::is_direct(permit) {
         return false;
     }
     if permit.ifindex != ifindex {

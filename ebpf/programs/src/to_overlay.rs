@@ -28,7 +28,7 @@ pub fn decide(packet: &Packet) -> Verdict {
 #[inline(always)]
 fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
     let pass = |reason| Err(Failure::Untouched(reason));
-    let Some(config) = settings::active() else {
+    let Some(config) = &settings::active() else {
         return pass(Reason::ModeKernel);
     };
     let mark = packet.mark();
@@ -70,9 +70,9 @@ fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
     if !nexthop::fits(packet, headers_len, &path) {
         return pass(Reason::OverPathMtu);
     }
-    nexthop::outer_permit(config, state, now).map_err(Failure::Untouched)?;
+    nexthop::ask_outer(config, state, now).map_err(Failure::Untouched)?;
     let len = packet.len();
-    encap::outer(packet, config, vtep, &path, ip.tos)?;
+    encap::outer(packet, config, vtep, &path, ip.tos, now)?;
     count::encap(index, len);
     Ok(Verdict::Redirect {
         ifindex: path.ifindex,

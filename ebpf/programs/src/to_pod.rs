@@ -13,7 +13,7 @@ pub const PROGRAM: Program = Program::ToPod;
 /// Decides about one packet: it always passes.
 #[inline(always)]
 pub fn decide(packet: &Packet) -> Verdict {
-    let Some(config) = settings::active() else {
+    let Some(config) = &settings::active() else {
         return Verdict::Pass(Reason::ModeKernel);
     };
     let mark = packet.mark();

@@ -15,7 +15,7 @@ pub const PROGRAM: Program = Program::ToUplink;
 /// Decides about one packet: it always passes.
 #[inline(always)]
 pub fn decide(packet: &Packet) -> Verdict {
-    let Some(config) = settings::active() else {
+    let Some(config) = &settings::active() else {
         return Verdict::Ignore;
     };
     let mark = packet.mark();

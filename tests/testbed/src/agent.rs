@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,11 @@ impl Agent {
             lease_server: lease_server.to_owned(),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
         }
+    }
+
+    /// Has the daemon started with these further flags from now on; its pins stay.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
     }
 
     /// Starts the daemon, for the first time or again, and does not wait.
@@ -131,6 +136,21 @@ impl Agent {
     pub fn ctl(&self, words: &[&str]) -> Result<Value> {
         let text = self.ctl_text(&[words, &["--json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("twillctl {words:?} printed {text:?}"))
+    }
+
+    /// The changes that `twillctl permits watch` tells until it is ended after this time.
+    pub fn watch_permits(&self, time: Duration) -> Result<Vec<Value>> {
+        let mut command = self.ctl_command(&["permits", "watch", "--json"])?;
+        command.stdout(Stdio::piped()).stdin(Stdio::null());
+        let mut child = self.namespace.spawn(&mut command)?;
+        std::thread::sleep(time);
+        child.kill()?;
+        let output = child.wait_with_output()?;
+        let text = String::from_utf8(output.stdout)?;
+        let lines = text.lines().map(serde_json::from_str);
+        lines
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("twillctl permits watch printed {text:?}"))
     }
 
     /// What `twillctl` prints for people; an exit code other than 0 is an error.

@@ -87,10 +87,27 @@ impl Cluster {
 
     /// Adds a node and starts its agent; returns once the agent is ready.
     pub fn add_node(&mut self, label: &str, address: Ipv4Addr) -> Result<&mut Member> {
+        self.add_node_with(label, address, &[])
+    }
+
+    /// [`Self::add_node`] whose agent is given further flags.
+    pub fn add_node_with(
+        &mut self,
+        label: &str,
+        address: Ipv4Addr,
+        flags: &[&str],
+    ) -> Result<&mut Member> {
         let node = self.underlay.join(label, address)?;
         let url = self.lease_server.url();
-        let agent = self.explained(Agent::start(&node, &url))?;
-        let env = agent.subnet_env()?;
+        let mut agent = Agent::new(&node, &url, flags);
+        let started = agent.start_again().and_then(|()| agent.wait_ready());
+        self.explained(started).with_context(|| agent.log_tail())?;
+        // Pods leave the node under their own addresses, as where the node masquerades what
+        // goes outside: a flow whose source the bridge plugin rewrites is never fast.
+        let env = SubnetEnv {
+            ip_masq: true,
+            ..agent.subnet_env()?
+        };
         let member = Member {
             pods: Vec::new(),
             agent,

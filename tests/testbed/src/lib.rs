@@ -14,6 +14,7 @@ pub mod command;
 pub mod counters;
 pub mod daemon;
 pub mod directory;
+pub mod forge;
 pub mod lease_server;
 pub mod netns;
 pub mod packet;

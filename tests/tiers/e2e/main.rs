@@ -4,4 +4,12 @@
 
 #![forbid(unsafe_code)]
 
+mod bad_input;
+mod foreign;
+mod impostor;
+mod interop;
 mod lease_server;
+mod leases;
+mod outage;
+mod scale;
+mod uplink;

@@ -60,7 +60,11 @@ fn attached(agent: &Agent) -> Result<Vec<String>> {
 }
 
 /// Echo requests at a hundred a second while `work` is done; every one must be answered.
-fn while_pinging(from: &Namespace, to: Ipv4Addr, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(crate) fn while_pinging(
+    from: &Namespace,
+    to: Ipv4Addr,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     std::thread::scope(|scope| {
         let pinging = scope.spawn(|| {
             let to = to.to_string();
@@ -244,7 +248,7 @@ fn what_others_made_survives_start_reconcile_stop_and_teardown() -> Result<()> {
         [
             "ip -d link show vx9",
             "bridge fdb show dev vx9",
-            "ip addr show br9",
+            "ip -4 addr show br9",
             "ip route show 10.244.201.0/24",
             "tc filter show dev eth0 ingress",
         ]

@@ -149,6 +149,7 @@ fn settings(interfaces: &Interfaces) -> Result<Settings> {
         permit_time: Duration::from_secs(10),
         mark_bit: 0x1000,
         tcp_permits: false,
+        stale: false,
     })
 }
 

@@ -6,6 +6,7 @@
 
 mod agent_daemon;
 mod agent_datapath;
+mod ctl;
 mod netlink;
 mod pods;
 mod testbed;

@@ -1,12 +1,14 @@
 //! The one way that a case is run and judged.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use twill_abi::{Counter, Program, Reason, VtepCounter, VtepState, counter_index};
 use twill_testbed::packet::side_by_side;
 
+use super::flow_tables::FlowTables;
 use super::lab::{Lab, Output, counter_name};
-use super::packets::Outer;
+use super::packets::{Outer, numbered_as};
 use super::sk_buff::SkBuff;
 use super::tables::{MARK_BIT, Tables};
 use super::world::VTEP_B;
@@ -46,6 +48,11 @@ pub(crate) struct Expected {
     pub(crate) mark: u32,
     /// The one counter of the program that moves, by one packet and all of its bytes.
     pub(crate) reason: Option<Reason>,
+    /// Counters of the program that move beside it, by one packet and so many bytes.
+    pub(crate) beside: Vec<(Reason, u64)>,
+    /// What is remembered of flows and pods afterwards, where that changes; times by
+    /// [`super::flow_tables::at`].
+    pub(crate) flows: Option<FlowTables>,
     /// The one VTEP counter that moves.
     pub(crate) vtep: Option<(u32, VtepCounter)>,
     /// The one next hop that is learned, and its VTEP's place.
@@ -92,6 +99,8 @@ impl Case {
                 packet: packet.clone(),
                 mark: mark_after(program, reason, context.mark),
                 reason: Some(reason),
+                beside: Vec::new(),
+                flows: None,
                 vtep: None,
                 learned: None,
                 unjudged: None,
@@ -149,6 +158,13 @@ impl Case {
         self
     }
 
+    /// With this change to what is remembered of flows and pods; the maps before are final.
+    pub(crate) fn then(mut self, change: impl FnOnce(&mut FlowTables)) -> Self {
+        let before = &self.tables.flows;
+        change(self.expected.flows.get_or_insert_with(|| before.clone()));
+        self
+    }
+
     /// With other expectations.
     pub(crate) fn expecting(mut self, change: impl FnOnce(&mut Expected)) -> Self {
         change(&mut self.expected);
@@ -168,12 +184,12 @@ impl NextHop {
     }
 }
 
-/// The mark of a packet that is passed on: `to_overlay` takes our own bit off, so that it does
-/// not leave the node, and no other.
+/// The mark of a packet that is passed on: our own bit goes, so that it does not leave the node
+/// nor come from a pod, and no other.
 fn mark_after(program: Program, reason: Reason, mark: u32) -> u32 {
     match (program, reason) {
         (_, Reason::ModeKernel) => mark,
-        (Program::ToOverlay, _) => mark & !MARK_BIT,
+        (Program::ToOverlay | Program::FromPod | Program::ToPod, _) => mark & !MARK_BIT,
         _ => mark,
     }
 }
@@ -210,19 +226,30 @@ pub(crate) fn check(lab: &Lab, case: &Case) -> Output {
         "{name}\n{faults}\n{came}\n{wanted}",
         name = case.name,
         came = side_by_side("in", &case.packet, "out", &output.packet),
-        wanted = side_by_side("expected", &case.expected.packet, "out", &output.packet),
+        wanted = side_by_side("expected", &case.wanted(&output), "out", &output.packet),
     );
     output
 }
 
 impl Case {
+    /// The packet that is expected. What is encapsulated gets the identification that it was
+    /// given, whatever that is, with the header checksum that belongs to it.
+    fn wanted(&self, output: &Output) -> Vec<u8> {
+        let numbers = matches!(self.program, Program::ToOverlay | Program::FromPod);
+        if numbers && self.expected.verdict == REDIRECT {
+            numbered_as(&output.packet, self.expected.packet.clone())
+        } else {
+            self.expected.packet.clone()
+        }
+    }
+
     fn faults(&self, output: &Output) -> String {
         let expected = &self.expected;
         let mut faults = Faults::default();
         faults.compare("verdict", &expected.verdict, &output.verdict);
         faults.compare("mark", &expected.mark, &output.context.mark);
         faults.compare("control block", &self.context.cb, &output.context.cb);
-        if expected.packet != output.packet {
+        if self.wanted(output) != output.packet {
             faults.add("the packet differs, see below");
         }
 
@@ -232,8 +259,13 @@ impl Case {
         };
         let name = |(place, counter)| (counter_name(place), counter);
         let place = |reason| counter_index(self.program, reason);
-        let wanted = expected.reason.map(|reason| name((place(reason), counter)));
-        let wanted: Vec<_> = wanted.into_iter().collect();
+        let wanted = expected.reason.map(|reason| (place(reason), counter));
+        let beside = expected.beside.iter().map(|&(reason, bytes)| {
+            let packets = 1;
+            (place(reason), Counter { packets, bytes })
+        });
+        let wanted: BTreeMap<_, _> = wanted.into_iter().chain(beside).collect();
+        let wanted: Vec<_> = wanted.into_iter().map(name).collect();
         let moved: Vec<_> = output.counted.clone().into_iter().map(name).collect();
         faults.compare("counters", &wanted, &moved);
         let wanted: Vec<_> = expected.vtep.into_iter().collect();
@@ -255,6 +287,15 @@ impl Case {
                 ));
             }
         }
+        let flows = expected.flows.as_ref().unwrap_or(&self.tables.flows);
+        let flows = flows.settled(&output.tables.flows, output.time_ns);
+        flows.differences(&output.tables.flows, |what, wanted, found| {
+            faults.add(&format!(
+                "{what}: expected {wanted}\n  {what}: found    {found}\n  the program ran within \
+                 {:?}",
+                output.time_ns
+            ));
+        });
         faults.compare("config", &tables.config, &output.tables.config);
         faults.compare("operator", &tables.operator, &output.tables.operator);
         faults.compare("overlay_routes", &tables.routes, &output.tables.routes);

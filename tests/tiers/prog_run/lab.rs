@@ -10,7 +10,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
-use twill_abi::maps::{CONFIG, COUNTERS_MAP, EVENTS, MAPS, VTEP_COUNTERS};
+use twill_abi::maps::{CONFIG, COUNTERS_MAP, MAPS, MapKind, VTEP_COUNTERS};
 use twill_abi::{Counter, Program, Reason, VtepCounter, counter_index};
 
 use super::sk_buff::SkBuff;
@@ -22,6 +22,8 @@ use super::world::{
 
 /// The shortest frame that `BPF_PROG_TEST_RUN` takes as IPv4, by its `EtherType`: both headers.
 pub(crate) const SHORTEST: usize = 34;
+/// Capacity of the tables of flows.
+const LRU_CAPACITY: u32 = 1024;
 /// Room that a program may add in front of or behind a packet.
 const ROOM: usize = 256;
 
@@ -31,6 +33,10 @@ pub(crate) const UPLINK: &str = "eth0";
 pub(crate) const WIRE: &str = "wire";
 /// The kernel's vxlan device.
 pub(crate) const OVERLAY: &str = "flannel.1";
+/// The host's side of our pod's veth.
+pub(crate) const VETH: &str = "veth-a1";
+/// The host's side of another pod's veth.
+const OTHER_VETH: &str = "veth-a2";
 
 /// The programs in a network namespace of this thread's own; both are gone with the thread.
 pub(crate) struct Lab {
@@ -39,6 +45,10 @@ pub(crate) struct Lab {
     pub(crate) uplink: u32,
     /// Interface index of the vxlan device.
     pub(crate) overlay: u32,
+    /// Interface index of the veth of our pod.
+    pub(crate) veth: u32,
+    /// Interface index of the veth of another pod.
+    pub(crate) other_veth: u32,
     counters: RefCell<BTreeMap<u32, Counter>>,
     vtep_counters: RefCell<BTreeMap<u32, VtepCounter>>,
 }
@@ -73,10 +83,13 @@ impl Lab {
         for map in MAPS {
             if ![COUNTERS_MAP.name, CONFIG.name].contains(&map.name) {
                 // A ring buffer is measured in whole pages.
-                let entries = if map.name == EVENTS.name {
-                    4096
-                } else {
-                    CAPACITY
+                let entries = match map.kind {
+                    MapKind::RingBuf => 4096,
+                    // A small LRU map throws entries out long before it is full.
+                    MapKind::LruHash => LRU_CAPACITY,
+                    MapKind::Hash | MapKind::Array | MapKind::PerCpuArray | MapKind::LpmTrie => {
+                        CAPACITY
+                    }
                 };
                 loader.map_max_entries(map.name, entries);
             }
@@ -94,6 +107,8 @@ impl Lab {
             ebpf: RefCell::new(ebpf),
             uplink: index_of(UPLINK),
             overlay: index_of(OVERLAY),
+            veth: index_of(VETH),
+            other_veth: index_of(OTHER_VETH),
             counters: RefCell::default(),
             vtep_counters: RefCell::default(),
         })
@@ -114,6 +129,11 @@ impl Lab {
         })
     }
 
+    /// The object and its maps.
+    pub(crate) fn ebpf(&self) -> RefMut<'_, Ebpf> {
+        self.ebpf.borrow_mut()
+    }
+
     /// Makes the maps hold exactly `tables`, and forgets what was counted.
     pub(crate) fn prepare(&self, tables: &Tables) {
         let ebpf = &mut *self.ebpf.borrow_mut();
@@ -132,8 +152,19 @@ impl Lab {
         context: SkBuff,
     ) -> Result<Output, aya::programs::ProgramError> {
         self.prepare(tables);
+        self.give(program, packet, context)
+    }
+
+    /// Gives one packet to a program and the maps as they are.
+    pub(crate) fn give(
+        &self,
+        program: Program,
+        packet: &[u8],
+        context: SkBuff,
+    ) -> Result<Output, aya::programs::ProgramError> {
         let ifindex = match (context.ifindex, program) {
             (0, Program::FromUplink | Program::ToUplink) => self.uplink,
+            (0, Program::FromPod | Program::ToPod) => self.veth,
             (0, _) => self.overlay,
             (ifindex, _) => ifindex,
         };
@@ -274,6 +305,10 @@ address add 198.51.100.129/25 dev elsewhere
 link add {OVERLAY} address {vtep_mac} mtu 1450 type vxlan id {VNI} local {NODE_A} dev {UPLINK} dstport {PORT} nolearning noudpcsum
 address add {OVERLAY_A}/32 dev {OVERLAY}
 link set {OVERLAY} up
+link add {VETH} type veth peer name pod-a1
+link set {VETH} up
+link add {OTHER_VETH} type veth peer name pod-a2
+link set {OTHER_VETH} up
 "
     ));
 }

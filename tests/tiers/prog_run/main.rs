@@ -17,6 +17,8 @@
 
 mod btf;
 mod check;
+mod fast_path;
+mod flow_tables;
 mod from_uplink;
 mod lab;
 mod live;
@@ -27,6 +29,7 @@ mod noise;
 mod object;
 mod outer_permit;
 mod packets;
+mod permits;
 mod sk_buff;
 mod source_port;
 mod tables;

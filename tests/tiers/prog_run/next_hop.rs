@@ -59,6 +59,20 @@ fn an_old_next_hop_is_asked_for_again() {
 }
 
 #[test]
+fn a_next_hop_of_another_uplink_is_asked_for_again() {
+    let Some(lab) = Lab::open() else { return };
+    let inner = datagram(&to_pod_b(), 64);
+    let case = Case::encapped("other uplink", &lab, &inner, &Outer::to_node_b()).with(|tables| {
+        let elsewhere = NextHop {
+            ifindex: lab.uplink + 1000,
+            ..remembered(&lab)
+        };
+        tables.states[VTEP_B as usize] = elsewhere.known(generation_of_b(&lab), u64::MAX);
+    });
+    check(&lab, &case);
+}
+
+#[test]
 fn a_next_hop_that_moved_is_followed() {
     let Some(lab) = Lab::open() else { return };
     let inner = datagram(&to_pod_b(), 64);

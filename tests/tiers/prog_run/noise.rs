@@ -10,7 +10,7 @@ use twill_testbed::packet::Ethernet;
 
 use super::check::{NEXT, REDIRECT};
 use super::lab::{Lab, Output, SHORTEST, counter_name};
-use super::packets::{Outer, datagram, echo, from_pod_b, leaving, segment, to_pod_b};
+use super::packets::{Outer, datagram, echo, from_pod_b, leaving, numbered_as, segment, to_pod_b};
 use super::sk_buff::SkBuff;
 use super::tables::MARK_BIT;
 
@@ -135,7 +135,7 @@ fn to_overlay_changes_nothing_or_adds_the_outer_headers() {
         outer.ip.destination = std::net::Ipv4Addr::from(vtep.underlay.last_word().to_bytes());
         outer.ip.tos = super::to_overlay::outer_tos(packet[15]);
         outer.inner = Ethernet::ipv4(outer.inner.source, vtep.mac);
-        let wanted = outer.over(&packet[Ethernet::LENGTH..]);
+        let wanted = numbered_as(&output.packet, outer.over(&packet[Ethernet::LENGTH..]));
         prop_assert_eq!(&output.packet, &wanted);
         Ok(())
     });

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use twill_testbed::packet::{Ethernet, Icmp, Ipv4, Tcp, Udp, Vxlan};
+use twill_testbed::packet::{Ethernet, Icmp, Ipv4, Tcp, Udp, Vxlan, internet_checksum};
 
 use super::world::{
     NODE_A, NODE_B, OTHER_MAC, POD_A1, POD_B1, PORT, SOURCE_PORT, UPLINK_MAC_A, UPLINK_MAC_B, VNI,
@@ -100,6 +100,25 @@ impl Outer {
         let vxlan = self.vxlan.over(&self.inner.over(packet));
         self.ethernet.over(&self.ip.udp(&self.udp, &vxlan))
     }
+}
+
+/// Identification of the IPv4 header behind the Ethernet header.
+pub(crate) fn identification(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[18], frame[19]])
+}
+
+/// `frame` with the identification of `other`, and the checksum of the IPv4 header to match:
+/// who numbers packets is free to choose. A frame too short for both stays as it is.
+pub(crate) fn numbered_as(other: &[u8], mut frame: Vec<u8>) -> Vec<u8> {
+    const HEADERS: usize = 14 + Ipv4::LENGTH;
+    if other.len() < HEADERS || frame.len() < HEADERS {
+        return frame;
+    }
+    frame[18..20].copy_from_slice(&other[18..20]);
+    frame[24..26].fill(0);
+    let checksum = internet_checksum(&frame[14..HEADERS]);
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+    frame
 }
 
 fn outer_ip(source: Ipv4Addr, destination: Ipv4Addr) -> Ipv4 {

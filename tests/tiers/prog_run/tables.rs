@@ -7,10 +7,11 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData};
 use twill_abi::maps::{CONFIG, ODD_ROUTES, OVERLAY_ROUTES, VTEP_SOURCES, VTEP_STATE, VTEPS};
 use twill_abi::{
-    Address, Be16, CONFIG_FLAG_ODD_ROUTES, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, FastPath,
-    Mode, RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
+    Address, Be16, CONFIG_FLAG_FAST_PATH, CONFIG_FLAG_ODD_ROUTES, CONFIG_KEY_AGENT,
+    CONFIG_KEY_OPERATOR, Config, FastPath, Mode, RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
 };
 
+use super::flow_tables::FlowTables;
 use super::world::{
     FAR_NODE, NARROW_NODE, NODE_A, NODE_B, PORT, SIDE_NODE, SILENT_NODE, SOURCE_PORT,
     UNREACHABLE_NODE, VNI, VTEP_B, VTEP_FAR, VTEP_MAC_A, VTEP_NARROW, VTEP_OUTSIDE, VTEP_SIDE,
@@ -22,7 +23,7 @@ pub(crate) const CAPACITY: u32 = 16;
 /// `config.mark_bit` of the tests.
 pub(crate) const MARK_BIT: u32 = 0x1000;
 
-/// The maps that the agent and the operator write, and `vtep_state`.
+/// Every map but the counters.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Tables {
     /// The agent's settings.
@@ -39,6 +40,8 @@ pub(crate) struct Tables {
     pub(crate) vteps: Vec<Vtep>,
     /// What the programs found out about them.
     pub(crate) states: Vec<VtepState>,
+    /// What is remembered of flows and pods.
+    pub(crate) flows: FlowTables,
 }
 
 impl Tables {
@@ -75,6 +78,7 @@ impl Tables {
                 .into(),
             vteps,
             states,
+            flows: FlowTables::default(),
         };
         tables.sort();
         tables
@@ -101,6 +105,19 @@ impl Tables {
         self
     }
 
+    /// With the operator's word on which flows may skip the host's stack.
+    pub(crate) fn with_operator_fast_path(mut self, fast_path: u32) -> Self {
+        self.operator.fast_path = fast_path;
+        self.operator.flags = CONFIG_FLAG_FAST_PATH;
+        self
+    }
+
+    /// With the agent's word on which flows may skip the host's stack.
+    pub(crate) fn with_fast_path(mut self, fast_path: FastPath) -> Self {
+        self.config.fast_path = fast_path as u32;
+        self
+    }
+
     fn sort(&mut self) {
         self.routes.sort_by_key(|route| (words(route.0), route.1));
         self.sources
@@ -111,6 +128,7 @@ impl Tables {
 
     /// Makes the maps hold exactly this.
     pub(crate) fn write(&self, ebpf: &mut Ebpf) {
+        self.flows.write(ebpf);
         let mut config: Array<_, Config> = array(ebpf, CONFIG.name);
         set(&mut config, CONFIG_KEY_AGENT, self.config);
         set(&mut config, CONFIG_KEY_OPERATOR, self.operator);
@@ -174,6 +192,7 @@ impl Tables {
             sources: entries(ebpf, VTEP_SOURCES.name),
             vteps,
             states,
+            flows: FlowTables::read(ebpf),
         };
         tables.sort();
         tables

@@ -1,5 +1,7 @@
 //! `to_overlay`: what the stack routed to the overlay leaves by the uplink, encapsulated.
 
+use std::collections::BTreeSet;
+
 use twill_abi::{CONFIG_FLAG_ODD_ROUTES, Program, Reason};
 use twill_testbed::packet::{
     ETHER_TYPE_ARP, ETHER_TYPE_IPV6, ETHER_TYPE_VLAN, Ethernet, Ipv4, MORE_FRAGMENTS,
@@ -7,7 +9,9 @@ use twill_testbed::packet::{
 
 use super::check::{Case, NextHop, check};
 use super::lab::Lab;
-use super::packets::{Outer, TO_OVERLAY, datagram, echo, leaving, payload, segment, to_pod_b};
+use super::packets::{
+    Outer, TO_OVERLAY, datagram, echo, identification, leaving, payload, segment, to_pod_b,
+};
 use super::sk_buff::SkBuff;
 use super::tables::{MARK_BIT, Tables};
 use super::world::{
@@ -79,6 +83,22 @@ fn packets_of_every_length_and_protocol_are_encapsulated() {
             &Outer::to_node_b(),
         ),
     );
+}
+
+/// DF is clear, so routers may fragment what BPF sends: packets that are under way together
+/// need identifications of their own (RFC 6864).
+#[test]
+fn packets_of_one_flow_are_numbered_apart() {
+    let Some(lab) = Lab::open() else { return };
+    let inner = datagram(&to_pod_b(), 64);
+    let numbers: BTreeSet<u16> = (0..64)
+        .map(|_| {
+            let case = Case::encapped("numbered", &lab, &inner, &Outer::to_node_b());
+            identification(&check(&lab, &case).packet)
+        })
+        .collect();
+    // By chance two may be the same, as two birthdays may.
+    assert!(numbers.len() > 56, "64 packets have {numbers:?}");
 }
 
 #[test]

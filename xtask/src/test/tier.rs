@@ -13,6 +13,8 @@ pub(crate) enum Tier {
     ProgRun,
     /// Real packets between network namespaces; needs root
     Netns,
+    /// Fast flows under attack, with kube-proxy's rules; needs root
+    Permits,
     /// Several agents, real servers and real CNI plugins; needs root
     E2e,
 }
@@ -32,6 +34,7 @@ impl Tier {
             Self::Unit => Runs::Workspace,
             Self::ProgRun => Runs::Target("prog_run"),
             Self::Netns => Runs::Target("netns"),
+            Self::Permits => Runs::Target("permits"),
             Self::E2e => Runs::Target("e2e"),
         }
     }
@@ -42,6 +45,7 @@ impl Tier {
             Self::Unit => "logic, parsing, planning, configuration",
             Self::ProgRun => "every program, verdict, byte and counter",
             Self::Netns => "real packets, against the kernel's own vxlan device",
+            Self::Permits => "fast flows live and end as on the stock kernel path",
             Self::E2e => "whole nodes with real servers and CNI plugins",
         }
     }
@@ -76,7 +80,13 @@ mod tests {
         assert_eq!(in_order(&asked), [Tier::Unit, Tier::E2e]);
         assert_eq!(
             in_order(&[]),
-            [Tier::Unit, Tier::ProgRun, Tier::Netns, Tier::E2e]
+            [
+                Tier::Unit,
+                Tier::ProgRun,
+                Tier::Netns,
+                Tier::Permits,
+                Tier::E2e
+            ]
         );
     }
 

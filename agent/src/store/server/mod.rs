@@ -77,6 +77,9 @@ impl ServerStore {
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(IDLE_TIMEOUT)
             .redirect(redirect::Policy::none())
+            // Each call has a connection of its own: a kept one may be from an address that
+            // this node has lost since, and calls are rare.
+            .pool_max_idle_per_host(0)
             .no_proxy()
             .build()
             .map_err(Error::Client)?;

@@ -157,8 +157,7 @@ fn apply(peers: &mut BTreeSet<Subnet>, event: Event) {
         Event::Resync(leases) => *peers = leases.iter().map(|lease| lease.subnet).collect(),
         Event::LeaseAdded(lease) => drop(peers.insert(lease.subnet)),
         Event::LeaseRemoved(subnet) => drop(peers.remove(&subnet)),
-        other
-        @ (Event::KernelChanged
+        other @ (Event::KernelChanged
         | Event::PodsChanged
         | Event::UplinkChanged(_)
         | Event::Tick

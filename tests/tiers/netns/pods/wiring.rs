@@ -68,6 +68,8 @@ fn a_pod_is_no_reason_to_look_at_peers() -> Result<()> {
             let first = Pod::add_by(delegate, watched.node, label, &watched.env)?;
             while timeout(QUIET, watched.events.recv()).await.is_ok() {}
             let second = Pod::add_by(delegate, watched.node, &format!("{label}2"), &watched.env)?;
+            let veth = watched.veth().await?;
+            watched.run(&format!("tc qdisc add dev {veth} clsact"))?;
             drop(second);
             let mut heard = Vec::new();
             while let Ok(event) = timeout(QUIET, watched.events.recv()).await {
@@ -79,6 +81,32 @@ fn a_pod_is_no_reason_to_look_at_peers() -> Result<()> {
                 "{delegate:?}: {heard:?}"
             );
             drop(first);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn peers_and_the_uplink_are_no_reason_to_look_for_pods() -> Result<()> {
+    on_a_node(async |watched| {
+        watched.sees_no_change("at first", &[]).await?;
+        watched.run(
+            "ip route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink
+             ip route add 10.244.3.0/24 via 192.0.2.3 dev eth0
+             ip route add 172.31.0.0/24 dev eth0
+             ip neigh add 10.244.2.0 lladdr 02:00:00:00:00:0b dev flannel.1 nud permanent
+             bridge fdb add 02:00:00:00:00:0b dev flannel.1 dst 192.0.2.2 self permanent
+             ip addr add 10.244.1.3/32 dev flannel.1
+             ip addr add 192.0.2.77/32 dev eth0
+             ip link set flannel.1 mtu 1300
+             tc qdisc add dev flannel.1 clsact
+             tc qdisc add dev eth0 root handle 1: htb
+             tc class add dev eth0 parent 1: classid 1:1 htb rate 1gbit
+             ip route del 10.244.3.0/24
+             ip route del 10.244.2.0/24",
+        )?;
+        while let Ok(event) = timeout(QUIET, watched.events.recv()).await {
+            assert_eq!(event, Some(Event::KernelChanged));
         }
         Ok(())
     })
@@ -142,8 +170,26 @@ fn pods_on_a_bridge_are_found_with_port_and_address() -> Result<()> {
         watched.sees("no address", &[]).await?;
         watched.run("ip addr add 10.244.1.1/24 dev cni0")?;
         watched.sees("an address again", &["Bridge"]).await?;
+        // Of a bridge that is down, no route comes and goes with its address.
+        watched.run("ip link set cni0 down")?;
+        watched.sees_no_change("down", &["Bridge"]).await?;
+        watched.run("ip addr del 10.244.1.1/24 dev cni0")?;
+        watched.sees("no address while down", &[]).await?;
+        watched.run("ip addr add 10.244.1.1/24 dev cni0")?;
+        watched.sees("an address while down", &["Bridge"]).await?;
         watched.run("ip link del cni0")?;
         watched.sees("no bridge", &[]).await
+    })
+}
+
+#[test]
+fn pods_of_both_wirings_are_found_side_by_side() -> Result<()> {
+    on_a_node(async |watched| {
+        let _on_bridge = Pod::add_by(Delegate::Bridge, watched.node, "1", &watched.env)?;
+        watched.sees_no_change("a port", &["Bridge"]).await?;
+        let _routed = watched
+            .change(|watched| Pod::add_by(Delegate::Ptp, watched.node, "2", &watched.env))?;
+        watched.sees("and a route", &["Bridge", "Routed"]).await
     })
 }
 

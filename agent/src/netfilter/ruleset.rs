@@ -1,0 +1,158 @@
+//! Whole tables: written in one transaction, read back, and compared later.
+
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::nft::{self, NftError};
+
+/// Why a table is not in force.
+#[derive(Debug, Error)]
+pub enum TableError {
+    /// `nft` refused it or could not be run.
+    #[error(
+        "write nftables table {family} {name}; is `nft` installed and does the kernel have nf_tables?"
+    )]
+    Write {
+        /// Family of the table.
+        family: &'static str,
+        /// Name of the table.
+        name: &'static str,
+        /// Why not.
+        #[source]
+        source: NftError,
+    },
+    /// `nft` could not be asked.
+    #[error("read nftables table {family} {name}")]
+    Read {
+        /// Family of the table.
+        family: &'static str,
+        /// Name of the table.
+        name: &'static str,
+        /// Why not.
+        #[source]
+        source: NftError,
+    },
+}
+
+/// A table as the kernel had it right after it was written: what `nft` prints differs from
+/// version to version, so a later look is compared with an earlier one, not with our own text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InForce {
+    family: &'static str,
+    name: &'static str,
+    printed: Value,
+}
+
+impl InForce {
+    /// Writes a document, which replaces the table, and reads the table back.
+    pub(super) async fn write(
+        family: &'static str,
+        name: &'static str,
+        document: &Value,
+    ) -> Result<Self, TableError> {
+        apply(family, name, document).await?;
+        let printed = list(family, name)
+            .await
+            .map_err(|source| TableError::Read {
+                family,
+                name,
+                source,
+            })?;
+        Ok(Self {
+            family,
+            name,
+            printed,
+        })
+    }
+
+    /// Whether the kernel still has the table as it was written.
+    pub async fn is_so(&self) -> Result<bool, TableError> {
+        let Self { family, name, .. } = *self;
+        match list(family, name).await {
+            Ok(now) => Ok(now == self.printed),
+            Err(NftError::Refused { .. }) => Ok(false),
+            Err(source) => Err(TableError::Read {
+                family,
+                name,
+                source,
+            }),
+        }
+    }
+}
+
+/// Whether a table of this name is there. Where there is no `nft`, nobody made one.
+pub(super) async fn is_there(family: &'static str, name: &'static str) -> Result<bool, TableError> {
+    match list(family, name).await {
+        Ok(_) => Ok(true),
+        Err(NftError::Refused { .. }) => Ok(false),
+        Err(NftError::Run { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(false)
+        }
+        Err(source) => Err(TableError::Read {
+            family,
+            name,
+            source,
+        }),
+    }
+}
+
+/// Removes a table, if it is there.
+pub(super) async fn remove(family: &'static str, name: &'static str) -> Result<(), TableError> {
+    let table = json!({ "family": family, "name": name });
+    // Adding what exists changes nothing, and makes the deletion succeed where it does not.
+    let document = json!({ "nftables": [
+        { "add": { "table": table } },
+        { "delete": { "table": table } },
+    ]});
+    apply(family, name, &document).await
+}
+
+async fn apply(
+    family: &'static str,
+    name: &'static str,
+    document: &Value,
+) -> Result<(), TableError> {
+    let text = document.to_string();
+    nft::run(&["-j", "-f", "-"], &text)
+        .await
+        .map(drop)
+        .map_err(|source| TableError::Write {
+            family,
+            name,
+            source,
+        })
+}
+
+/// The table as `nft` prints it, without the handles that differ from one writing to the next.
+async fn list(family: &str, name: &str) -> Result<Value, NftError> {
+    let printed = nft::run(&["-j", "list", "table", family, name], "").await?;
+    let mut document = serde_json::from_slice(&printed).unwrap_or(Value::Null);
+    strip_handles(&mut document);
+    Ok(document)
+}
+
+fn strip_handles(value: &mut Value) {
+    match value {
+        Value::Array(entries) => entries.iter_mut().for_each(strip_handles),
+        Value::Object(fields) => {
+            fields.remove("handle");
+            fields.values_mut().for_each(strip_handles);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_do_not_count() {
+        let mut printed = json!({ "nftables": [{ "table": { "name": "twill", "handle": 7 } }] });
+        strip_handles(&mut printed);
+        assert_eq!(
+            printed,
+            json!({ "nftables": [{ "table": { "name": "twill" } }] })
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! A7: a permit belongs to a veth. Another pod of the node that forges address and port of a
+//! fast flow meets every rule, as on stock nodes.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use twill_testbed::forge::RawIp;
+use twill_testbed::netns::Namespace;
+use twill_testbed::packet::{Ipv4, Udp};
+use twill_testbed::pod::Pod;
+use twill_testbed::wait::wait_until;
+use twill_tests::required;
+
+use crate::beat::Beat;
+use crate::flow::{Flow, echo};
+use crate::lab::{A, B, Kind, Lab, Options, SECONDS, both};
+use crate::rules::ECHO;
+
+const PORT: u16 = 5601;
+const FORGED: u64 = 200;
+const WORD: &[u8] = b"spoofed";
+
+/// Name of the pod's host-side veth.
+fn host_veth(node: &Namespace, pod: &Pod) -> Result<String> {
+    let index = &pod.namespace().link_json("eth0")?["link_index"];
+    let links: serde_json::Value = serde_json::from_str(&node.run(&["ip", "-json", "link"])?)?;
+    let links = links.as_array().context("no list of links")?;
+    let veth = links.iter().find(|link| link["ifindex"] == *index);
+    let name = veth.and_then(|veth| veth["ifname"].as_str());
+    Ok(name.context("the pod has no host-side veth")?.to_owned())
+}
+
+/// Packets that the rule has dropped.
+fn dropped(lab: &Lab) -> Result<u64> {
+    let rules = lab.on(A, "iptables -t raw -L PREROUTING -v -n -x")?;
+    let rule = rules.lines().find(|line| line.contains("PHYSDEV"));
+    let packets = rule.and_then(|line| line.split_whitespace().next());
+    let packets = packets.and_then(|packets| packets.parse().ok());
+    packets.with_context(|| format!("no anti-spoofing rule in {rules}"))
+}
+
+/// Echoes, and counts what was forged.
+fn serve(socket: &UdpSocket, stop: &AtomicBool, forged: &AtomicU64) {
+    let mut buffer = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+            continue;
+        };
+        if buffer[..length].starts_with(WORD) {
+            forged.fetch_add(1, Ordering::Relaxed);
+        } else {
+            // A lost answer is the client's finding.
+            drop(socket.send_to(&buffer[..length], from));
+        }
+    }
+}
+
+fn forging_is_in_vain(lab: &Lab) -> Result<()> {
+    let (victim, hostile, to) = (lab.pod(A, 0), lab.pod(A, 1), lab.pod(B, 0));
+    let bind = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, ECHO));
+    let server = to.namespace().enter(bind)??;
+    server.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let (stop, forged) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| serve(&server, &stop, &forged));
+        let tried = attack(lab, victim, hostile, to);
+        stop.store(true, Ordering::Relaxed);
+        tried
+    })?;
+    let forged = forged.into_inner();
+    ensure!(forged == 0, "{forged} forged datagrams arrived");
+    Ok(())
+}
+
+fn attack(lab: &Lab, victim: &Pod, hostile: &Pod, to: &Pod) -> Result<()> {
+    let node = lab.member(A).node.namespace();
+    let veth = host_veth(node, hostile)?;
+    let own = hostile.address();
+    lab.on(
+        A,
+        &format!("iptables -t raw -A PREROUTING -m physdev --physdev-in {veth} ! -s {own} -j DROP"),
+    )?;
+    let beat = Beat::start(Flow::udp(victim, PORT, echo(to))?);
+    lab.wait_fast(&[PORT])?;
+    let foreign = lab.count(A, "from_pod", "foreign_veth")?;
+    let raw = RawIp::open(hostile.namespace())?;
+    let packet = Ipv4::new(victim.address(), to.address()).udp(&Udp::new(PORT, ECHO), WORD);
+    for _ in 0..FORGED {
+        raw.send(to.address(), &packet)?;
+    }
+    wait_until("the rule has dropped all of it", SECONDS, || {
+        dropped(lab).is_ok_and(|dropped| dropped == FORGED)
+    })
+    .with_context(|| format!("it dropped {:?}", dropped(lab)))?;
+    if lab.kind == Kind::Twill {
+        // They met a live permit, or the test proves nothing.
+        let foreign = lab.count(A, "from_pod", "foreign_veth")? - foreign;
+        ensure!(foreign > FORGED / 2, "{foreign} met the permit");
+    }
+    // The victim's flow has not suffered.
+    let before = beat.answers();
+    wait_until("the victim's flow goes on", SECONDS, || {
+        beat.answers() > before + 100
+    })?;
+    lab.wait_fast(&[PORT])
+}
+
+#[test]
+fn a07_a_forged_source_does_not_use_anothers_permit() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    both(Options::default(), |lab| forging_is_in_vain(lab))
+}

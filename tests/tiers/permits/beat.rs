@@ -1,0 +1,135 @@
+//! A flow that is asked on and on beside the test: when the last answer came.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use twill_testbed::wait::{pass, wait_for};
+
+use crate::flow::Flow;
+use crate::lab::{A, B, Kind, Lab, PERMIT_TIME, SECONDS, SLACK};
+
+/// How long one answer is waited for.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Between two requests: steady traffic that leaves the machine some room.
+const PACE: Duration = Duration::from_millis(2);
+
+/// A flow with a thread of its own, until dropped.
+pub(crate) struct Beat {
+    state: Arc<State>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    stop: AtomicBool,
+    answers: AtomicU64,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Beat {
+    pub(crate) fn start(mut flow: Flow) -> Self {
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        let thread = thread::spawn(move || {
+            while !shared.stop.load(Ordering::Relaxed) {
+                // A refused or reset connection is one without an answer.
+                if flow.ask(PATIENCE).unwrap_or(false) {
+                    let mut last = shared.last.lock().unwrap_or_else(PoisonError::into_inner);
+                    *last = Some(Instant::now());
+                    shared.answers.fetch_add(1, Ordering::Relaxed);
+                }
+                thread::sleep(PACE);
+            }
+        });
+        Self {
+            state,
+            thread: Some(thread),
+        }
+    }
+
+    /// Answers so far.
+    pub(crate) fn answers(&self) -> u64 {
+        self.state.answers.load(Ordering::Relaxed)
+    }
+
+    /// How long after `since` the last answer came; zero if it came before.
+    pub(crate) fn last_after(&self, since: Instant) -> Duration {
+        let last = self.state.last.lock();
+        let last = last.unwrap_or_else(PoisonError::into_inner);
+        last.map_or(Duration::ZERO, |last| last.saturating_duration_since(since))
+    }
+}
+
+impl Drop for Beat {
+    fn drop(&mut self) {
+        self.state.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has told itself; its flow has no answers.
+            drop(thread.join());
+        }
+    }
+}
+
+/// How long a flow may go on after a rule has forbidden it.
+pub(crate) fn grace(kind: Kind) -> Duration {
+    match kind {
+        Kind::Stock => SLACK,
+        Kind::Twill => PERMIT_TIME + SLACK,
+    }
+}
+
+/// Waits until all of `ended` should be silent, and makes sure that they are and that `others`
+/// go on.
+pub(crate) fn check_ended(
+    since: Instant,
+    grace: Duration,
+    ended: &[(&str, &Beat)],
+    others: &[(&str, &Beat)],
+) -> Result<()> {
+    pass(grace.saturating_sub(since.elapsed()))?;
+    let before: Vec<_> = others.iter().map(|(_, beat)| beat.answers()).collect();
+    // Longer than a probe of the permit would take to revive the flow.
+    pass(PERMIT_TIME / 2 + SLACK)?;
+    for (name, beat) in ended {
+        let after = beat.last_after(since);
+        ensure!(
+            after <= grace,
+            "{name} was answered until {after:?} after it was forbidden"
+        );
+    }
+    for ((name, beat), before) in others.iter().zip(before) {
+        let now = beat.answers();
+        ensure!(now > before + 50, "{name} suffers too: {before} and {now}");
+    }
+    Ok(())
+}
+
+impl Lab {
+    /// Waits until every flow, known by a port of the pod's or the remote end's, may be fast in
+    /// both directions on both nodes, and packets are in fact carried past the stacks.
+    pub(crate) fn wait_fast(&self, ports: &[u16]) -> Result<()> {
+        if self.kind == Kind::Stock {
+            return Ok(());
+        }
+        wait_for(&format!("flows {ports:?} are fast"), SECONDS, || {
+            for node in [A, B] {
+                for port in ports {
+                    if !self.is_live(node, *port)? {
+                        return Ok(None);
+                    }
+                }
+            }
+            let before = self.fast_counts()?;
+            pass(Duration::from_millis(50))?;
+            let after = self.fast_counts()?;
+            let all = before
+                .iter()
+                .zip(&after)
+                .all(|(before, after)| after > before);
+            Ok(all.then_some(()))
+        })
+    }
+}

@@ -1,0 +1,35 @@
+//! Permits against real rule sets: what the stock kernel path lets pass, Twill lets pass, and
+//! what it drops, Twill drops within the permit time.
+//!
+//! Each test is called after a way in which a fast path can go wrong (docs/testing.md), and runs
+//! the same traffic on stock nodes beside it. Needs root, CNI plugins, nft and both kinds of
+//! iptables: `cargo xtask test permits`.
+
+#![forbid(unsafe_code)]
+
+mod beat;
+mod flow;
+mod lab;
+mod lane;
+mod rules;
+mod talk;
+
+mod a01_idle;
+mod a02_reset;
+mod a03_udp_segment;
+mod a04_tunnel;
+mod a05_fragments;
+mod a06_vlan;
+mod a07_spoofing;
+mod a08_forged_nat;
+mod a09_outer;
+mod absence;
+mod conntrack;
+mod direct_mode;
+mod handover;
+mod limits;
+mod marks;
+mod path;
+mod pressure;
+mod revocation;
+mod services;

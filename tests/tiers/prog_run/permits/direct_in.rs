@@ -1,0 +1,255 @@
+//! Mode `direct` into a pod: a SYN makes a record where the pod's place is known; what the stack
+//! delivers belongs to the stack.
+
+use twill_abi::{LocalPod, Permit, Program, Reason};
+use twill_testbed::packet::{PROTOCOL_TCP, PROTOCOL_UDP, Tcp};
+
+use super::direct_out::{IDLE_NS, direct, direct_holding, known, record};
+use super::flow::{
+    CLIENT, Inner, POD_MAC, PROTOCOLS, SERVICE, into_pod, mapping, permit, place, plain, tuple,
+};
+use super::from_uplink::{carried, judged};
+use crate::check::{Case, check};
+use crate::flow_tables::{PAST, at};
+use crate::lab::{Lab, monotonic_ns};
+use crate::packets::Outer;
+use crate::sk_buff::SkBuff;
+use crate::tables::{MARK_BIT, Tables};
+use crate::world::{OTHER_MAC, POD_A1};
+
+/// How long a place is believed, nanoseconds.
+const PLACE_NS: u64 = 600_000_000_000;
+
+/// The mode `direct`, and our pod seen so long ago.
+fn seen(lab: &Lab, ago_ns: u64) -> Tables {
+    let mut tables = direct(lab);
+    let seen_ns = monotonic_ns() - ago_ns;
+    tables
+        .flows
+        .local_pods
+        .set(POD_A1.into(), place(lab, seen_ns));
+    tables
+}
+
+/// A segment of the flow with these flags comes from the wire and is passed on.
+fn slow(name: &str, tables: Tables, flags: u8, reason: Reason) -> Case {
+    let packet = Inner::received(&plain(PROTOCOL_TCP)).flagged(flags).bytes();
+    judged(name, tables, &Outer::from_node_b(), &packet, reason)
+}
+
+#[test]
+fn a_syn_to_a_pod_in_its_place_makes_a_record() {
+    let Some(lab) = Lab::open() else { return };
+    let outer = Outer::from_node_b();
+    let flow = plain(PROTOCOL_TCP);
+    for ago_ns in [0, PLACE_NS - 60_000_000_000] {
+        let sent = Inner::received(&flow).flagged(Tcp::SYN);
+        let case = carried(
+            "SYN",
+            seen(&lab, ago_ns),
+            &outer,
+            &sent,
+            &sent.clone().routed(),
+        );
+        let made = record(&lab, flow);
+        let output = check(&lab, &case.then(|flows| flows.file(made)));
+        for flags in [Tcp::SYN, Tcp::ACK, Tcp::FIN | Tcp::ACK, Tcp::RST] {
+            let sent = Inner::received(&flow).flagged(flags);
+            let tables = output.tables.clone();
+            check(
+                &lab,
+                &carried("next", tables, &outer, &sent, &sent.clone().routed()),
+            );
+        }
+    }
+    let elsewhere = LocalPod {
+        ifindex: lab.other_veth,
+        pod_mac: OTHER_MAC,
+        gateway_mac: POD_MAC,
+        ..place(&lab, monotonic_ns())
+    };
+    let sent = Inner::received(&flow).flagged(Tcp::SYN);
+    let case = carried(
+        "elsewhere",
+        direct(&lab),
+        &outer,
+        &sent,
+        &sent.clone().routed(),
+    );
+    let case = case.with(|tables| tables.flows.local_pods.set(POD_A1.into(), elsewhere));
+    let case = case.expecting(|expected| {
+        expected.packet[..6].copy_from_slice(&OTHER_MAC);
+        expected.packet[6..12].copy_from_slice(&POD_MAC);
+    });
+    check(
+        &lab,
+        &case.then(|flows| {
+            flows.file(Permit {
+                ifindex: lab.other_veth,
+                pod_mac: OTHER_MAC,
+                gateway_mac: POD_MAC,
+                sent_to_mac: POD_MAC,
+                ..record(&lab, flow)
+            });
+        }),
+    );
+}
+
+#[test]
+fn without_a_place_the_stack_delivers() {
+    let Some(lab) = Lab::open() else { return };
+    check(
+        &lab,
+        &slow("unknown", direct(&lab), Tcp::SYN, Reason::Opening),
+    );
+    let old = seen(&lab, PLACE_NS + 1);
+    check(&lab, &slow("old", old, Tcp::SYN, Reason::Opening));
+    let never = slow("never fast", seen(&lab, 0), Tcp::SYN, Reason::NeverFast);
+    check(&lab, &never.with_never_fast(lab.veth));
+}
+
+#[test]
+fn what_is_no_first_segment_is_the_stacks() {
+    let Some(lab) = Lab::open() else { return };
+    for (flags, reason) in [
+        (Tcp::ACK, Reason::NoPermit),
+        (Tcp::SYN | Tcp::ACK, Reason::Opening),
+        (Tcp::FIN, Reason::Closing),
+        (Tcp::RST, Reason::Closing),
+        (Tcp::SYN | Tcp::RST, Reason::Closing),
+    ] {
+        check(&lab, &slow("middle", seen(&lab, 0), flags, reason));
+    }
+    // It may be the reply to a flow that a NAT has changed.
+    let packet = Inner::received(&plain(PROTOCOL_UDP)).bytes();
+    let outer = Outer::from_node_b();
+    let case = judged("UDP", seen(&lab, 0), &outer, &packet, Reason::NoPermit);
+    check(&lab, &case);
+}
+
+#[test]
+fn what_the_stack_or_a_nat_owns_is_never_direct() {
+    let Some(lab) = Lab::open() else { return };
+    let flow = plain(PROTOCOL_TCP);
+    let other = tuple(PROTOCOL_TCP, CLIENT, SERVICE);
+    let owned = |name: &str, own: &dyn Fn(&mut Tables)| {
+        let case = slow(name, seen(&lab, 0), Tcp::SYN, Reason::StackOwned);
+        check(&lab, &case.with(|tables| own(tables)));
+    };
+    owned("delivered by the stack", &|tables| {
+        let entry = mapping(flow, lab.veth, PAST);
+        tables.flows.mappings.set(flow, entry);
+    });
+    owned("a NAT's tuple on the wire", &|tables| {
+        let entry = mapping(other, lab.veth, PAST);
+        tables.flows.wire.set(flow, entry);
+    });
+    owned("a permit that is another on the wire", &|tables| {
+        tables.flows.file(permit(&lab, flow, other));
+    });
+}
+
+#[test]
+fn a_record_is_kept_while_it_is_used() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        let sent = Inner::received(&flow);
+        let mut held = known(&lab, flow);
+        held.out_until_ns = monotonic_ns() + IDLE_NS / 2 - 1;
+        let tables = direct_holding(&lab, &[held]);
+        let outer = Outer::from_node_b();
+        let case = carried("half", tables, &outer, &sent, &sent.clone().routed());
+        check(
+            &lab,
+            &case.then(|flows| {
+                let permit = flows.permits.at(&flow);
+                permit.out_until_ns = at(IDLE_NS);
+                permit.in_until_ns = at(IDLE_NS);
+            }),
+        );
+    }
+}
+
+/// The stack delivers a packet of the flow; netfilter says nothing of it.
+fn delivered(lab: &Lab, name: &str, protocol: u8) -> Case {
+    let frame = into_pod(&Inner::received(&plain(protocol)).bytes());
+    let reason = Reason::NotAccepted;
+    let case = Case::passed(name, Program::ToPod, direct(lab), frame, reason);
+    case.in_context(SkBuff::default())
+}
+
+#[test]
+fn what_the_stack_delivers_is_the_stacks_and_tells_the_pods_place() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        let pod = POD_A1.into();
+        let own = mapping(flow, lab.veth, at(0));
+        let befores = [
+            None,
+            Some(place(&lab, monotonic_ns() - 2_000_000_000)),
+            Some(LocalPod {
+                ifindex: lab.other_veth,
+                ..place(&lab, monotonic_ns())
+            }),
+            Some(LocalPod {
+                pod_mac: OTHER_MAC,
+                ..place(&lab, monotonic_ns())
+            }),
+        ];
+        for before in befores {
+            let case = delivered(&lab, "place", protocol).with(|tables| {
+                if let Some(before) = before {
+                    tables.flows.local_pods.set(pod, before);
+                }
+            });
+            check(
+                &lab,
+                &case.then(|flows| {
+                    flows.local_pods.set(pod, place(&lab, at(0)));
+                    flows.mappings.set(flow, own);
+                }),
+            );
+        }
+        let known_place = place(&lab, monotonic_ns());
+        let at_home = |name: &str| {
+            let case = delivered(&lab, name, protocol);
+            case.with(|tables| tables.flows.local_pods.set(pod, known_place))
+        };
+        let case = at_home("seen a moment ago");
+        check(&lab, &case.then(|flows| flows.mappings.set(flow, own)));
+        let entry = mapping(tuple(protocol, CLIENT, SERVICE), lab.other_veth, PAST);
+        let case = at_home("a mapping stays");
+        check(
+            &lab,
+            &case.with(|tables| tables.flows.mappings.set(flow, entry)),
+        );
+        let case = at_home("a permit stays");
+        check(
+            &lab,
+            &case.with(|tables| tables.flows.file(permit(&lab, flow, flow))),
+        );
+    }
+}
+
+/// Now and then a packet of a direct flow is the stack's, for its outer permit for one. What
+/// netfilter says of it there has no say in how long the record lasts.
+#[test]
+fn a_direct_record_is_not_learned_upon() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        let known_place = place(&lab, monotonic_ns());
+        let case = delivered(&lab, "accepted", protocol).with(|tables| {
+            tables.flows.local_pods.set(POD_A1.into(), known_place);
+            tables.flows.file(known(&lab, flow));
+        });
+        let mark = MARK_BIT;
+        let case = case.in_context(SkBuff {
+            mark,
+            ..SkBuff::default()
+        });
+        check(&lab, &case.expecting(|expected| expected.reason = None));
+    }
+}

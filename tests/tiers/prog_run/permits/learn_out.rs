@@ -1,0 +1,331 @@
+//! `to_overlay` learns what netfilter made of the packet that a pod sent a moment ago.
+
+use twill_abi::{
+    CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, FastPath, FlowTuple, PERMIT_TOMBSTONE, Permit,
+    Reason, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags,
+};
+use twill_testbed::packet::{PROTOCOL_TCP, PROTOCOL_UDP, Tcp};
+
+use super::flow::{
+    BRIDGE_MAC, CLIENT, Inner, PERMIT_NS, PROTOCOLS, SEEN, SERVER, blank, mapping, pending, permit,
+    permitting, plain, to_service, tuple,
+};
+use crate::check::{Case, check};
+use crate::flow_tables::{FAR, PAST, at};
+use crate::lab::{Lab, monotonic_ns};
+use crate::packets::Outer;
+use crate::sk_buff::SkBuff;
+use crate::tables::{MARK_BIT, Tables};
+use crate::world::{OTHER_MAC, VTEP_B};
+
+/// Where the note is: a program run starts with a packet whose hash is 0.
+const NO_HASH: u32 = 0;
+/// What netfilter says of a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Said {
+    /// Part of an established connection.
+    Accepted,
+    /// Not that.
+    Passed,
+}
+
+/// The pod has sent `pod` just now, and it comes to the overlay as `inner`.
+fn learning(lab: &Lab, name: &str, said: Said, pod: FlowTuple, inner: &Inner) -> Case {
+    let mut tables = permitting(lab);
+    let note = pending(lab, pod, monotonic_ns());
+    tables.flows.pending.set(NO_HASH, note);
+    let mark = match said {
+        Said::Accepted => MARK_BIT | 5,
+        Said::Passed => !MARK_BIT,
+    };
+    Case::encapped(
+        name,
+        lab,
+        &inner.clone().routed().bytes(),
+        &Outer::to_node_b(),
+    )
+    .with(|before| *before = tables)
+    .in_context(SkBuff {
+        mark,
+        ..SkBuff::default()
+    })
+    .expecting(|expected| expected.learned = None)
+}
+
+/// The case in its flow's usual form: the pod sends to the Service.
+fn usual(lab: &Lab, name: &str, said: Said, protocol: u8) -> Case {
+    let inner = Inner::sent(&plain(protocol));
+    learning(lab, name, said, to_service(protocol), &inner)
+}
+
+impl Case {
+    fn holding(self, permit: Permit) -> Self {
+        self.with(|tables| tables.flows.file(permit))
+    }
+
+    /// And counted as learned.
+    fn learned(self) -> Self {
+        let length = self.packet.len() as u64;
+        self.expecting(|expected| expected.beside.push((Reason::Learned, length)))
+    }
+}
+
+/// The permit that comes of a first acceptance.
+fn fresh(lab: &Lab, pod: FlowTuple, wire: FlowTuple) -> Permit {
+    Permit {
+        out_until_ns: at(PERMIT_NS),
+        probe_out_at_ns: at(PERMIT_NS / 2),
+        since_ns: at(0),
+        vtep: VTEP_B,
+        vtep_generation: lab.tables().vteps[VTEP_B as usize].generation,
+        sent_to_mac: BRIDGE_MAC,
+        ..blank(lab, pod, wire)
+    }
+}
+
+#[test]
+fn an_accepted_packet_makes_a_permit_with_its_nat() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        for (name, seen) in SEEN {
+            let (pod, wire) = (tuple(protocol, CLIENT, seen), plain(protocol));
+            let inner = Inner::sent(&wire);
+            let case = learning(&lab, name, Said::Accepted, pod, &inner).learned();
+            let made = fresh(&lab, pod, wire);
+            check(&lab, &case.then(|flows| flows.file(made)));
+        }
+    }
+}
+
+#[test]
+fn a_packet_that_is_not_accepted_leaves_a_mapping() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let (pod, wire) = (to_service(protocol), plain(protocol));
+        let noted = |case: Case| {
+            check(
+                &lab,
+                &case.then(|flows| {
+                    flows.mappings.set(pod, mapping(wire, lab.veth, at(0)));
+                }),
+            );
+        };
+        noted(usual(&lab, "new", Said::Passed, protocol));
+        let befores = [
+            mapping(wire, lab.veth, PAST),
+            mapping(wire, lab.other_veth, PAST),
+            mapping(pod, lab.veth, PAST),
+        ];
+        for before in befores {
+            let case = usual(&lab, "again", Said::Passed, protocol);
+            noted(case.with(|tables| tables.flows.mappings.set(pod, before)));
+        }
+    }
+    // A SYN is not part of an established connection, whatever mark it carries.
+    let (pod, wire) = (to_service(PROTOCOL_TCP), plain(PROTOCOL_TCP));
+    for flags in [Tcp::SYN, Tcp::SYN | Tcp::ACK] {
+        for held in [None, Some(permit(&lab, pod, wire))] {
+            let inner = Inner::sent(&wire).flagged(flags);
+            let mut case = learning(&lab, "SYN", Said::Accepted, pod, &inner);
+            if let Some(held) = held {
+                case = case.holding(held);
+            }
+            let case = case.then(|flows| flows.mappings.set(pod, mapping(wire, lab.veth, at(0))));
+            check(&lab, &case);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_learned_from_another_packets_note() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let wire = plain(protocol);
+        let inner = Inner::sent(&wire);
+        let other = protocol ^ PROTOCOL_TCP ^ PROTOCOL_UDP;
+        let (address, port) = CLIENT;
+        let strangers = [
+            ("another address", tuple(protocol, (SERVER.0, port), SERVER)),
+            ("another port", tuple(protocol, (address, port + 1), SERVER)),
+            ("another protocol", tuple(other, CLIENT, SERVER)),
+        ];
+        for said in [Said::Accepted, Said::Passed] {
+            for (name, pod) in strangers {
+                check(&lab, &learning(&lab, name, said, pod, &inner));
+            }
+            let none = usual(&lab, "no note", said, protocol);
+            check(
+                &lab,
+                &none.with(|tables| tables.flows.pending.remove(&NO_HASH)),
+            );
+            let old = usual(&lab, "old note", said, protocol);
+            let written_ns = monotonic_ns() - 100_000_001;
+            let old = old.with(|tables| tables.flows.pending.at(&NO_HASH).written_ns = written_ns);
+            check(&lab, &old);
+        }
+        // 100 ms are not too old, as far as a test can be that quick.
+        let made = fresh(&lab, to_service(protocol), wire);
+        let young = usual(&lab, "young", Said::Accepted, protocol).learned();
+        let written_ns = monotonic_ns() - 50_000_000;
+        let young = young.with(|tables| tables.flows.pending.at(&NO_HASH).written_ns = written_ns);
+        check(&lab, &young.then(|flows| flows.file(made)));
+    }
+}
+
+#[test]
+fn an_acceptance_renews_the_permit() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let (pod, wire) = (to_service(protocol), plain(protocol));
+        let mut held = permit(&lab, pod, wire);
+        (held.out_until_ns, held.renewals) = (PAST, 7);
+        (held.vtep, held.vtep_generation) = (9, 9);
+        held.sent_to_mac = OTHER_MAC;
+        let case = usual(&lab, "renewed", Said::Accepted, protocol).holding(held);
+        let case = case.learned().then(|flows| {
+            let permit = flows.permits.at(&pod);
+            *permit = Permit {
+                renewals: 8,
+                in_until_ns: FAR,
+                probe_in_at_ns: at(0),
+                since_ns: PAST,
+                pod_mac: permit.pod_mac,
+                gateway_mac: permit.gateway_mac,
+                ..fresh(&lab, pod, wire)
+            };
+        });
+        check(&lab, &case);
+
+        let mut foreign = permit(&lab, pod, wire);
+        foreign.ifindex = lab.other_veth;
+        let case = usual(&lab, "another veth's", Said::Accepted, protocol);
+        check(&lab, &case.holding(foreign));
+    }
+}
+
+#[test]
+fn another_tuple_on_the_wire_replaces_the_permit() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let (pod, wire) = (to_service(protocol), plain(protocol));
+        let before = tuple(protocol, CLIENT, (SERVER.0, SERVER.1 + 1));
+        for before in [before, pod] {
+            let held = permit(&lab, pod, before);
+            let case = usual(&lab, "replaced", Said::Accepted, protocol).holding(held);
+            let made = fresh(&lab, pod, wire);
+            check(
+                &lab,
+                &case.learned().then(|flows| {
+                    flows.forget(&held);
+                    flows.file(made);
+                }),
+            );
+        }
+    }
+}
+
+#[test]
+fn a_packet_that_is_no_longer_accepted_ends_the_permit() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let (pod, wire) = (to_service(protocol), plain(protocol));
+        let noted = mapping(wire, lab.veth, at(0));
+        let held = permit(&lab, pod, wire);
+        let case = usual(&lab, "ended", Said::Passed, protocol).holding(held);
+        let case = case.expecting(|expected| expected.beside.push((Reason::Ended, 0)));
+        check(
+            &lab,
+            &case.then(|flows| {
+                flows.forget(&held);
+                flows.mappings.set(pod, noted);
+            }),
+        );
+
+        let mut kept = [held; 2];
+        kept[0].ifindex = lab.other_veth;
+        (kept[1].state, kept[1].tombstone_until_ns) = (PERMIT_TOMBSTONE, FAR);
+        for held in kept {
+            let case = usual(&lab, "kept", Said::Passed, protocol).holding(held);
+            check(&lab, &case.then(|flows| flows.mappings.set(pod, noted)));
+        }
+    }
+}
+
+#[test]
+fn a_tombstone_keeps_acceptance_from_being_learned() {
+    let Some(lab) = Lab::open() else { return };
+    let (pod, wire) = (to_service(PROTOCOL_TCP), plain(PROTOCOL_TCP));
+    let mut held = permit(&lab, pod, wire);
+    (held.state, held.tombstone_until_ns) = (PERMIT_TOMBSTONE, FAR);
+    let case = usual(&lab, "stands", Said::Accepted, PROTOCOL_TCP);
+    check(&lab, &case.holding(held));
+    held.tombstone_until_ns = PAST;
+    let case = usual(&lab, "lapsed", Said::Accepted, PROTOCOL_TCP).holding(held);
+    let made = fresh(&lab, pod, wire);
+    check(&lab, &case.learned().then(|flows| flows.file(made)));
+    for flags in [Tcp::FIN, Tcp::RST, Tcp::FIN | Tcp::ACK] {
+        for said in [Said::Accepted, Said::Passed] {
+            let inner = Inner::sent(&wire).flagged(flags);
+            let live = permit(&lab, pod, wire);
+            let case = learning(&lab, "closing", said, pod, &inner).holding(live);
+            check(&lab, &case);
+        }
+    }
+}
+
+#[test]
+fn what_may_have_no_permits_learns_none() {
+    let Some(lab) = Lab::open() else { return };
+    let never_fast = VETH_FLAG_ATTACHED | VETH_FLAG_NEVER_FAST;
+    let reserved = 0;
+    for protocol in PROTOCOLS {
+        let (pod, wire) = (to_service(protocol), plain(protocol));
+        let made = fresh(&lab, pod, wire);
+        let without = |name: &str, change: &dyn Fn(&mut Tables)| {
+            let case = usual(&lab, name, Said::Accepted, protocol);
+            case.with(|tables| change(tables))
+        };
+        let case = without("no conntrack settings", &|tables| {
+            tables.config.flags &= !CONFIG_FLAG_TCP_PERMITS;
+        });
+        check(
+            &lab,
+            &if protocol == PROTOCOL_TCP {
+                case
+            } else {
+                case.learned().then(|flows| flows.file(made))
+            },
+        );
+
+        let case = without("never fast", &|tables| {
+            let flags = never_fast;
+            let veth = VethFlags { flags, reserved };
+            tables.flows.veth_flags.set(lab.veth, veth);
+        });
+        let length = case.packet.len() as u64;
+        let case = case.expecting(|expected| expected.beside.push((Reason::NeverFast, length)));
+        check(&lab, &case);
+        let case = without("another is never fast", &|tables| {
+            let flags = never_fast;
+            let veth = VethFlags { flags, reserved };
+            tables.flows.veth_flags.set(lab.other_veth, veth);
+            let flags = VETH_FLAG_ATTACHED;
+            let veth = VethFlags { flags, reserved };
+            tables.flows.veth_flags.set(lab.veth, veth);
+        });
+        check(&lab, &case.learned().then(|flows| flows.file(made)));
+
+        check(
+            &lab,
+            &without("stale", &|tables| {
+                tables.config.flags |= CONFIG_FLAG_STALE;
+            }),
+        );
+        check(
+            &lab,
+            &without("off", &|tables| {
+                tables.config.fast_path = FastPath::Off as u32;
+            }),
+        );
+    }
+}
