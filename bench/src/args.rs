@@ -30,6 +30,10 @@ Exit codes:
 /// docs/bench.md says how to read what it prints.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "twill-bench", version, after_help = EXIT_CODES)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags of a command line, of which clap takes one at a time"
+)]
 pub struct Args {
     /// Six cases, one wire: under six minutes instead of forty
     #[arg(long)]
@@ -57,6 +61,9 @@ pub struct Args {
     /// Measure nothing but what a packet costs in each program, branch by branch
     #[arg(long, conflicts_with_all = ["quick", "from", "flanneld", "html"])]
     pub programs: bool,
+    /// Hold the load generator against iperf3 and, where it is installed, sockperf
+    #[arg(long, conflicts_with_all = ["quick", "from", "programs", "growth", "html", "json"])]
+    pub check_load: bool,
     /// How costs grow with leases, permits and Services
     #[arg(long, conflicts_with_all = ["quick", "from", "programs", "html"])]
     pub growth: bool,
@@ -88,7 +95,7 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub window: Option<Duration>,
     /// Services that the nodes have rules for, beside the one that is measured
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(0..=60_000))]
     pub services: Option<u32>,
 }
 

@@ -10,6 +10,7 @@ pub mod alone;
 pub mod args;
 pub mod case;
 pub mod cpu;
+pub mod crosscheck;
 pub mod judge;
 pub mod load;
 pub mod machine;

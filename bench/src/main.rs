@@ -18,10 +18,12 @@ use serde::de::DeserializeOwned;
 use twill_bench::args::Args;
 use twill_bench::programs::{self, ProgramsReport};
 use twill_bench::report::{Report, html, terminal};
-use twill_bench::{alone, rounds};
+use twill_bench::{alone, crosscheck, rounds};
 use twill_testbed::signals;
 use twill_testbed::wait::check_interrupt;
 
+/// Rounds of `--check-load`.
+const CHECK_ROUNDS: u32 = 10;
 /// Exit code after a signal, as a shell would give for SIGINT.
 const INTERRUPTED: u8 = 128 + 2;
 
@@ -50,6 +52,11 @@ fn run(args: &Args) -> Result<ExitCode> {
     signals::watch()?;
     // Held until the end.
     let _alone = alone::claim()?;
+    if args.check_load {
+        let checked = crosscheck::run(args.rounds.unwrap_or(CHECK_ROUNDS))?;
+        println!("{}", crosscheck::text(&checked));
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.programs {
         return programs(args);
     }

@@ -160,6 +160,7 @@ fn build(
     let setup = Setup {
         shape,
         services: plan.services,
+        leases: 0,
     };
     let mut lanes = Vec::new();
     for &subject in &plan.subjects {

@@ -5,17 +5,18 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use twill_testbed::lease_server::usual_config;
 use twill_testbed::netns::Prefix;
 use twill_testbed::pod::Pod;
 use twill_testbed::topology::{Node, Offload, UnderlayOptions, cable};
-use twill_testbed::world::{NETWORK, NODE_A, NODE_B};
+use twill_testbed::world::{NETWORK, NODE_A, NODE_B, PORT, VNI};
 
 use crate::case::Shape;
 
 /// A Service on all ports, so that every measurement can have a port of its own.
-pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+pub const SERVICE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 /// Where the addresses of the other Services begin.
-const OTHER_SERVICES: u32 = Ipv4Addr::new(10, 97, 0, 1).to_bits();
+const OTHER_SERVICES: u32 = Ipv4Addr::new(172, 31, 0, 1).to_bits();
 
 /// How a lane is built.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,35 @@ pub struct Setup {
     pub shape: Shape,
     /// How many Services each node has rules for, beside the one that is measured.
     pub services: u32,
+    /// How many leases there are of nodes that do not exist, beside the two that do.
+    pub leases: u32,
 }
+
+impl Setup {
+    /// The overlay network: flannel's usual one, or one that takes many leases.
+    pub const fn network(self) -> &'static str {
+        if self.leases == 0 {
+            NETWORK
+        } else {
+            WIDE_NETWORK
+        }
+    }
+
+    /// The text of `net-conf.json`.
+    pub fn net_conf(self) -> String {
+        if self.leases == 0 {
+            return usual_config();
+        }
+        format!(
+            r#"{{"Network":"{WIDE_NETWORK}","SubnetLen":{WIDE_PREFIX},"Backend":{{"Type":"vxlan","VNI":{VNI},"Port":{PORT}}}}}"#
+        )
+    }
+}
+
+/// A network with room for 262,144 leases.
+const WIDE_NETWORK: &str = "10.0.0.0/8";
+/// Prefix length of each of them.
+const WIDE_PREFIX: u8 = 26;
 
 /// Two nodes and the name of all that belongs to them.
 pub fn nodes(setup: Setup) -> Result<(Prefix, [Node; 2])> {
@@ -49,7 +78,7 @@ pub fn nodes(setup: Setup) -> Result<(Prefix, [Node; 2])> {
 
 /// Gives both nodes their rules. The Service's one backend is the second node's pod.
 pub fn add_services(nodes: [&Node; 2], backend: Ipv4Addr, setup: Setup) -> Result<()> {
-    let rules = rules(backend, setup.services);
+    let rules = rules(backend, setup);
     for node in nodes {
         let path = node.directory().join("services.rules");
         fs::write(&path, &rules).with_context(|| format!("write {}", path.display()))?;
@@ -70,8 +99,9 @@ pub fn widen_ports(pods: &[Pod]) -> Result<()> {
 }
 
 /// What kube-proxy in iptables mode and flannel's masquerading come to, for one backend.
-fn rules(backend: Ipv4Addr, services: u32) -> String {
-    let others = (0..services).map(|number| {
+fn rules(backend: Ipv4Addr, setup: Setup) -> String {
+    let network = setup.network();
+    let others = (0..setup.services).map(|number| {
         let address = Ipv4Addr::from_bits(OTHER_SERVICES + number);
         format!("-A KUBE-SERVICES -d {address}/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination {backend}:8080\n")
     });
@@ -81,14 +111,14 @@ fn rules(backend: Ipv4Addr, services: u32) -> String {
 -A PREROUTING -j KUBE-SERVICES
 -A OUTPUT -j KUBE-SERVICES
 {}-A KUBE-SERVICES -d {SERVICE}/32 -j DNAT --to-destination {backend}
--A POSTROUTING -s {NETWORK} -d {NETWORK} -j RETURN
--A POSTROUTING -s {NETWORK} ! -d 224.0.0.0/4 -j MASQUERADE
+-A POSTROUTING -s {network} -d {network} -j RETURN
+-A POSTROUTING -s {network} ! -d 224.0.0.0/4 -j MASQUERADE
 COMMIT
 *filter
 -A FORWARD -m conntrack --ctstate INVALID -j DROP
 -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A FORWARD -s {NETWORK} -j ACCEPT
--A FORWARD -d {NETWORK} -j ACCEPT
+-A FORWARD -s {network} -j ACCEPT
+-A FORWARD -d {network} -j ACCEPT
 COMMIT
 ",
         others.collect::<String>()
@@ -100,15 +130,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn many_leases_have_a_wide_network() {
+        let setup = Setup {
+            shape: Shape::Gso,
+            services: 0,
+            leases: 1000,
+        };
+        let config: serde_json::Value = serde_json::from_str(&setup.net_conf()).unwrap();
+        assert_eq!(config["Network"], setup.network());
+        assert_eq!(config["SubnetLen"], 26);
+    }
+
+    #[test]
     fn the_measured_service_comes_after_all_others() {
-        let rules = rules(Ipv4Addr::new(10, 244, 2, 2), 300);
+        let setup = Setup {
+            shape: Shape::Gso,
+            services: 300,
+            leases: 0,
+        };
+        let rules = rules(Ipv4Addr::new(10, 244, 2, 2), setup);
         let services: Vec<_> = rules
             .lines()
             .filter(|line| line.contains("--to-destination"))
             .collect();
         assert_eq!(services.len(), 301);
-        assert!(services[255].contains("10.97.1.0/32"), "{}", services[255]);
-        assert!(services[300].contains("-d 10.96.0.1/32 -j DNAT"));
+        assert!(services[255].contains("172.31.1.0/32"), "{}", services[255]);
+        assert!(services[300].contains("-d 172.30.0.1/32 -j DNAT"));
         assert_eq!(rules.matches("COMMIT").count(), 2);
     }
 }

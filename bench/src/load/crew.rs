@@ -30,7 +30,7 @@ const QUIET: Duration = Duration::from_millis(10);
 
 /// On which side of the wire a thread is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Client,
     Server,
 }
@@ -235,22 +235,23 @@ fn join(threads: &mut Vec<JoinHandle<Result<Tally>>>) -> Result<Tally> {
     failure.map_or(Ok(all), Err)
 }
 
-/// Puts the calling thread on its side's half of the CPUs; a single CPU is everybody's.
-fn settle(side: Side) -> Result<()> {
+/// The half of the CPUs that a side's threads run on; a single CPU is everybody's.
+pub(crate) fn cpus_of(side: Side) -> Result<Vec<usize>> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).context("ask for the allowed CPUs")?;
-    let cpus: Vec<_> = (0..CpuSet::count())
+    let mut clients: Vec<_> = (0..CpuSet::count())
         .filter(|&cpu| allowed.is_set(cpu) == Ok(true))
         .collect();
-    let (clients, servers) = cpus.split_at(cpus.len() / 2);
-    let chosen = match side {
-        Side::Client => clients,
-        Side::Server => servers,
-    };
-    if clients.is_empty() {
-        return Ok(());
-    }
+    let servers = clients.split_off(clients.len() / 2);
+    Ok(match side {
+        Side::Client if !clients.is_empty() => clients,
+        Side::Client | Side::Server => servers,
+    })
+}
+
+/// Puts the calling thread on its side's half of the CPUs.
+fn settle(side: Side) -> Result<()> {
     let mut set = CpuSet::new();
-    for &cpu in chosen {
+    for cpu in cpus_of(side)? {
         set.set(cpu)?;
     }
     sched_setaffinity(Pid::from_raw(0), &set).context("choose CPUs")

@@ -24,6 +24,8 @@ use anyhow::Result;
 pub use self::latency::Percentiles;
 pub use self::place::Place;
 
+pub(crate) use self::crew::{Side, cpus_of};
+
 use self::crew::{Crew, Role};
 use crate::case::{Traffic, Unit};
 use crate::cpu::CpuTime;

@@ -85,16 +85,11 @@ pub fn run(plan: &Plan) -> Result<ProgramsReport> {
 
 fn measure(plan: &Plan) -> Result<ProgramsReport> {
     let devices = Devices::make()?;
-    let mut labs = Vec::new();
-    let mut rows = Vec::new();
-    for (index, object) in plan.objects.iter().enumerate() {
+    let mut rows: Vec<Row> = Vec::new();
+    for (object, _) in plan.objects.iter().enumerate() {
         for &scene in &plan.scenes {
-            check_interrupt()?;
-            let lab = Lab::open(&object.bytes, scene, devices)
-                .with_context(|| format!("the object {}, {scene}", object.name))?;
-            labs.push(lab);
-            rows.push(plan.branches.iter().map(move |&branch| Row {
-                object: index,
+            rows.extend(plan.branches.iter().map(|&branch| Row {
+                object,
                 scene,
                 branch,
                 costs_ns: Vec::new(),
@@ -102,18 +97,28 @@ fn measure(plan: &Plan) -> Result<ProgramsReport> {
             }));
         }
     }
-    let mut rows: Vec<Vec<Row>> = rows.into_iter().map(Iterator::collect).collect();
     let mut progress = Progress::new(plan.rounds);
     for round in 0..plan.rounds {
         progress.step(&format!("round {} of {}", round + 1, plan.rounds));
+        // Loaded anew in each round: where code and maps happen to lie is worth some
+        // nanoseconds to a program, and would else be taken for a difference.
+        let mut labs = Vec::new();
+        for object in &plan.objects {
+            for &scene in &plan.scenes {
+                check_interrupt()?;
+                let lab = Lab::open(&object.bytes, scene, devices)
+                    .with_context(|| format!("the object {}, {scene}", object.name))?;
+                labs.push(lab);
+            }
+        }
         // The first is for warm caches and counts for nobody.
         one_round(plan, &mut labs, &mut rows, round > 0)?;
     }
     drop(progress);
-    let mut costs = Vec::new();
-    for row in rows.into_iter().flatten() {
-        costs.push(report::cost(plan, row));
-    }
+    let costs: Vec<_> = rows
+        .into_iter()
+        .map(|row| report::cost(plan, row))
+        .collect();
     Ok(ProgramsReport {
         schema: SCHEMA,
         machine: Machine::here(None)?,
@@ -128,23 +133,24 @@ fn measure(plan: &Plan) -> Result<ProgramsReport> {
 }
 
 /// Branch by branch, and within each the labs right after one another.
-fn one_round(plan: &Plan, labs: &mut [Lab], rows: &mut [Vec<Row>], counts: bool) -> Result<()> {
+fn one_round(plan: &Plan, labs: &mut [Lab], rows: &mut [Row], counts: bool) -> Result<()> {
     for (place, &branch) in plan.branches.iter().enumerate() {
         check_interrupt()?;
-        for (lab, rows) in labs.iter_mut().zip(rows.iter_mut()) {
+        for (lab, rows) in labs.iter_mut().zip(rows.chunks_mut(plan.branches.len())) {
             let Some(row) = rows.get_mut(place) else {
                 continue;
             };
-            let zero = lab.time(Branch::Nothing, RUNS / 4);
-            let cost = lab.time(branch, RUNS);
-            match (zero, cost) {
-                (Ok(zero), Ok(cost)) => {
+            let times = lab
+                .time(Branch::Nothing, RUNS / 4)
+                .and_then(|zero| Ok((zero, lab.time(branch, RUNS)?)));
+            match times {
+                Ok((zero, cost)) => {
                     let cost = midmean(&cost).zip(midmean(&zero));
                     if let Some((cost, zero)) = cost.filter(|_| counts) {
                         row.costs_ns.push(cost - zero);
                     }
                 }
-                (Err(error), _) | (_, Err(error)) => row.problem = Some(format!("{error:#}")),
+                Err(error) => row.problem = Some(format!("{error:#}")),
             }
         }
     }

@@ -5,6 +5,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::report::{BranchCost, Comparison, ProgramsReport};
 use crate::stats::Interval;
 
+/// Below this a part of the cost says nothing.
+const SMALL_NS: f64 = 20.0;
+
 /// A stored run beside this one: exact for instructions, and for times as far as both ran on
 /// the same machine.
 pub fn beside_stored(now: &ProgramsReport, stored: &ProgramsReport) -> String {
@@ -153,6 +156,8 @@ fn compared(comparisons: &[Comparison]) -> String {
         let Interval { median, low, high } = more_ns;
         let told = if *low <= 0.0 && *high >= 0.0 {
             "no difference".to_owned()
+        } else if *before_ns < SMALL_NS {
+            format!("{median:+.0} ns")
         } else {
             format!("{:+.1} %", more_share * 100.0)
         };

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use twill_testbed::command::command;
 use twill_testbed::daemon::Daemon;
-use twill_testbed::lease_server::usual_config;
 use twill_testbed::pod::Pod;
 use twill_testbed::subnet_env::SubnetEnv;
 use twill_testbed::topology::{Node, behind};
@@ -49,7 +48,7 @@ impl Flannel {
         let (prefix, nodes) = topology::nodes(setup)?;
         let [a, b] = &nodes;
         let etcd = Etcd::start(behind(&prefix, "etcd", a, b)?, &programs.etcd)?;
-        etcd.put("config", &usual_config())?;
+        etcd.put("config", &setup.net_conf())?;
         let (mut first, env_a) = start(a, &programs.flanneld, &etcd)?;
         let (mut second, env_b) = start(b, &programs.flanneld, &etcd)?;
         for (node, daemon, other) in [(a, &mut first, env_b), (b, &mut second, env_a)] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use twill_testbed::agent::Agent;
 use twill_testbed::counters::Counters;
-use twill_testbed::lease_server::{LeaseServer, usual_config};
+use twill_testbed::lease_server::LeaseServer;
 use twill_testbed::pod::Pod;
 use twill_testbed::topology::{Node, behind};
 use twill_testbed::wait::wait_until;
@@ -38,7 +38,7 @@ impl Twill {
         let (prefix, nodes) = topology::nodes(setup)?;
         let [a, b] = &nodes;
         let host = behind(&prefix, "leases", a, b)?;
-        let lease_server = LeaseServer::start_on(host, &usual_config())?;
+        let lease_server = LeaseServer::start_on(host, &setup.net_conf())?;
         let url = lease_server.url();
         let mut agents = [a, b].map(|node| Agent::new(node, &url, &[&flag]));
         for agent in &mut agents {
