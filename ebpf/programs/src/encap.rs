@@ -66,8 +66,12 @@ pub fn outer(
 /// Identification of an outer packet: by the clock, so that a flow's packets differ, and by the
 /// flow, so that those of two processors do.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low bits are those that change from packet to packet"
+)]
 fn identification(hash: u32, now: u64) -> u16 {
-    (hash ^ now as u32) as u16
+    hash as u16 ^ now as u16
 }
 
 /// What the node's forwarding would have done to the inner packet: TTL, and the destination

@@ -44,7 +44,7 @@ fn dead(lane: &mut Lane) -> Result<()> {
         ensure!(permit.renewals >= 6 && permit.probes >= 6, "{permit:?}");
         let age = permit.out_until_ns - permit.since_ns;
         ensure!(
-            age > 2 * PERMIT_TIME.as_nanos() as u64,
+            Duration::from_nanos(age) > 2 * PERMIT_TIME,
             "not one life: {permit:?}"
         );
     }

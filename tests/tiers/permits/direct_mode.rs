@@ -18,7 +18,7 @@ use crate::lane::{Lane, PERMIT, PERMIT_TIME, PORT, SECONDS, SERVICE, Who, restor
 use crate::talk::{ANSWER, Server, Tcp, Udp, connect_from};
 
 const DIRECT: Who = Who::Twill("direct");
-/// The unused port of a NodePort Service, and of a closed socket.
+/// The unused port of a `NodePort` Service, and of a closed socket.
 const NODE_PORT: u16 = 30_080;
 
 /// Runs `check` on stock nodes, with permits, and in the mode `direct`.
@@ -173,9 +173,7 @@ fn b2_nat_on_the_repliers_node_changes_replies_back() -> Result<()> {
         // A hostPort, or a NodePort with externalTrafficPolicy=Local: the source is kept.
         let mut rules = String::from("*nat\n");
         for protocol in ["tcp", "udp"] {
-            rules += &format!(
-                "-A PREROUTING -d {gateway} -p {protocol} --dport {NODE_PORT} -j DNAT --to-destination {pod}:{PORT}\n"
-            );
+            rules.extend([format!("-A PREROUTING -d {gateway} -p {protocol} --dport {NODE_PORT} -j DNAT --to-destination {pod}:{PORT}\n")]);
         }
         restore(lane.host(1), &(rules + "COMMIT\n"))?;
         let to = SocketAddrV4::new(gateway, NODE_PORT);

@@ -157,14 +157,6 @@ impl Lane {
         }
     }
 
-    /// A pod that was added.
-    pub(crate) fn more(&self, side: usize, number: usize) -> &Pod {
-        match &self.kind {
-            Kind::Twill(cluster) => &cluster.members[side].pods[1 + number],
-            Kind::Stock(_, more) => &more[number],
-        }
-    }
-
     /// Writes the Service's rules on both nodes, as kube-proxy's iptables mode does, in place of
     /// those that were there.
     pub(crate) fn serve(&self, backends: &[Ipv4Addr]) -> Result<()> {
@@ -370,15 +362,16 @@ fn rules(backends: &[Ipv4Addr]) -> String {
         "*nat\n:KUBE-SERVICES -\n:KUBE-POSTROUTING -\n:KUBE-MARK-MASQ -\n:KUBE-SVC -\n",
     );
     for number in 0..backends.len() {
-        nat += &format!(":KUBE-SEP-{number} -\n");
+        nat.extend([format!(":KUBE-SEP-{number} -\n")]);
     }
     nat += "-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
             -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
             -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n\
             -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n";
     for protocol in ["tcp", "udp"] {
-        nat +=
-            &format!("-A KUBE-SERVICES -d {VIP}/32 -p {protocol} --dport {VIP_PORT} -j KUBE-SVC\n");
+        nat.extend([format!(
+            "-A KUBE-SERVICES -d {VIP}/32 -p {protocol} --dport {VIP_PORT} -j KUBE-SVC\n"
+        )]);
     }
     nat += "-A KUBE-SVC ! -s 10.244.0.0/16 -j KUBE-MARK-MASQ\n";
     for (number, backend) in backends.iter().enumerate() {
@@ -387,12 +380,14 @@ fn rules(backends: &[Ipv4Addr]) -> String {
             1 => String::new(),
             _ => format!(" -m statistic --mode nth --every {left} --packet 0"),
         };
-        nat += &format!("-A KUBE-SVC{choice} -j KUBE-SEP-{number}\n");
-        nat += &format!("-A KUBE-SEP-{number} -s {backend}/32 -j KUBE-MARK-MASQ\n");
+        nat.extend([format!("-A KUBE-SVC{choice} -j KUBE-SEP-{number}\n")]);
+        nat.extend([format!(
+            "-A KUBE-SEP-{number} -s {backend}/32 -j KUBE-MARK-MASQ\n"
+        )]);
         for protocol in ["tcp", "udp"] {
-            nat += &format!(
+            nat.extend([format!(
                 "-A KUBE-SEP-{number} -p {protocol} -j DNAT --to-destination {backend}:{PORT}\n"
-            );
+            )]);
         }
     }
     nat += "COMMIT\n*filter\n:KUBE-FORWARD -\n\

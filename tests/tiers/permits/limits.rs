@@ -87,8 +87,8 @@ fn measure(lane: &Lane, place: Place, received: &AtomicU64) -> Result<[f64; 2]> 
     let rate = |time: Duration| -> Result<f64> {
         let (begin, before) = (Instant::now(), received.load(Ordering::Relaxed));
         pass(time)?;
-        let bytes = received.load(Ordering::Relaxed) - before;
-        Ok(bytes as f64 * 8e-6 / begin.elapsed().as_secs_f64())
+        let bytes = u32::try_from(received.load(Ordering::Relaxed) - before)?;
+        Ok(f64::from(bytes) * 8e-6 / begin.elapsed().as_secs_f64())
     };
     let before = rate(Duration::from_millis(300))?;
     let shaper = "root tbf rate 20mbit burst 64kb latency 50ms";

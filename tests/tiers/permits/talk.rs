@@ -144,14 +144,6 @@ impl Tcp {
         })
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
-        self.reader.get_ref()
-    }
-
-    pub(crate) fn port(&self) -> Result<u16> {
-        Ok(self.stream().local_addr()?.port())
-    }
-
     pub(crate) fn ask(&mut self) -> Result<Answer> {
         self.asked += 1;
         let mut stream = self.reader.get_ref();
