@@ -7,6 +7,7 @@
 mod agent_daemon;
 mod agent_datapath;
 mod ctl;
+mod masquerade;
 mod netlink;
 mod pods;
 mod testbed;

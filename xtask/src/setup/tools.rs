@@ -66,6 +66,8 @@ const TOOLS: &[Tool] = &[
     command("jq", "jq"),
     command("bpftool", "bpftool"),
     command("unshare", "util-linux"),
+    command("ping", "iputils-ping"),
+    command("sysctl", "procps"),
     cni_plugin("bridge"),
     cni_plugin("host-local"),
     cni_plugin("ptp"),
