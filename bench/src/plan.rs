@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::case::{Case, Shape, Subject, Target};
 use crate::load::Timing;
+use crate::stats::SplitMix;
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -71,38 +72,36 @@ impl Plan {
     }
 
     /// The measurements of one round, from 1: what is compared is measured one right after
-    /// another, and who comes first changes from round to round.
+    /// another, in an order that is another in each round. It is drawn, and always the same:
+    /// in a mere rotation everybody would have the same neighbours for ever.
     pub fn steps(&self, round: u32, available: &[Subject]) -> Vec<Step> {
+        let mut random = SplitMix::new(round.into());
         let mut steps = Vec::new();
         for &case in &self.cases {
-            let mut group = Vec::new();
-            for &target in &self.targets {
-                for &subject in available {
-                    if target == Target::Pod || subject.is_overlay() {
-                        group.push(Step {
-                            case,
-                            target,
-                            subject,
-                        });
-                    }
-                }
-            }
-            // Without pod targets there would be nothing of the host's.
-            let hosts = available.iter().filter(|subject| !subject.is_overlay());
-            if !self.targets.contains(&Target::Pod) {
-                group.extend(hosts.map(|&subject| Step {
-                    case,
-                    target: Target::Pod,
-                    subject,
-                }));
-            }
-            let length = group.len().max(1);
-            // A step that shares no factor with most lengths, so that neighbours change too.
-            let turn = (round as usize).wrapping_sub(1).wrapping_mul(2) % length;
-            group.rotate_left(turn);
+            let mut group: Vec<_> = available
+                .iter()
+                .flat_map(|&subject| {
+                    let targets = self.targets_of(subject).iter();
+                    targets.map(move |&target| Step {
+                        case,
+                        target,
+                        subject,
+                    })
+                })
+                .collect();
+            random.shuffle(&mut group);
             steps.append(&mut group);
         }
         steps
+    }
+
+    /// The nodes' own network knows no Service: its one figure is the limit of both targets.
+    fn targets_of(&self, subject: Subject) -> &[Target] {
+        if subject.is_overlay() {
+            &self.targets
+        } else {
+            &[Target::Pod]
+        }
     }
 
     /// About how long one measurement takes, set-up and end of its traffic included.

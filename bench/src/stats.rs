@@ -60,7 +60,7 @@ impl Interval {
     /// Of the ratios of some rounds; none of none.
     pub fn of(ratios: &[f64]) -> Option<Self> {
         let median = median(ratios)?;
-        let mut random = SplitMix(SEED);
+        let mut random = SplitMix::new(SEED);
         let mut resample = vec![0.0; ratios.len()];
         let mut medians = Vec::with_capacity(RESAMPLES);
         for _ in 0..RESAMPLES {
@@ -135,10 +135,23 @@ fn floor(place: f64) -> usize {
     place.floor() as usize
 }
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): enough to choose rounds by.
-struct SplitMix(u64);
+/// `SplitMix64` (Steele, Lea, Flood 2014): enough to choose rounds and orders by.
+#[derive(Debug)]
+pub(crate) struct SplitMix(u64);
 
 impl SplitMix {
+    /// The same seed gives the same numbers.
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Puts the values into another order (Fisher and Yates).
+    pub(crate) fn shuffle<T>(&mut self, values: &mut [T]) {
+        for last in (1..values.len()).rev() {
+            values.swap(last, self.below(last + 1));
+        }
+    }
+
     fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
@@ -217,7 +230,7 @@ mod tests {
     /// Of intervals over rounds drawn around 1, nearly all must include 1.
     #[test]
     fn the_interval_covers_the_truth_about_as_often_as_it_says() {
-        let mut random = SplitMix(7);
+        let mut random = SplitMix::new(7);
         let mut covered = 0_u32;
         for _ in 0..60 {
             let ratios: Vec<f64> = (0..10)

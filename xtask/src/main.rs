@@ -1,4 +1,4 @@
-//! What a person types: `cargo xtask setup`, `build`, `demo`, `test`, `lint`, `abi`.
+//! What a person types: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `lint`, `abi`.
 //!
 //! Everything that continuous integration does is one of these commands. This program
 //! depends on `twill-abi` alone and runs everything else as a process. Progress goes to
@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 mod abi;
+mod bench;
 mod build;
 mod console;
 mod demo;
+mod interrupt;
 mod lint;
 mod places;
 mod privilege;
@@ -51,6 +53,8 @@ enum Task {
     Lint,
     /// Three nodes on this machine, pods that talk over Twill, measured (needs root)
     Demo(demo::Args),
+    /// Overlays side by side on this machine, measured in turns (needs root)
+    Bench(bench::Args),
     /// Compare docs/abi.md with the types that kernel and userspace share
     Abi(abi::Args),
 }
@@ -72,6 +76,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => return test::run(&args),
         Task::Lint => lint::run()?,
         Task::Demo(args) => return demo::run(args),
+        Task::Bench(args) => return bench::run(&args),
         Task::Abi(args) => abi::run(args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -12,8 +12,11 @@ use crate::case::Target;
 use crate::load::Ends;
 use crate::topology::Setup;
 
-/// Divisions that wait for one another: some ten cycles each, a few microseconds in all.
+/// Divisions in a program that wait for one another: some ten cycles each. tc(8) takes no more
+/// than twice as many.
 const DIVISIONS: usize = 1000;
+/// Programs, one after another: some ten microseconds in all.
+const PROGRAMS: u8 = 4;
 
 pub(super) struct Slowed(Kernel);
 
@@ -24,10 +27,13 @@ impl Slowed {
             let path = node.directory().join("busy.bytecode");
             fs::write(&path, busy(DIVISIONS)).context("write the busy program")?;
             let path = path.display();
-            node.namespace().run_lines(&format!(
-                "tc qdisc add dev {OVERLAY_LINK} clsact
-                 tc filter add dev {OVERLAY_LINK} egress bpf bytecode-file {path}"
-            ))?;
+            let namespace = node.namespace();
+            namespace.run_lines(&format!("tc qdisc add dev {OVERLAY_LINK} clsact"))?;
+            for priority in 1..=PROGRAMS {
+                namespace.run_lines(&format!(
+                    "tc filter add dev {OVERLAY_LINK} egress prio {priority} protocol all bpf bytecode-file {path}"
+                ))?;
+            }
         }
         Ok(Self(kernel))
     }

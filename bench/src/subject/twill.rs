@@ -40,7 +40,7 @@ impl Twill {
         let host = behind(&prefix, "leases", a, b)?;
         let lease_server = LeaseServer::start_on(host, &setup.net_conf())?;
         let url = lease_server.url();
-        let mut agents = [a, b].map(|node| Agent::new(node, &url, &[&flag]));
+        let mut agents = [a, b].map(|node| Agent::new(node, &url, &[&flag, "--ip-masq"]));
         for agent in &mut agents {
             agent.start_again()?;
         }

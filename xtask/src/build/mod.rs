@@ -30,6 +30,9 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
+    /// What is measured is what is shipped.
+    pub(crate) const RELEASE: Self = Self { release: true };
+
     fn flag(self) -> Option<&'static str> {
         self.release.then_some("--release")
     }

@@ -1,14 +1,11 @@
 //! `cargo xtask demo`: prepares, builds, and hands over to the demo program.
 
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
 
 use crate::build::Profile;
-use crate::{build, console, places, privilege, process, setup};
-
-mod interrupt;
+use crate::{build, console, interrupt, places, privilege, process, setup};
 
 /// What `demo` takes.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -46,30 +43,5 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     built.describe(&mut command);
     let line = process::line(&command);
     let status = interrupt::wait_for(&mut command).context(line)?;
-    Ok(code(status))
-}
-
-/// The exit code a shell would give for `status`.
-fn code(status: ExitStatus) -> ExitCode {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
-    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_demos_end_is_ours() {
-        for (raw, expected) in [(0, 0), (3 << 8, 3), (2, 130), (15, 143)] {
-            let code = code(ExitStatus::from_raw(raw));
-            assert_eq!(
-                format!("{code:?}"),
-                format!("{:?}", ExitCode::from(expected)),
-                "{raw}"
-            );
-        }
-    }
+    Ok(interrupt::code(status))
 }

@@ -14,7 +14,7 @@ use crate::build::{Artifacts, Built, Profile};
 use crate::{build, console, places, privilege, process, setup};
 use libtest::Count;
 use summary::Outcome;
-use tier::{Runs, Tier};
+use tier::{Runs, Target, Tier};
 
 /// What `test` takes.
 #[derive(Debug, clap::Args)]
@@ -94,22 +94,22 @@ fn workspace(args: &Args) -> Result<Count> {
     Ok(count)
 }
 
-/// One test binary of `tests/tiers`, run as cargo would run it. It is started here and not by
+/// One test binary, run as cargo would run it. It is started here and not by
 /// cargo, so that the variables below do not look to cargo like a reason to build again.
-fn target_of_tests(target: &str, built: &Built, args: &Args) -> Result<Count> {
+fn target_of_tests(target: Target, built: &Built, args: &Args) -> Result<Count> {
     let mut command = process::cargo();
     command.args([
         "test",
         "--package",
-        "twill-tests",
+        target.package,
         "--test",
-        target,
+        target.name,
         "--no-run",
     ]);
-    let binary = Artifacts::build(&mut command)?.test(target)?;
+    let binary = Artifacts::build(&mut command)?.test(target.name)?;
     let mut command = Command::new(binary);
     command
-        .current_dir(places::root().join("tests/tiers"))
+        .current_dir(places::root().join(target.folder))
         .args(&args.libtest)
         .env("TWILL_TIERS", "1")
         .env("REQUIRE_PRIVILEGED", "1");

@@ -17,6 +17,8 @@ pub(crate) enum Tier {
     Permits,
     /// Several agents, real servers and real CNI plugins; needs root
     E2e,
+    /// The bench sees what is slow, and leaves nothing behind; needs root
+    Bench,
 }
 
 /// What a tier runs.
@@ -24,18 +26,43 @@ pub(crate) enum Tier {
 pub(super) enum Runs {
     /// The tests beside the code of the whole workspace.
     Workspace,
-    /// A test target of `tests/tiers`.
-    Target(&'static str),
+    /// A test target of a package.
+    Target(Target),
+}
+
+/// A test target.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Target {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// Its package.
+    pub(super) package: &'static str,
+    /// The package's folder in the workspace.
+    pub(super) folder: &'static str,
+}
+
+/// A test target of `tests/tiers`.
+const fn tiers(name: &'static str) -> Runs {
+    Runs::Target(Target {
+        name,
+        package: "twill-tests",
+        folder: "tests/tiers",
+    })
 }
 
 impl Tier {
     pub(super) fn runs(self) -> Runs {
         match self {
             Self::Unit => Runs::Workspace,
-            Self::ProgRun => Runs::Target("prog_run"),
-            Self::Netns => Runs::Target("netns"),
-            Self::Permits => Runs::Target("permits"),
-            Self::E2e => Runs::Target("e2e"),
+            Self::ProgRun => tiers("prog_run"),
+            Self::Netns => tiers("netns"),
+            Self::Permits => tiers("permits"),
+            Self::E2e => tiers("e2e"),
+            Self::Bench => Runs::Target(Target {
+                name: "harness",
+                package: "twill-bench",
+                folder: "bench",
+            }),
         }
     }
 
@@ -47,6 +74,7 @@ impl Tier {
             Self::Netns => "real packets, against the kernel's own vxlan device",
             Self::Permits => "fast flows live and end as on the stock kernel path",
             Self::E2e => "whole nodes with real servers and CNI plugins",
+            Self::Bench => "the bench tells slow from fast, and cleans up",
         }
     }
 
@@ -85,17 +113,21 @@ mod tests {
                 Tier::ProgRun,
                 Tier::Netns,
                 Tier::Permits,
-                Tier::E2e
+                Tier::E2e,
+                Tier::Bench
             ]
         );
     }
 
     #[test]
     fn every_target_exists() {
-        let manifest = include_str!("../../../tests/tiers/Cargo.toml");
         for tier in in_order(&[]) {
             if let Runs::Target(target) = tier.runs() {
-                assert!(manifest.contains(&format!("name = \"{target}\"")), "{tier}");
+                let folder = crate::places::root().join(target.folder);
+                let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+                for name in [target.name, target.package] {
+                    assert!(manifest.contains(&format!("name = \"{name}\"")), "{tier}");
+                }
             }
         }
     }

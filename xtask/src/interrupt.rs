@@ -1,6 +1,7 @@
 //! Waiting for a program that cleans up after Ctrl-C: never end before it does.
 
-use std::process::{Command, ExitStatus};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, ExitCode, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -19,7 +20,7 @@ const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 ///
 /// A terminal sends Ctrl-C to both processes. What another process sends reaches this one
 /// alone and is handed on. To be called from the only thread: others would get the signals.
-pub(super) fn wait_for(command: &mut Command) -> Result<ExitStatus> {
+pub(crate) fn wait_for(command: &mut Command) -> Result<ExitStatus> {
     let mut child = command.spawn().context("start")?;
     // Blocked, so that they wait in the descriptor. Not before the child is there: it would
     // inherit the mask and never hear of them.
@@ -35,6 +36,14 @@ pub(super) fn wait_for(command: &mut Command) -> Result<ExitStatus> {
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
     *running.lock().unwrap_or_else(PoisonError::into_inner) = None;
     child.wait().context("wait")
+}
+
+/// The exit code a shell would give for `status`.
+pub(crate) fn code(status: ExitStatus) -> ExitCode {
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
 fn hand_on(signals: &SignalFd, running: &Mutex<Option<Pid>>) {
@@ -63,6 +72,18 @@ mod tests {
     use nix::libc::SI_KERNEL;
 
     use super::*;
+
+    #[test]
+    fn the_childs_end_is_ours() {
+        for (raw, expected) in [(0, 0), (3 << 8, 3), (2, 130), (15, 143)] {
+            let code = code(ExitStatus::from_raw(raw));
+            assert_eq!(
+                format!("{code:?}"),
+                format!("{:?}", ExitCode::from(expected)),
+                "{raw}"
+            );
+        }
+    }
 
     #[test]
     fn the_childs_end_is_returned() {

@@ -1,0 +1,69 @@
+//! `cargo xtask bench`: prepares, builds everything optimised, and hands over to the bench.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::build::Profile;
+use crate::{build, console, interrupt, privilege, process, setup};
+
+/// What `bench` takes: the bench's own arguments.
+#[derive(Clone, Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Args {
+    /// Arguments of the bench, as --quick, --json FILE or --help
+    #[arg(
+        value_name = "ARGUMENT",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    arguments: Vec<String>,
+}
+
+/// The command; its exit code is the bench's.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mut bench = if measures(&args.arguments) {
+        privilege::require_root("the bench")?;
+        let toolchain = setup::ensure()?;
+        privilege::require_kernel("the bench")?;
+        console::step("build optimised binaries (the first time this takes several minutes)");
+        let built = build::build(&toolchain, Profile::RELEASE)?;
+        let mut bench = Command::new(binary()?);
+        built.describe(&mut bench);
+        bench
+    } else {
+        Command::new(binary()?)
+    };
+    // Where the caller is: files are named from there.
+    bench.args(&args.arguments).stdin(Stdio::null());
+    let line = process::line(&bench);
+    let status = interrupt::wait_for(&mut bench).context(line)?;
+    Ok(interrupt::code(status))
+}
+
+fn binary() -> Result<std::path::PathBuf> {
+    build::binary("twill-bench", "twill-bench", Profile::RELEASE)
+}
+
+/// Whether these arguments ask for more than words or an old run's charts.
+fn measures(arguments: &[String]) -> bool {
+    let mut arguments = arguments.iter().map(String::as_str);
+    !arguments.any(|argument| {
+        matches!(argument, "-h" | "--help" | "-V" | "--version") || argument.starts_with("--from")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_needs_no_root() {
+        let words =
+            |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
+        assert!(!measures(&words("--quick --help")));
+        assert!(!measures(&words("--from=run.json --html run.html")));
+        assert!(measures(&words("--quick --json run.json")));
+        assert!(measures(&[]));
+    }
+}
