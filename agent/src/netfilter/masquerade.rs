@@ -1,7 +1,7 @@
 //! The table `ip flannel-ipv4`: what leaves the overlay goes out under the node's address, what
 //! stays in it keeps its own.
 //!
-//! Name, chains and rules are those of flannel with `EnableNFTables` (flannel 0.28.9,
+//! Name, chains and rules, comments aside, are those of flannel with `EnableNFTables` (flannel 0.28.9,
 //! `pkg/trafficmngr/nftables`), so that either takes over the other's. It matters to the fast
 //! path: a CNI plugin told that nobody masquerades does it itself, for pods of other nodes as
 //! well, and a flow whose source is rewritten is never fast.
@@ -37,7 +37,7 @@ impl MasqueradeTable {
     }
 
     fn document(&self) -> Value {
-        let table = json!({ "family": FAMILY, "name": TABLE, "comment": "rules for flannel-ipv4" });
+        let table = json!({ "family": FAMILY, "name": TABLE });
         let chain = |name: &str, kind: &str, hook: &str, priority: i32| {
             json!({ "add": { "chain": {
                 "family": FAMILY, "table": TABLE, "name": name,
@@ -46,7 +46,7 @@ impl MasqueradeTable {
         };
         let mut commands = vec![
             json!({ "add": { "table": table } }),
-            json!({ "delete": { "table": { "family": FAMILY, "name": TABLE } } }),
+            json!({ "delete": { "table": table } }),
             json!({ "add": { "table": table } }),
             chain(POSTROUTING, "nat", "postrouting", SOURCE_NAT),
             chain(FORWARD, "filter", "forward", 0),

@@ -13,7 +13,7 @@ use twill_testbed::world::OVERLAY_LINK;
 use super::{Peer, UPLINK, apply, create, inside, network};
 
 /// The limits are for a debug build on a busy machine; what is measured is printed.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(8);
 
 fn peers(count: u16) -> impl Iterator<Item = Peer> {
     (1..=count).map(Peer)
