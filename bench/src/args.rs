@@ -62,12 +62,9 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["quick", "from", "flanneld", "html"])]
     pub programs: bool,
     /// Hold the load generator against iperf3 and, where it is installed, sockperf
-    #[arg(long, conflicts_with_all = ["quick", "from", "programs", "growth", "html", "json"])]
+    #[arg(long, conflicts_with_all = ["quick", "from", "programs", "html", "json"])]
     pub check_load: bool,
-    /// How costs grow with leases, permits and Services
-    #[arg(long, conflicts_with_all = ["quick", "from", "programs", "html"])]
-    pub growth: bool,
-    /// The BPF object that --programs and --growth are about
+    /// The BPF object that --programs is about
     #[arg(long, value_name = "FILE", env = "TWILL_BPF_OBJECT")]
     pub object: Option<PathBuf>,
     /// An object from before a change: --programs measures both in turns
