@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crate::subnet::Subnet;
 use crate::vtep::{MacAddr, RemoteVtep, Vni};
 
-/// The kernel's vxlan device as flannel makes it (`flannel-compat` 3.1).
+/// The kernel's vxlan device as flannel makes it (flannel 0.28.9, `pkg/backend/vxlan/device.go`).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Device {
     /// `flannel.<VNI>`.

@@ -36,7 +36,7 @@ pub(crate) fn count(member: &Member) -> Result<Encapsulated> {
     let sent = link["stats64"]["tx"]["packets"].as_u64();
     Ok(Encapsulated {
         node: member.node.label().to_owned(),
-        by_bpf: counters.packets("to_overlay", "fast")?,
+        by_bpf: counters.packets("to_overlay", "fast")? + counters.packets("from_pod", "fast")?,
         by_kernel: sent.context("a link without counters")?,
         passed_on: counters
             .of("to_overlay")
