@@ -30,10 +30,6 @@ Exit codes:
 /// docs/bench.md says how to read what it prints.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "twill-bench", version, after_help = EXIT_CODES)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "flags of a command line, of which clap takes one at a time"
-)]
 pub struct Args {
     /// Six cases, one wire: under six minutes instead of forty
     #[arg(long)]
