@@ -13,7 +13,8 @@ use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use twill_abi::maps::{CONFIG, ODD_ROUTES, OVERLAY_ROUTES, VTEP_SOURCES, VTEPS};
 use twill_abi::{
-    Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, Mode, RouteKey, VTEP_FLAG_ACTIVE, Vtep,
+    Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, MapSpec, Mode, RouteKey,
+    VTEP_FLAG_ACTIVE, Vtep,
 };
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
@@ -89,22 +90,12 @@ impl Maps {
         route_capacity: u32,
         mut take: impl FnMut(&'static str) -> Result<Map, MapsError>,
     ) -> Result<Self, MapsError> {
-        macro_rules! typed {
-            ($spec:expr) => {
-                take($spec.name)?
-                    .try_into()
-                    .map_err(|source| MapsError::Open {
-                        map: $spec.name,
-                        source,
-                    })?
-            };
-        }
         Ok(Self {
-            config: typed!(CONFIG),
-            vteps: typed!(VTEPS),
-            sources: typed!(VTEP_SOURCES),
-            routes: typed!(OVERLAY_ROUTES),
-            odd_routes: typed!(ODD_ROUTES),
+            config: typed(&CONFIG, &mut take)?,
+            vteps: typed(&VTEPS, &mut take)?,
+            sources: typed(&VTEP_SOURCES, &mut take)?,
+            routes: typed(&OVERLAY_ROUTES, &mut take)?,
+            odd_routes: typed(&ODD_ROUTES, &mut take)?,
             route_capacity,
         })
     }
@@ -276,6 +267,20 @@ impl Maps {
             .set(index, entry, 0)
             .map_err(write(VTEPS.name, index))
     }
+}
+
+/// The map that `spec` describes, out of `take(name)`, as the type that its user reads it by.
+pub(super) fn typed<T>(
+    spec: &MapSpec,
+    mut take: impl FnMut(&'static str) -> Result<Map, MapsError>,
+) -> Result<T, MapsError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    T::try_from(take(spec.name)?).map_err(|source| MapsError::Open {
+        map: spec.name,
+        source,
+    })
 }
 
 /// `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns()`, in nanoseconds.

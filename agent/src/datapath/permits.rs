@@ -12,7 +12,7 @@ use twill_abi::{
     VethFlags,
 };
 
-use super::maps::{MapsError, gone};
+use super::maps::{MapsError, gone, typed};
 
 /// How many keys are looked at: four times as many as the largest map has.
 const MOST_KEYS: usize = 4 << 20;
@@ -41,21 +41,11 @@ impl Permits {
     pub fn open(
         mut take: impl FnMut(&'static str) -> Result<Map, MapsError>,
     ) -> Result<Self, MapsError> {
-        macro_rules! typed {
-            ($spec:expr) => {
-                take($spec.name)?
-                    .try_into()
-                    .map_err(|source| MapsError::Open {
-                        map: $spec.name,
-                        source,
-                    })?
-            };
-        }
         Ok(Self {
-            pod: typed!(PERMITS_POD),
-            wire: typed!(PERMITS_WIRE),
-            places: typed!(LOCAL_PODS),
-            veths: typed!(VETH_FLAGS),
+            pod: typed(&PERMITS_POD, &mut take)?,
+            wire: typed(&PERMITS_WIRE, &mut take)?,
+            places: typed(&LOCAL_PODS, &mut take)?,
+            veths: typed(&VETH_FLAGS, &mut take)?,
             lost: BTreeSet::new(),
         })
     }
