@@ -26,7 +26,7 @@ use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError};
 use thiserror::Error;
 use tracing::debug;
-use twill_abi::Mode;
+use twill_abi::{Config, Mode};
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
 
@@ -230,6 +230,11 @@ impl Datapath {
     /// Writes one entry.
     pub fn apply(&mut self, op: &MapOp) -> Result<(), DatapathError> {
         Ok(self.maps.apply(op, self.vni, self.common_prefix)?)
+    }
+
+    /// The agent's settings as the programs read them; zero where no agent has written any.
+    pub fn told(&self) -> Result<Config, DatapathError> {
+        Ok(self.maps.config()?)
     }
 
     /// Writes the agent's settings, with a new sign of life.

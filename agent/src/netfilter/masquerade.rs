@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use twill_core::subnet::Subnet;
 
 use super::expression::{address, differs, equals, mark, prefix};
+use super::keeper::Rules;
 use super::ruleset::{InForce, TableError};
 
 const FAMILY: &str = "ip";
@@ -30,12 +31,25 @@ pub struct MasqueradeTable {
     pub own_subnet: Subnet,
 }
 
-impl MasqueradeTable {
-    /// Writes the table, whatever was there under its name: flannel's own, as a rule.
-    pub async fn write(&self) -> Result<InForce, TableError> {
+impl Rules for MasqueradeTable {
+    type Proof = InForce;
+    type Error = TableError;
+
+    fn name() -> &'static str {
+        "nftables table ip flannel-ipv4"
+    }
+
+    // What is there under its name before us is flannel's own, as a rule.
+    async fn write(&self) -> Result<InForce, TableError> {
         InForce::write(FAMILY, TABLE, &self.document()).await
     }
 
+    async fn hold(proof: &InForce) -> Result<bool, TableError> {
+        proof.is_so().await
+    }
+}
+
+impl MasqueradeTable {
     fn document(&self) -> Value {
         let table = json!({ "family": FAMILY, "name": TABLE });
         let chain = |name: &str, kind: &str, hook: &str, priority: i32| {

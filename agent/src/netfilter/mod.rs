@@ -5,12 +5,14 @@
 
 mod conntrack;
 mod expression;
+mod keeper;
 mod masquerade;
 mod nft;
 mod ruleset;
 mod table;
 
 pub use conntrack::{Conntrack, ConntrackError};
+pub use keeper::{Keeper, Kept, Rules};
 pub use masquerade::MasqueradeTable;
 pub use nft::NftError;
 pub use ruleset::{InForce, TableError};

@@ -66,7 +66,7 @@ impl InForce {
     }
 
     /// Whether the kernel still has the table as it was written.
-    pub async fn is_so(&self) -> Result<bool, TableError> {
+    pub(super) async fn is_so(&self) -> Result<bool, TableError> {
         let Self { family, name, .. } = *self;
         match list(family, name).await {
             Ok(now) => Ok(now == self.printed),

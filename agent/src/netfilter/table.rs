@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use twill_core::subnet::Subnet;
 
 use super::expression::{address, and, differs, equals, mark, prefix, set_mark};
+use super::keeper::Rules;
 use super::ruleset::{self, InForce, TableError};
 
 /// Name of the table; its family is `inet`.
@@ -39,12 +40,24 @@ pub struct PermitTable {
     pub exclude: Vec<Ipv4Network>,
 }
 
-impl PermitTable {
-    /// Writes the table, whatever was there under its name.
-    pub async fn write(&self) -> Result<InForce, TableError> {
+impl Rules for PermitTable {
+    type Proof = InForce;
+    type Error = TableError;
+
+    fn name() -> &'static str {
+        "nftables table inet twill"
+    }
+
+    async fn write(&self) -> Result<InForce, TableError> {
         InForce::write(FAMILY, TABLE, &self.document()).await
     }
 
+    async fn hold(proof: &InForce) -> Result<bool, TableError> {
+        proof.is_so().await
+    }
+}
+
+impl PermitTable {
     /// Whether a table of this name is there. Where there is no `nft`, nobody made one.
     pub async fn is_there() -> Result<bool, TableError> {
         ruleset::is_there(FAMILY, TABLE).await

@@ -5,22 +5,14 @@
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
-use tracing::{info, warn};
-use twill_abi::FastPath;
+use twill_abi::{Config, FastPath};
 use twill_core::subnet::Subnet;
 
 use super::failures::Failures;
+use super::outlook::{Allowed, Outlook, Rest};
 use crate::args::AgentArgs;
 use crate::datapath::chain;
-use crate::netfilter::{Conntrack, InForce, PermitTable};
-
-/// What flows may do right now.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Allowed {
-    pub(super) fast_path: FastPath,
-    pub(super) permit_time: Duration,
-    pub(super) tcp_permits: bool,
-}
+use crate::netfilter::{Conntrack, Keeper, PermitTable};
 
 /// The netfilter side of the fast path.
 pub(super) struct Acceptance {
@@ -29,11 +21,10 @@ pub(super) struct Acceptance {
     mark_bit: u32,
     exclude: Vec<Ipv4Network>,
     conntrack: Conntrack,
-    in_force: Option<(PermitTable, InForce)>,
+    table: Keeper<PermitTable>,
     /// Whether a table of an earlier start was looked for, where none is wanted.
     cleared: bool,
-    trouble: Option<String>,
-    allowed: Allowed,
+    outlook: Outlook,
 }
 
 impl Acceptance {
@@ -44,14 +35,9 @@ impl Acceptance {
             mark_bit: args.mark_bit,
             exclude: args.exclude.clone(),
             conntrack: Conntrack::default(),
-            in_force: None,
+            table: Keeper::default(),
             cleared: false,
-            trouble: None,
-            allowed: Allowed {
-                fast_path: FastPath::Off,
-                permit_time: args.permit_time,
-                tcp_permits: false,
-            },
+            outlook: Outlook::new(args.permit_time),
         }
     }
 
@@ -60,9 +46,9 @@ impl Acceptance {
         self.mark_bit
     }
 
-    /// Why the fast path is off, or off for TCP, though it is wanted.
+    /// Why the fast path is off, or off for TCP, or will be, though it is wanted.
     pub(super) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.outlook.trouble()
     }
 
     /// What the operator wants, whether or not it may be right now.
@@ -72,12 +58,22 @@ impl Acceptance {
 
     /// Whether what is wanted may not be: then nobody's word makes flows fast.
     pub(super) fn is_stale(&self) -> bool {
-        self.allowed.fast_path != self.wanted
+        self.allowed().fast_path != self.wanted
     }
 
     /// What flows may do, as it was found last.
     pub(super) fn allowed(&self) -> Allowed {
-        self.allowed
+        self.outlook.allowed()
+    }
+
+    /// Whether it is time to look again at what was not in order.
+    pub(super) fn is_due(&self) -> bool {
+        self.outlook.is_due()
+    }
+
+    /// What the programs have been told by an earlier start, before anything was looked at.
+    pub(super) fn remember(&mut self, config: &Config) {
+        self.outlook.remember(self.wanted, Allowed::told(config));
     }
 
     /// Puts table and settings in force, or finds them so.
@@ -91,64 +87,31 @@ impl Acceptance {
             self.clear().await;
             return;
         }
-        let mut allowed = Allowed {
-            fast_path: self.wanted,
-            permit_time: self.permit_time,
-            tcp_permits: false,
-        };
-        let mut trouble = None;
-        if let Err(error) = self.assert_table(network, own_subnet).await {
-            failures.count("permit_table");
-            trouble = Some(format!("the fast path is off: {error}"));
-            allowed.fast_path = FastPath::Off;
-        } else {
-            match permit_time(&self.conntrack, self.permit_time) {
-                Ok(permit_time) => allowed.permit_time = permit_time,
-                Err(error) => {
-                    failures.count("conntrack");
-                    trouble = Some(format!("the fast path is off: {error}"));
-                    allowed.fast_path = FastPath::Off;
-                }
-            }
-            match self.conntrack.assert() {
-                Ok(()) => allowed.tcp_permits = true,
-                Err(error) => {
-                    failures.count("conntrack");
-                    let error = chain(&error);
-                    trouble.get_or_insert_with(|| format!("no permits for TCP: {error}"));
-                }
-            }
-        }
-        if trouble != self.trouble {
-            if let Some(reason) = &trouble {
-                warn!(reason, "flows stay slow");
-            } else {
-                info!("flows may be fast again");
-            }
-        }
-        self.trouble = trouble;
-        self.allowed = allowed;
-    }
-
-    async fn assert_table(&mut self, network: Subnet, own_subnet: Subnet) -> Result<(), String> {
         let table = PermitTable {
             network,
             own_subnet,
             mark_bit: self.mark_bit,
             exclude: self.exclude.clone(),
         };
-        if let Some((written, in_force)) = &self.in_force
-            && *written == table
-        {
-            if in_force.is_so().await.map_err(|error| chain(&error))? {
-                return Ok(());
+        let table = match self.table.keep(table).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                failures.count("permit_table");
+                Err(chain(&error))
             }
-            warn!("the nftables table inet twill was changed or removed; writing it again");
-        }
-        self.in_force = None;
-        let in_force = table.write().await.map_err(|error| chain(&error))?;
-        self.in_force = Some((table, in_force));
-        Ok(())
+        };
+        let (conntrack, permit_time) = (&self.conntrack, self.permit_time);
+        let conntrack = || {
+            let found = Rest {
+                permit_time: longest_permit(conntrack, permit_time),
+                tcp: conntrack.assert().map_err(|error| chain(&error)),
+            };
+            if found.permit_time.is_err() || found.tcp.is_err() {
+                failures.count("conntrack");
+            }
+            found
+        };
+        self.outlook.take(self.wanted, table, conntrack);
     }
 
     /// Takes away the table of an earlier start: without a fast path nobody reads its marks.
@@ -166,7 +129,7 @@ impl Acceptance {
 
 /// The permit time that conntrack's timeouts allow, of `wanted`: no permit may outlive its
 /// conntrack entry.
-fn permit_time(conntrack: &Conntrack, wanted: Duration) -> Result<Duration, String> {
+fn longest_permit(conntrack: &Conntrack, wanted: Duration) -> Result<Duration, String> {
     let smallest = conntrack
         .smallest_timeout()
         .map_err(|error| chain(&error))?;

@@ -201,6 +201,7 @@ impl Agent {
                 },
                 _ = tick.tick() => batch.look = Look::Everywhere,
                 _ = guard.tick() => {
+                    self.look_again().await;
                     self.guard_programs().await;
                     self.report.store(&sources.store.contact());
                     self.report.write();

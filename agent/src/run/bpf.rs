@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
-use twill_abi::Mode;
+use twill_abi::{Config, Mode};
 use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
@@ -74,6 +74,17 @@ impl Bpf {
                 self.trouble = None;
             }
             Err(error) => self.failed(&error, failures),
+        }
+    }
+
+    /// What the programs are told; nothing without BPF.
+    pub(super) fn told(&self, failures: &mut Failures) -> Option<Config> {
+        match self.datapath.as_ref()?.told() {
+            Ok(config) => Some(config),
+            Err(error) => {
+                failures.add(error.label(), &error);
+                None
+            }
         }
     }
 

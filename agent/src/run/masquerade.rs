@@ -1,15 +1,15 @@
-//! Flannel's masquerading, where it was asked for: written, and put back when somebody changes it.
+//! Flannel's masquerading, where it was asked for.
 
-use tracing::{info, warn};
+use tracing::info;
 use twill_core::subnet::Subnet;
 
 use super::failures::Failures;
-use crate::netfilter::{InForce, MasqueradeTable, TableError};
+use crate::netfilter::{Keeper, Kept, MasqueradeTable};
 
-/// The masquerade table as it was written.
+/// The masquerade table, kept in force.
 #[derive(Debug, Default)]
 pub(super) struct Masquerade {
-    in_force: Option<(MasqueradeTable, InForce)>,
+    table: Keeper<MasqueradeTable>,
 }
 
 impl Masquerade {
@@ -24,22 +24,10 @@ impl Masquerade {
             network,
             own_subnet,
         };
-        if let Err(error) = self.try_assert(table).await {
-            failures.add("masquerade", &error);
+        match self.table.keep(table).await {
+            Ok(Kept::AsTheyWere) => {}
+            Ok(Kept::Written | Kept::Restored) => info!("what leaves the overlay is masqueraded"),
+            Err(error) => failures.add("masquerade", &error),
         }
-    }
-
-    async fn try_assert(&mut self, table: MasqueradeTable) -> Result<(), TableError> {
-        if let Some((written, in_force)) = &self.in_force
-            && *written == table
-        {
-            if in_force.is_so().await? {
-                return Ok(());
-            }
-            warn!("the nftables table ip flannel-ipv4 was changed or removed; writing it again");
-        }
-        self.in_force = Some((table, table.write().await?));
-        info!("what leaves the overlay is masqueraded");
-        Ok(())
     }
 }

@@ -5,6 +5,7 @@ mod agent;
 mod bpf;
 mod failures;
 mod masquerade;
+mod outlook;
 mod pass;
 mod patience;
 mod pods;

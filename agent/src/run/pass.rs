@@ -37,6 +37,9 @@ impl Agent {
         }
         if batch.look == Look::Everywhere {
             self.bpf.load(&mut self.failures);
+            if let Some(told) = self.bpf.told(&mut self.failures) {
+                self.acceptance.remember(&told);
+            }
         }
         self.reconcile(batch.look, &batch.subnets).await;
         if batch.look == Look::Everywhere {
@@ -231,6 +234,15 @@ impl Agent {
             self.acceptance
                 .assert(network, own_subnet, &mut self.failures)
                 .await;
+        }
+    }
+
+    /// Looks again at what permits rest on, if that was not in order and it is time.
+    pub(super) async fn look_again(&mut self) {
+        if self.acceptance.is_due() {
+            self.assert_netfilter().await;
+            self.tell_programs(Look::Nowhere).await;
+            self.tell_people();
         }
     }
 

@@ -14,9 +14,10 @@ use twill_core::state::State;
 use twill_core::subnet::Subnet;
 use twill_core::uplink::Uplink;
 
-use super::acceptance::{Acceptance, Allowed};
+use super::acceptance::Acceptance;
 use super::bpf::Bpf;
 use super::failures::Failures;
+use super::outlook::Allowed;
 use super::pods::Pods;
 use crate::args::{AgentArgs, device_name};
 use crate::datapath::chain;

@@ -1,6 +1,7 @@
 //! `twilld` on a node, and `twillctl` asking it.
 
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Agent {
     directory: PathBuf,
     lease_server: String,
     flags: Vec<String>,
+    /// Where the daemon looks for programs before anywhere else.
+    programs: Option<PathBuf>,
 }
 
 impl Agent {
@@ -52,12 +55,18 @@ impl Agent {
             directory: node.directory().path().to_owned(),
             lease_server: lease_server.to_owned(),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            programs: None,
         }
     }
 
     /// Has the daemon started with these further flags from now on; its pins stay.
     pub fn set_flags(&mut self, flags: &[&str]) {
         self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
+    /// Has the daemon started so from now on that it finds this folder's programs before others.
+    pub fn set_programs(&mut self, folder: &Path) {
+        self.programs = Some(folder.to_owned());
     }
 
     /// Starts the daemon, for the first time or again, and does not wait.
@@ -72,6 +81,11 @@ impl Agent {
             .arg("--run-dir")
             .arg(self.run_dir())
             .args(&self.flags);
+        if let Some(first) = &self.programs {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let folders = iter::once(first.clone()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(folders)?);
+        }
         self.daemon = Some(Daemon::start(&self.namespace, command, &self.log())?);
         Ok(())
     }

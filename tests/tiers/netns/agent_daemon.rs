@@ -17,7 +17,7 @@ use twill_testbed::world::{NODE_A, NODE_B, OVERLAY_LINK, UPLINK};
 use twill_tests::required;
 
 /// "Within seconds", with room for a busy machine.
-const SECONDS: Duration = Duration::from_secs(15);
+pub(crate) const SECONDS: Duration = Duration::from_secs(15);
 
 fn pair() -> Result<Cluster> {
     Cluster::of(&[("a", NODE_A), ("b", NODE_B)])
@@ -28,7 +28,7 @@ fn pods(cluster: &Cluster) -> (&Pod, &Pod) {
 }
 
 /// Waits until the agent says that the node is as it should be, in this mode.
-fn wait_mode(agent: &Agent, mode: &str) -> Result<Value> {
+pub(crate) fn wait_mode(agent: &Agent, mode: &str) -> Result<Value> {
     wait_for(&format!("the agent's mode is {mode}"), SECONDS, || {
         let status = agent.ctl(&["status"])?;
         let said = &status["status"];

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acceptance;
 mod agent_daemon;
 mod agent_datapath;
 mod ctl;
