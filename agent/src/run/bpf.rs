@@ -21,6 +21,13 @@ use crate::datapath::{Datapath, DatapathError, Options, chain, detach_all};
 /// How long until what did not work is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// What the maps of a start have been given so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Filled {
+    peers: bool,
+    settings: bool,
+}
+
 /// The BPF side of the node.
 pub(super) struct Bpf {
     options: Options,
@@ -29,6 +36,10 @@ pub(super) struct Bpf {
     vni: u32,
     common_prefix: u8,
     datapath: Option<Datapath>,
+    /// Whether the maps once held all that there is to know, and the settings: before that,
+    /// programs that are attached to them would leave the kernel packets that those of an earlier
+    /// start carry.
+    filled: Filled,
     /// Why BPF does not carry packets, or not all it should.
     trouble: Option<String>,
     retry_at: Instant,
@@ -47,6 +58,7 @@ impl Bpf {
             vni: config.backend.vni.get(),
             common_prefix: config.subnet_len,
             datapath: None,
+            filled: Filled::default(),
             trouble: None,
             retry_at: Instant::now(),
             refused_by: None,
@@ -71,6 +83,7 @@ impl Bpf {
             Ok(datapath) => {
                 info!(instance = %self.options.instance, "BPF programs loaded");
                 self.datapath = Some(datapath);
+                self.filled = Filled::default();
                 self.trouble = None;
             }
             Err(error) => self.failed(&error, failures),
@@ -113,13 +126,19 @@ impl Bpf {
         }
     }
 
+    /// Every entry of a complete list of leases has been written.
+    pub(super) fn peers_are_written(&mut self) {
+        self.filled.peers = true;
+    }
+
     /// Writes the settings with a new sign of life.
     pub(super) fn write_settings(&mut self, settings: &Settings, failures: &mut Failures) {
         let Some(datapath) = &mut self.datapath else {
             return;
         };
-        if let Err(error) = datapath.write_settings(settings) {
-            failures.add(error.label(), &error);
+        match datapath.write_settings(settings) {
+            Ok(()) => self.filled.settings = true,
+            Err(error) => failures.add(error.label(), &error),
         }
         match datapath.operator_mode() {
             Ok(operator) => self.operator = operator,
@@ -144,13 +163,17 @@ impl Bpf {
         })
     }
 
-    /// Makes sure that the programs are where they belong. Only when the maps are filled:
-    /// until then what an earlier start attached goes on with what that start knew.
+    /// Makes sure that the programs are where they belong. Nothing before the maps are filled:
+    /// until then what an earlier start attached goes on with what that start knew. Nothing else
+    /// has to be in order for it: the kernel carries what BPF does not.
     pub(super) async fn attach(&mut self, interfaces: &Interfaces, failures: &mut Failures) {
         let Some(datapath) = &mut self.datapath else {
             self.clear(failures).await;
             return;
         };
+        if !(self.filled.peers && self.filled.settings) {
+            return;
+        }
         let tried = self.refused_by.as_ref() == Some(interfaces);
         if self.trouble.is_some() && tried && Instant::now() < self.retry_at {
             return;
@@ -212,7 +235,7 @@ impl Bpf {
         } else if self.operator == Some(Mode::Kernel) {
             "the operator's override".to_owned()
         } else if self.attachments().is_empty() {
-            "waiting for the first complete list of leases".to_owned()
+            "waiting for the first complete list of leases, and for the maps to hold it".to_owned()
         } else {
             return ("bpf", None);
         };

@@ -91,7 +91,11 @@ impl Agent {
             }
         };
         self.unmapped.extend(unmapped);
-        self.carry_out(&device, &ops).await;
+        let written = self.carry_out(&device, &ops).await;
+        let seen = look == Look::Everywhere && self.observed.maps.is_some();
+        if seen && written && self.state.is_complete() {
+            self.bpf.peers_are_written();
+        }
         self.look_at_device(&device, &ops).await;
         let mtu = self.state.config().backend.mtu;
         if let Err(error) = overlay_mtu(mtu, self.state.uplink().mtu) {
@@ -99,9 +103,11 @@ impl Agent {
         }
     }
 
-    async fn carry_out(&mut self, device: &str, ops: &[Op]) {
+    /// Does the steps; whether every entry of a map was written.
+    async fn carry_out(&mut self, device: &str, ops: &[Op]) -> bool {
+        let mut written = true;
         if ops.is_empty() {
-            return;
+            return written;
         }
         let begin = Instant::now();
         let same_side = |a: &Op, b: &Op| matches!(a, Op::Map(_)) == matches!(b, Op::Map(_));
@@ -113,6 +119,8 @@ impl Agent {
                     Op::Map(map) => {
                         if self.bpf.apply(map, &mut self.failures) {
                             apply_op(&mut self.observed, op);
+                        } else {
+                            written = false;
                         }
                     }
                 }
@@ -132,6 +140,7 @@ impl Agent {
         }
         let peers = self.state.peers().len();
         info!(steps = ops.len(), peers, took = ?begin.elapsed(), "node brought in line");
+        written
     }
 
     /// Reads the device again if a step may have changed it, and follows its MAC address.
@@ -296,7 +305,7 @@ impl Agent {
         if let Some(uses) = self.pods.uses() {
             self.bpf.set_pods(&uses, &mut self.failures);
         }
-        if self.state.is_complete() && self.failures.is_empty() {
+        if self.state.is_complete() {
             self.bpf.attach(interfaces, &mut self.failures).await;
             self.may_attach = true;
         }

@@ -39,6 +39,28 @@ fn an_nft_that_fails_twice_ends_the_fast_path_and_one_that_works_brings_it_back(
     check(3, true)
 }
 
+#[test]
+fn what_fails_beside_the_maps_keeps_no_program_away() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::of(&[("a", NODE_A)])?;
+    let member = &mut cluster.members[0];
+    let folder = member.node.directory().join("programs");
+    failing_nft(&folder, 10_000)?;
+    member.agent.stop()?;
+    member.agent.ctl(&["teardown"])?;
+    member.agent.set_programs(&folder);
+    member.agent.set_flags(&["--ip-masq"]);
+    member.agent.start_again()?;
+    wait_until("BPF carries packets", SECONDS, || {
+        let status = member.agent.status().unwrap_or_default();
+        let status = &status["status"];
+        let failing = status["failing"].to_string();
+        failing.contains("flannel-ipv4") && status["mode"] == "bpf" && status["ready"] == false
+    })
+}
+
 /// Restarts an agent while `nft` fails so many times; it must be all right again soon, long
 /// before it looks at everything once more.
 fn check(failures: usize, goes_off: bool) -> Result<()> {
