@@ -8,17 +8,21 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use twill_agent::args::{Command, Twilld};
 use twill_agent::run;
 
 fn main() -> ExitCode {
+    let (parsed, ignored) = match run::command_line() {
+        Ok(read) => read,
+        // Help and version are answers, not errors: clap knows what goes where.
+        Err(error) => error.exit(),
+    };
     let Twilld {
         command,
         agent,
         log,
-    } = Twilld::parse();
-    let ended = run::logging(&log).and_then(|()| match command {
+    } = parsed;
+    let ended = run::logging(&log, &ignored).and_then(|()| match command {
         Some(Command::Serve(args)) => run::block_on(run::serve(args)),
         None => run::block_on(run::run(&agent)),
     });

@@ -13,23 +13,32 @@ mod report;
 mod start;
 mod uplink;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{AgentArgs, LogArgs, LogFormat};
+use crate::args::{AgentArgs, LogArgs, LogFormat, StoreChoice, Twilld};
 use crate::serve::{self, args::ServeArgs};
 
-/// Sets up logging to standard error.
-pub fn logging(args: &LogArgs) -> Result<()> {
+/// The command line and the environment of this process, and what they say that is ignored.
+pub fn command_line() -> Result<(Twilld, Vec<String>), clap::Error> {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    Twilld::read(&words, &environment)
+}
+
+/// Sets up logging to standard error, and tells what of the command line is ignored.
+pub fn logging(args: &LogArgs, ignored: &[String]) -> Result<()> {
+    let filter = args.filter();
     let filter = EnvFilter::builder()
-        .parse(&args.log_level)
-        .with_context(|| format!("--log-level {:?}: write a level, as info", args.log_level))?;
+        .parse(filter)
+        .with_context(|| format!("--log-level {filter:?}: write a level, as info"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -37,6 +46,9 @@ pub fn logging(args: &LogArgs) -> Result<()> {
     match args.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
+    }
+    for why in ignored.iter().chain(&args.without_effect()) {
+        warn!(why, "command line");
     }
     Ok(())
 }
@@ -59,7 +71,12 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
 
 /// Runs the agent until somebody stops it. The datapath goes on.
 pub async fn run(args: &AgentArgs) -> Result<()> {
-    let Some(lease_server) = &args.lease_server else {
+    args.check()?;
+    info!(flags = ?args, "CLI flags config");
+    for why in args.without_effect() {
+        warn!(why, "command line");
+    }
+    let StoreChoice::Server(lease_server) = args.store()? else {
         bail!(
             "no lease store: this build has neither etcd nor Kubernetes as one yet; \
              pass --lease-server URL, as http://192.0.2.1:7890, and start one with `twilld serve`"
