@@ -98,6 +98,12 @@ impl Cluster {
         flags: &[&str],
     ) -> Result<&mut Member> {
         let node = self.underlay.join(label, address)?;
+        self.add_agent(node, flags)
+    }
+
+    /// Starts an agent with these flags on a node that was made, and perhaps prepared, before;
+    /// returns once it is ready.
+    pub fn add_agent(&mut self, node: Node, flags: &[&str]) -> Result<&mut Member> {
         let url = self.lease_server.url();
         let mut agent = Agent::new(&node, &url, flags);
         let started = agent.start_again().and_then(|()| agent.wait_ready());

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
-use twill_tests::required;
 
-use crate::flow::echo;
 use crate::lab::{A, B, Kind, Lab, Options, both};
-use crate::rules::{ECHO, UDP_ONE};
+use crate::rules::{ECHO, ONE};
+use crate::talk::Server;
 
 const SEGMENT: usize = 1000;
 const SEGMENTS: usize = 10;
@@ -60,16 +59,7 @@ fn all_arrive(lab: &Lab, server: &UdpSocket, to: SocketAddrV4, gro: bool) -> Res
         client.recv(&mut buffer).context("answer")?;
         Ok(())
     };
-    for _ in 0..20 {
-        exchange(b"warm")?;
-    }
-    let fast = lab.fast_counts()?;
-    for _ in 0..20 {
-        exchange(b"fast")?;
-    }
-    for (before, after) in fast.iter().zip(lab.fast_counts()?) {
-        ensure!(after > before + 15, "not fast: {before}, {after}");
-    }
+    lab.make_fast(|| exchange(b"fast"))?;
     let segments = lab.count(B, "from_uplink", "udp_segments")?;
     let sent_fast = lab.count(A, "from_pod", "fast")?;
     setsockopt(&client, sockopt::UdpGsoSegment, &i32::try_from(SEGMENT)?)?;
@@ -90,13 +80,10 @@ fn all_arrive(lab: &Lab, server: &UdpSocket, to: SocketAddrV4, gro: bool) -> Res
 
 #[test]
 fn a03_every_datagram_of_udp_segment_arrives() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
     let scenario = |lab: &mut Lab| {
         // Once: a program that starts at this moment may hold a socket beyond its end.
         let server = bind(lab, B, ECHO)?;
-        for to in [echo(lab.pod(B, 0)), UDP_ONE.at] {
+        for to in [Server::address(lab.pod(B, 0)), ONE] {
             for gro in [false, true] {
                 all_arrive(lab, &server, to, gro)
                     .with_context(|| format!("to {to}, UDP_GRO {gro}"))?;

@@ -9,14 +9,12 @@ use twill_testbed::command::command;
 use twill_testbed::forge::Frames;
 use twill_testbed::packet::{Ethernet, Ipv4, Udp};
 use twill_testbed::pod::Pod;
-use twill_testbed::traffic::EchoServer;
 use twill_testbed::wait::wait_until;
-use twill_tests::required;
 
 use crate::beat::Beat;
-use crate::flow::{Flow, echo};
 use crate::lab::{A, B, Kind, Lab, Options, SECONDS, both};
 use crate::rules::ECHO;
+use crate::talk::{Flow, Server};
 
 const PORT: u16 = 5601;
 const FRAMES: u64 = 100;
@@ -89,10 +87,9 @@ fn tagged(from: &Pod, to: &Pod) -> Result<Vec<u8>> {
 
 fn no_tag_leaves(lab: &Lab) -> Result<()> {
     let (from, to) = (lab.pod(A, 0), lab.pod(B, 0));
-    let _echo = EchoServer::start(to.namespace())?;
-    let beat = Beat::start(Flow::udp(from, PORT, echo(to))?);
+    let _echo = Server::backend(to, "one")?;
+    let beat = Beat::start(Flow::udp(from.namespace(), PORT, Server::address(to))?);
     lab.wait_fast(&[PORT])?;
-    wait_until("there are answers", SECONDS, || beat.answers() > 0)?;
     let capture = Capture::start(lab, A)?;
     let seen = lab.count(A, "from_pod", "vlan_tag")?;
     let frames = Frames::on(from.namespace(), "eth0")?;
@@ -106,10 +103,7 @@ fn no_tag_leaves(lab: &Lab) -> Result<()> {
         ensure!(lab.is_live(A, PORT)?, "the flow is not fast any more");
     }
     // What comes after the tagged frames is in the capture, so they would be.
-    let before = beat.answers();
-    wait_until("the flow goes on", SECONDS, || {
-        beat.answers() > before + 100
-    })?;
+    beat.wait_more("the flow goes on")?;
     wait_until("the capture has it", SECONDS, || {
         capture.lines().is_ok_and(|lines| lines.len() > 200)
     })?;
@@ -122,8 +116,5 @@ fn no_tag_leaves(lab: &Lab) -> Result<()> {
 
 #[test]
 fn a06_a_tagged_frame_of_a_pod_never_leaves_the_node() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
     both(Options::default(), |lab| no_tag_leaves(lab))
 }

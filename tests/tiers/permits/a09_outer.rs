@@ -2,13 +2,11 @@
 //! fast flows and slow packets alike; and so does INPUT where it arrives.
 
 use anyhow::{Result, ensure};
-use twill_testbed::traffic::{EchoServer, ping};
-use twill_testbed::wait::wait_until;
-use twill_tests::required;
+use twill_testbed::traffic::ping;
 
 use crate::beat::{Beat, check_ended, grace};
-use crate::flow::{Flow, echo};
-use crate::lab::{A, B, Lab, Options, SECONDS, both, forbid};
+use crate::lab::{A, B, Lab, Options, both, forbid};
+use crate::talk::{Flow, Server};
 
 const PORT: u16 = 5001;
 
@@ -38,8 +36,8 @@ const INPUT: Barrier = (
 
 fn barriers_hold(lab: &Lab, barriers: &[Barrier]) -> Result<()> {
     let (from, to) = (lab.pod(A, 0), lab.pod(B, 0));
-    let _echo = EchoServer::start(to.namespace())?;
-    let beat = Beat::start(Flow::udp(from, PORT, echo(to))?);
+    let _echo = Server::backend(to, "one")?;
+    let beat = Beat::start(Flow::udp(from.namespace(), PORT, Server::address(to))?);
     for (node, put_up, take_down) in barriers {
         lab.wait_fast(&[PORT])?;
         ping(from.namespace(), to.address(), 56)?;
@@ -47,20 +45,14 @@ fn barriers_hold(lab: &Lab, barriers: &[Barrier]) -> Result<()> {
         check_ended(since, grace(lab.kind), &[(put_up, &beat)], &[])?;
         let pinged = ping(from.namespace(), to.address(), 56);
         ensure!(pinged.is_err(), "a ping passes {put_up}");
-        let before = beat.answers();
         lab.on(*node, take_down)?;
-        wait_until("the flow goes on without the barrier", SECONDS, || {
-            beat.answers() > before + 100
-        })?;
+        beat.wait_more("the flow goes on without the barrier")?;
     }
     Ok(())
 }
 
 #[test]
 fn a09_output_rules_and_netdev_egress_stop_outer_packets() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
     both(Options::default(), |lab| {
         barriers_hold(lab, &[OUTPUT, EGRESS])
     })
@@ -68,8 +60,5 @@ fn a09_output_rules_and_netdev_egress_stop_outer_packets() -> Result<()> {
 
 #[test]
 fn a09_xfrm_policies_and_input_rules_stop_outer_packets() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
     both(Options::default(), |lab| barriers_hold(lab, &[XFRM, INPUT]))
 }

@@ -6,10 +6,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use twill_testbed::wait::{pass, wait_for};
+use twill_testbed::wait::{pass, wait_until};
 
-use crate::flow::Flow;
-use crate::lab::{A, B, Kind, Lab, PERMIT_TIME, SECONDS, SLACK};
+use crate::lab::{Kind, PERMIT_TIME, SECONDS, SLACK};
+use crate::talk::Flow;
 
 /// How long one answer is waited for.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -31,12 +31,13 @@ struct State {
 
 impl Beat {
     pub(crate) fn start(mut flow: Flow) -> Self {
+        flow.set_patience(PATIENCE);
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
         let thread = thread::spawn(move || {
             while !shared.stop.load(Ordering::Relaxed) {
                 // A refused or reset connection is one without an answer.
-                if flow.ask(PATIENCE).unwrap_or(false) {
+                if flow.ask().is_ok() {
                     let mut last = shared.last.lock().unwrap_or_else(PoisonError::into_inner);
                     *last = Some(Instant::now());
                     shared.answers.fetch_add(1, Ordering::Relaxed);
@@ -55,8 +56,14 @@ impl Beat {
         self.state.answers.load(Ordering::Relaxed)
     }
 
+    /// Waits for a hundred more answers.
+    pub(crate) fn wait_more(&self, what: &str) -> Result<()> {
+        let before = self.answers();
+        wait_until(what, SECONDS, || self.answers() > before + 100)
+    }
+
     /// How long after `since` the last answer came; zero if it came before.
-    pub(crate) fn last_after(&self, since: Instant) -> Duration {
+    fn last_after(&self, since: Instant) -> Duration {
         let last = self.state.last.lock();
         let last = last.unwrap_or_else(PoisonError::into_inner);
         last.map_or(Duration::ZERO, |last| last.saturating_duration_since(since))
@@ -77,7 +84,7 @@ impl Drop for Beat {
 pub(crate) fn grace(kind: Kind) -> Duration {
     match kind {
         Kind::Stock => SLACK,
-        Kind::Twill => PERMIT_TIME + SLACK,
+        Kind::Twill | Kind::Direct => PERMIT_TIME + SLACK,
     }
 }
 
@@ -105,31 +112,4 @@ pub(crate) fn check_ended(
         ensure!(now > before + 50, "{name} suffers too: {before} and {now}");
     }
     Ok(())
-}
-
-impl Lab {
-    /// Waits until every flow, known by a port of the pod's or the remote end's, may be fast in
-    /// both directions on both nodes, and packets are in fact carried past the stacks.
-    pub(crate) fn wait_fast(&self, ports: &[u16]) -> Result<()> {
-        if self.kind == Kind::Stock {
-            return Ok(());
-        }
-        wait_for(&format!("flows {ports:?} are fast"), SECONDS, || {
-            for node in [A, B] {
-                for port in ports {
-                    if !self.is_live(node, *port)? {
-                        return Ok(None);
-                    }
-                }
-            }
-            let before = self.fast_counts()?;
-            pass(Duration::from_millis(50))?;
-            let after = self.fast_counts()?;
-            let all = before
-                .iter()
-                .zip(&after)
-                .all(|(before, after)| after > before);
-            Ok(all.then_some(()))
-        })
-    }
 }

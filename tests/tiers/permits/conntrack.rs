@@ -1,54 +1,47 @@
 //! Conntrack under a fast flow: flushed, moved to another backend, and at its close.
 
-use std::net::{Shutdown, SocketAddrV4};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use twill_testbed::netns::Namespace;
 use twill_testbed::wait::{pass, wait_for};
-use twill_tests::required;
 
-use crate::lane::{Kind, Lane, PERMIT, PERMIT_TIME, PORT, SECONDS, SERVICE, VIP, Who, wire_remote};
-use crate::talk::{Server, Tcp, Udp};
+use crate::lab::{A, B, Kind, Lab, Options, PERMIT_TIME, SECONDS, both, run};
+use crate::rules::ONE;
+use crate::talk::{Ends, Flow, Server};
 
 /// Conntrack's entries of this protocol that the pod's port opened, one a line.
-fn conntrack(host: &Namespace, protocol: &str, port: u16) -> Result<String> {
-    let port = port.to_string();
-    host.run(&["conntrack", "-L", "-p", protocol, "--orig-port-src", &port])
+fn conntrack(lab: &Lab, node: usize, protocol: &str, port: u16) -> Result<String> {
+    lab.on(
+        node,
+        &format!("conntrack -L -p {protocol} --orig-port-src {port}"),
+    )
 }
 
 /// The TCP state in which both nodes' conntrack has the flow.
-fn states(lane: &Lane, port: u16) -> Result<[String; 2]> {
-    let state = |side| -> Result<String> {
-        let text = conntrack(lane.host(side), "tcp", port)?;
+fn states(lab: &Lab, port: u16) -> Result<[String; 2]> {
+    let state = |node| -> Result<String> {
+        let text = conntrack(lab, node, "tcp", port)?;
         let state = text.split_whitespace().nth(3);
         Ok(state.unwrap_or("none").to_owned())
     };
-    Ok([state(0)?, state(1)?])
+    Ok([state(A)?, state(B)?])
 }
 
 #[test]
 fn a13_conntrack_flushed_under_a_service_flow_keeps_port_and_backend() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
-    for who in [Who::Stock, PERMIT] {
-        let lane = Lane::new(who)?;
-        lane.explained(flushed(&lane))?;
-    }
-    Ok(())
+    both(Options::default(), |lab| flushed(lab))
 }
 
-fn flushed(lane: &Lane) -> Result<()> {
-    let _server = Server::start(lane.pod(1).namespace(), "one", PORT)?;
-    let (pod, address) = (lane.pod(0).namespace(), lane.pod(0).address());
-    let mut udp = Udp::connect(pod, 5888, SERVICE)?;
-    let mut tcp = Tcp::connect(pod, 5889, SERVICE)?;
-    lane.make_fast(|| udp.ask().map(drop))?;
-    lane.make_fast(|| tcp.ask().map(drop))?;
-    for side in [0, 1] {
-        lane.host(side).run(&["conntrack", "-F"])?;
-    }
+fn flushed(lab: &Lab) -> Result<()> {
+    let _server = Server::backend(lab.pod(B, 0), "one")?;
+    let (pod, address) = (lab.pod(A, 0).namespace(), lab.pod(A, 0).address());
+    let mut udp = Flow::udp(pod, 5888, ONE)?;
+    let mut tcp = Flow::tcp(pod, 5889, ONE)?;
+    lab.until_fast(&mut udp)?;
+    lab.until_fast(&mut tcp)?;
+    lab.on_both("conntrack -F")?;
     // Past the permit's end, so that every kind of probe has been made.
     let end = Instant::now() + 2 * PERMIT_TIME;
     while Instant::now() < end {
@@ -58,47 +51,31 @@ fn flushed(lane: &Lane) -> Result<()> {
         ensure!(seen == SocketAddrV4::new(address, 5889), "TCP from {seen}");
         pass(Duration::from_millis(5))?;
     }
-    lane.make_fast(|| udp.ask().map(drop))
-        .context("UDP again")?;
-    lane.make_fast(|| tcp.ask().map(drop))
-        .context("TCP again")?;
+    lab.until_fast(&mut udp).context("UDP again")?;
+    lab.until_fast(&mut tcp).context("TCP again")?;
     // Where there is NAT, a reply that was taken for a new flow would hold the reply's tuple.
-    let orphans = ["conntrack", "-L", "-p", "udp", "--orig-port-src", "8080"];
-    let orphans = lane.host(0).run(&orphans)?;
+    let orphans = conntrack(lab, A, "udp", crate::rules::ECHO)?;
     ensure!(orphans.trim().is_empty(), "orphan: {orphans}");
     Ok(())
 }
 
 #[test]
 fn a13_a_service_flow_moves_to_the_new_backend_within_the_permit_time() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
-    for who in [Who::Stock, PERMIT] {
-        let mut lane = Lane::new(who)?;
-        let moved = moved(&mut lane);
-        lane.explained(moved)?;
-    }
-    Ok(())
+    both(Options::default(), |lab| moved(lab))
 }
 
-fn moved(lane: &mut Lane) -> Result<()> {
-    let second = lane.add_pod(1, "2")?.address();
-    let _one = Server::start(lane.pod(1).namespace(), "one", PORT)?;
-    let _two = match &lane.kind {
-        Kind::Twill(cluster) => Server::start(cluster.members[1].pods[1].namespace(), "two", PORT)?,
-        Kind::Stock(_, more) => Server::start(more[0].namespace(), "two", PORT)?,
-    };
-    let mut udp = Udp::connect(lane.pod(0).namespace(), 5777, SERVICE)?;
-    lane.make_fast(|| {
+fn moved(lab: &Lab) -> Result<()> {
+    let second = lab.pod(B, 1).address();
+    let _one = Server::backend(lab.pod(B, 0), "one")?;
+    let _two = Server::backend(lab.pod(B, 1), "two")?;
+    let mut udp = Flow::udp(lab.pod(A, 0).namespace(), 5777, ONE)?;
+    lab.make_fast(|| {
         let answer = udp.ask()?;
         ensure!(answer.name == "one", "{answer:?}");
         Ok(())
     })?;
-    lane.serve(&[second])?;
-    let vip = VIP.to_string();
-    lane.host(0)
-        .run(&["conntrack", "-D", "-p", "udp", "--orig-dst", &vip])?;
+    lab.serve(&[second])?;
+    lab.on(A, &format!("conntrack -D -p udp --orig-dst {}", ONE.ip()))?;
     let begin = Instant::now();
     wait_for("the new backend answers", SECONDS, || {
         let answer = udp.ask()?;
@@ -106,7 +83,7 @@ fn moved(lane: &mut Lane) -> Result<()> {
     })?;
     let took = begin.elapsed();
     ensure!(took < PERMIT_TIME, "the new backend after {took:?}");
-    lane.make_fast(|| {
+    lab.make_fast(|| {
         let answer = udp.ask()?;
         ensure!(
             answer.name == "two" && answer.seen.port() == 5777,
@@ -115,71 +92,52 @@ fn moved(lane: &mut Lane) -> Result<()> {
         Ok(())
     })
     .context("after the move")?;
-    if lane.who != Who::Stock {
-        let permit = lane.permit(0, 5777)?.context("no permit")?;
-        ensure!(wire_remote(&permit) == second, "{permit:?}");
+    if lab.has_programs() {
+        let permit = lab.permit(A, 5777)?.context("no permit")?;
+        ensure!(IpAddr::from(permit.wire.remote) == second, "{permit:?}");
     }
     Ok(())
 }
 
 #[test]
 fn a15_a_half_closed_connection_ends_in_conntrack_as_on_stock() -> Result<()> {
-    if !required() {
-        return Ok(());
+    let found = run(&Kind::BOTH, Options::default(), |lab| half_closed(lab))?;
+    if let [stock, twill] = &found[..] {
+        ensure!(stock == twill, "stock {stock:?}, Twill {twill:?}");
+        let mut states = stock.iter().flatten();
+        ensure!(states.all(|state| state == "TIME_WAIT"), "{stock:?}");
     }
-    let mut found = Vec::new();
-    for who in [Who::Stock, PERMIT] {
-        let lane = Lane::new(who)?;
-        found.push(lane.explained(half_closed(&lane))?);
-    }
-    assert_eq!(found[1], found[0], "Twill, then stock");
-    assert!(found[0].iter().flatten().all(|state| state == "TIME_WAIT"));
     Ok(())
 }
 
 /// States of a plain and of a Service connection that the client closed first and the server
 /// much later, after more data.
-fn half_closed(lane: &Lane) -> Result<Vec<[String; 2]>> {
-    use std::io::{Read as _, Write as _};
-    let (pod, backend) = (lane.pod(0).namespace(), lane.pod(1));
-    let listener = backend
-        .namespace()
-        .enter(|| std::net::TcpListener::bind(("0.0.0.0", PORT)))??;
+fn half_closed(lab: &Lab) -> Result<Vec<[String; 2]>> {
+    let listener = Ends::listen(lab.pod(B, 0))?;
     let mut found = Vec::new();
-    for (port, to) in [
-        (42031, SocketAddrV4::new(backend.address(), PORT)),
-        (42032, SERVICE),
-    ] {
-        let mut client = crate::talk::connect_from(pod, port, to)?;
-        let (mut server, _) = listener.accept()?;
-        server.set_nodelay(true)?;
-        server.set_read_timeout(Some(crate::talk::ANSWER))?;
-        let mut byte = [0; 1];
-        lane.make_fast(|| {
-            client.write_all(b"x")?;
-            server.read_exact(&mut byte)?;
-            server.write_all(b"y")?;
-            client.read_exact(&mut byte)?;
-            Ok(())
-        })?;
-        client.shutdown(Shutdown::Write)?;
-        ensure!(server.read(&mut byte)? == 0, "no FIN");
+    for (port, to) in [(42031, Server::address(lab.pod(B, 0))), (42032, ONE)] {
+        let mut ends = Ends::open(lab.pod(A, 0).namespace(), port, to, &listener)?;
+        lab.make_fast(|| ends.exchange())?;
+        ends.client.shutdown(Shutdown::Write)?;
+        ensure!(ends.server.read(&mut [0; 1])? == 0, "no FIN");
         for _ in 0..50 {
-            server.write_all(b"y")?;
-            client.read_exact(&mut byte)?;
+            ends.server_speaks().context("half closed")?;
         }
-        server.shutdown(Shutdown::Both)?;
-        ensure!(client.read(&mut byte)? == 0, "no FIN back");
-        drop((client, server));
+        let mut data = vec![7; 20_000];
+        ends.server.write_all(&data)?;
+        ends.client.read_exact(&mut data)?;
+        ends.server.shutdown(Shutdown::Both)?;
+        ensure!(ends.client.read(&mut [0; 1])? == 0, "no FIN back");
+        drop(ends);
         // Conntrack has the last ACK when the kernel has sent it.
         let settled = wait_for("conntrack says TIME_WAIT", Duration::from_secs(2), || {
-            let states = states(lane, port)?;
+            let states = states(lab, port)?;
             Ok(states
                 .iter()
                 .all(|state| state == "TIME_WAIT")
                 .then_some(states))
         });
-        found.push(settled.or_else(|_| states(lane, port))?);
+        found.push(settled.or_else(|_| states(lab, port))?);
     }
     Ok(found)
 }

@@ -2,7 +2,7 @@
 //! errors come through (A16).
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,50 +10,40 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use twill_abi::PERMIT_FLAG_DIRECT;
+use twill_testbed::pod::Pod;
 use twill_testbed::traffic::ping;
 use twill_testbed::wait::{pass, wait_for, wait_until};
-use twill_tests::required;
 
-use crate::lane::{Lane, PERMIT, PERMIT_TIME, PORT, SECONDS, SERVICE, Who, restore};
-use crate::talk::{ANSWER, Server, Tcp, Udp, connect_from};
+use crate::lab::{A, B, Kind, Lab, Options, PERMIT_TIME, SECONDS, run};
+use crate::rules::{ECHO, ONE};
+use crate::talk::{ANSWER, Ends, Flow, Server, connect_from};
 
-const DIRECT: Who = Who::Twill("direct");
-/// The unused port of a `NodePort` Service, and of a closed socket.
+/// The unused port of a `NodePort` Service.
 const NODE_PORT: u16 = 30_080;
 
 /// Runs `check` on stock nodes, with permits, and in the mode `direct`.
-fn everywhere(check: impl Fn(&Lane) -> Result<()>) -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
-    for who in [Who::Stock, PERMIT, DIRECT] {
-        let lane = Lane::new(who)?;
-        lane.explained(warm(&lane).and_then(|()| check(&lane)))?;
-    }
-    Ok(())
+fn everywhere(check: impl Fn(&Lab) -> Result<()> + Sync) -> Result<()> {
+    let scenario = |lab: &mut Lab| warm(lab).and_then(|()| check(lab));
+    run(&Kind::ALL, Options::default(), scenario).map(drop)
 }
 
-/// Programs are attached, and the stack has delivered to both pods: in the mode `direct` their
-/// places are known.
-fn warm(lane: &Lane) -> Result<()> {
-    if lane.who != Who::Stock {
-        lane.wait_attached()?;
-    }
-    for (from, to) in [(0, 1), (1, 0)] {
-        let _server = Server::start(lane.pod(to).namespace(), "warm", 4000)?;
-        let to = SocketAddrV4::new(lane.pod(to).address(), 4000);
+/// The stack has delivered to both pods: in the mode `direct` their places are known.
+fn warm(lab: &Lab) -> Result<()> {
+    for (from, to) in [(A, B), (B, A)] {
+        let _server = Server::start(lab.pod(to, 0).namespace(), "warm", 4000)?;
+        let to = SocketAddrV4::new(lab.pod(to, 0).address(), 4000);
         for _ in 0..3 {
-            Udp::connect(lane.pod(from).namespace(), 0, to)?.ask()?;
-            Tcp::connect(lane.pod(from).namespace(), 0, to)?.ask()?;
+            Flow::udp(lab.pod(from, 0).namespace(), 0, to)?.ask()?;
+            Flow::tcp(lab.pod(from, 0).namespace(), 0, to)?.ask()?;
         }
     }
     Ok(())
 }
 
 /// Whether the flow from this port is of the mode `direct`, where the mode is on.
-fn is_direct(lane: &Lane, side: usize, port: u16) -> Result<()> {
-    if lane.who == DIRECT {
-        let permit = lane.permit(side, port)?.context("no record")?;
+fn is_direct(lab: &Lab, node: usize, port: u16) -> Result<()> {
+    if lab.kind == Kind::Direct {
+        let permit = lab.permit(node, port)?.context("no record")?;
         ensure!(
             permit.flags & PERMIT_FLAG_DIRECT != 0,
             "not direct: {permit:?}"
@@ -64,21 +54,18 @@ fn is_direct(lane: &Lane, side: usize, port: u16) -> Result<()> {
 
 #[test]
 fn a16_port_unreachable_for_a_direct_flow_arrives_as_on_stock() -> Result<()> {
-    everywhere(|lane| {
-        let to = SocketAddrV4::new(lane.pod(1).address(), PORT);
-        let server = Server::start(lane.pod(1).namespace(), "one", PORT)?;
-        let mut udp = Udp::connect(lane.pod(0).namespace(), 5555, to)?;
-        lane.make_fast(|| udp.ask().map(drop))?;
-        is_direct(lane, 0, 5555)?;
+    everywhere(|lab| {
+        let to = Server::address(lab.pod(B, 0));
+        let server = Server::backend(lab.pod(B, 0), "one")?;
+        let mut udp = Flow::udp(lab.pod(A, 0).namespace(), 5555, to)?;
+        lab.make_fast(|| udp.ask().map(drop))?;
+        is_direct(lab, A, 5555)?;
         drop(server);
         // The next call on the socket tells of the error that came for the last one.
         wait_for("ECONNREFUSED", SECONDS, || {
-            udp.socket
-                .set_read_timeout(Some(Duration::from_millis(200)))?;
-            let said = udp
-                .socket
-                .send(b"1 \n")
-                .and_then(|_| udp.socket.recv(&mut [0; 64]));
+            let socket = udp.datagrams()?;
+            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+            let said = socket.send(b"1 \n").and_then(|_| socket.recv(&mut [0; 64]));
             match said {
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Some(())),
                 other => anyhow::bail!("{other:?}"),
@@ -89,9 +76,9 @@ fn a16_port_unreachable_for_a_direct_flow_arrives_as_on_stock() -> Result<()> {
 
 #[test]
 fn a16_fragmentation_needed_behind_a_router_pod_arrives_as_on_stock() -> Result<()> {
-    everywhere(|lane| {
+    everywhere(|lab| {
         // A network behind the pod, with a smaller MTU; what comes to the pod's port goes there.
-        let router = lane.pod(1).namespace();
+        let router = lab.pod(B, 0).namespace();
         let inner = twill_testbed::netns::Namespace::new("inner")?;
         let name = inner.name();
         router.set_sysctl("net.ipv4.ip_forward", "1")?;
@@ -105,21 +92,20 @@ fn a16_fragmentation_needed_behind_a_router_pod_arrives_as_on_stock() -> Result<
              ip link set in1 up
              ip route add default via 172.31.0.1",
         )?;
-        restore(
-            router,
-            "*nat\n-A PREROUTING -i eth0 -p udp --dport 8080 -j DNAT --to-destination 172.31.0.2:8080\nCOMMIT\n",
-        )?;
-        let _server = Server::start(&inner, "inner", PORT)?;
-        let to = SocketAddrV4::new(lane.pod(1).address(), PORT);
-        let mut udp = Udp::connect(lane.pod(0).namespace(), 5556, to)?;
-        lane.make_fast(|| udp.ask().map(drop))?;
-        is_direct(lane, 0, 5556)?;
+        router.run_lines(&format!(
+            "iptables -t nat -A PREROUTING -i eth0 -p udp --dport {ECHO} -j DNAT --to-destination 172.31.0.2:{ECHO}"
+        ))?;
+        let _server = Server::start(&inner, "inner", ECHO)?;
+        let to = Server::address(lab.pod(B, 0));
+        let mut udp = Flow::udp(lab.pod(A, 0).namespace(), 5556, to)?;
+        lab.make_fast(|| udp.ask().map(drop))?;
+        is_direct(lab, A, 5556)?;
         // Sockets set DF until they know better.
         let destination = to.ip().to_string();
         wait_for("the pod knows the path's MTU", SECONDS, || {
-            udp.socket.send(&[b'x'; 1300])?;
+            udp.datagrams()?.send(&[b'x'; 1300])?;
             let route = ["ip", "route", "get", &destination];
-            let route = lane.pod(0).namespace().run(&route)?;
+            let route = lab.pod(A, 0).namespace().run(&route)?;
             Ok(route.contains("mtu 1000").then_some(()))
         })
     })
@@ -127,12 +113,12 @@ fn a16_fragmentation_needed_behind_a_router_pod_arrives_as_on_stock() -> Result<
 
 #[test]
 fn b1_one_port_to_a_service_and_straight_to_its_backend_keeps_replies_apart() -> Result<()> {
-    everywhere(|lane| {
-        let _server = Server::start(lane.pod(1).namespace(), "one", PORT)?;
-        let backend = SocketAddrV4::new(lane.pod(1).address(), PORT);
-        for (port, order) in [(5601, [SERVICE, backend]), (5602, [backend, SERVICE])] {
+    everywhere(|lab| {
+        let _server = Server::backend(lab.pod(B, 0), "one")?;
+        let backend = Server::address(lab.pod(B, 0));
+        for (port, order) in [(5601, [ONE, backend]), (5602, [backend, ONE])] {
             let bind = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
-            let socket = lane.pod(0).namespace().enter(bind)??;
+            let socket = lab.pod(A, 0).namespace().enter(bind)??;
             socket.set_read_timeout(Some(ANSWER))?;
             let mut number = 0;
             let mut ask = |to: SocketAddrV4| -> Result<()> {
@@ -148,9 +134,7 @@ fn b1_one_port_to_a_service_and_straight_to_its_backend_keeps_replies_apart() ->
                 ensure!(text.trim_end().ends_with(&format!(" {number}")), "{text}");
                 Ok(())
             };
-            for _ in 0..50 {
-                ask(order[0])?;
-            }
+            lab.make_fast(|| ask(order[0]))?;
             for _ in 0..50 {
                 ask(order[1]).with_context(|| format!("{} after {}", order[1], order[0]))?;
             }
@@ -165,24 +149,27 @@ fn b1_one_port_to_a_service_and_straight_to_its_backend_keeps_replies_apart() ->
 
 #[test]
 fn b2_nat_on_the_repliers_node_changes_replies_back() -> Result<()> {
-    everywhere(|lane| {
-        let _server = Server::start(lane.pod(1).namespace(), "one", PORT)?;
-        let pod = lane.pod(1).address();
+    everywhere(|lab| {
+        let _server = Server::backend(lab.pod(B, 0), "one")?;
+        let pod = lab.pod(B, 0).address();
         let [a, b, c, _] = pod.octets();
         let gateway = Ipv4Addr::new(a, b, c, 1);
         // A hostPort, or a NodePort with externalTrafficPolicy=Local: the source is kept.
-        let mut rules = String::from("*nat\n");
         for protocol in ["tcp", "udp"] {
-            rules.extend([format!("-A PREROUTING -d {gateway} -p {protocol} --dport {NODE_PORT} -j DNAT --to-destination {pod}:{PORT}\n")]);
+            lab.on(B, &format!("iptables -t nat -I PREROUTING -d {gateway} -p {protocol} --dport {NODE_PORT} -j DNAT --to-destination {pod}:{ECHO}"))?;
         }
-        restore(lane.host(1), &(rules + "COMMIT\n"))?;
         let to = SocketAddrV4::new(gateway, NODE_PORT);
-        let mut udp = Udp::connect(lane.pod(0).namespace(), 5701, to)?;
-        let mut tcp = Tcp::connect(lane.pod(0).namespace(), 5702, to)?;
+        let mut udp = Flow::udp(lab.pod(A, 0).namespace(), 5701, to)?;
+        let mut tcp = Flow::tcp(lab.pod(A, 0).namespace(), 5702, to)?;
+        // The replier's node has to change replies back; the asker's may skip its stack.
+        lab.make_fast_on(&[A], || {
+            tcp.ask()?;
+            udp.ask().map(drop)
+        })?;
         for number in 0..200 {
             let seen = udp.ask().with_context(|| format!("UDP {number}"))?.seen;
             ensure!(
-                seen == SocketAddrV4::new(lane.pod(0).address(), 5701),
+                seen == SocketAddrV4::new(lab.pod(A, 0).address(), 5701),
                 "{seen}"
             );
             tcp.ask().with_context(|| format!("TCP {number}"))?;
@@ -193,59 +180,35 @@ fn b2_nat_on_the_repliers_node_changes_replies_back() -> Result<()> {
 
 #[test]
 fn b3_a_service_flow_whose_record_was_evicted_goes_on() -> Result<()> {
-    everywhere(|lane| {
-        let _server = Server::start(lane.pod(1).namespace(), "one", PORT)?;
-        let listen = || TcpListener::bind(("0.0.0.0", PORT + 1));
-        let listener = lane.pod(1).namespace().enter(listen)??;
-        let plain = SocketAddrV4::new(lane.pod(1).address(), PORT + 1);
-        let mut service = Tcp::connect(lane.pod(0).namespace(), 5801, SERVICE)?;
-        let mut client = connect_from(lane.pod(0).namespace(), 5802, plain)?;
-        let (mut server, _) = listener.accept()?;
-        let mut byte = [0; 1];
-        lane.make_fast(|| service.ask().map(drop))?;
-        lane.make_fast(|| {
-            client.write_all(b"x")?;
-            server.read_exact(&mut byte)?;
-            server.write_all(b"y")?;
-            Ok(client.read_exact(&mut byte)?)
-        })?;
-        if lane.who != Who::Stock {
-            lane.evict(0)?;
-            lane.evict(1)?;
-        }
-        for _ in 0..100 {
-            service.ask().context("the Service's")?;
-        }
-        if lane.who == PERMIT || lane.who == Who::Stock {
+    everywhere(|lab| {
+        let _server = Server::backend(lab.pod(B, 0), "one")?;
+        let listener = Ends::listen_on(lab.pod(B, 0).namespace(), ECHO + 1)?;
+        let plain = SocketAddrV4::new(lab.pod(B, 0).address(), ECHO + 1);
+        let pod = lab.pod(A, 0).namespace();
+        let mut service = Flow::tcp(pod, 5801, ONE)?;
+        let mut ends = Ends::open(pod, 5802, plain, &listener)?;
+        lab.until_fast(&mut service)?;
+        lab.make_fast(|| ends.exchange())?;
+        lab.evict(A)?;
+        lab.evict(B)?;
+        service.ask_times(100).context("the Service's")?;
+        if lab.kind != Kind::Direct {
             // The server speaks first after the eviction.
-            server.write_all(b"y")?;
-            client.read_exact(&mut byte)?;
+            ends.server_speaks()?;
         }
-        lane.make_fast(|| service.ask().map(drop))
-            .context("relearned")
+        lab.until_fast(&mut service).context("relearned")
     })
 }
 
 #[test]
 fn b3_the_server_of_an_evicted_service_flow_may_speak_first() -> Result<()> {
-    everywhere(|lane| {
-        let listen = || TcpListener::bind(("0.0.0.0", PORT));
-        let listener = lane.pod(1).namespace().enter(listen)??;
-        let mut client = connect_from(lane.pod(0).namespace(), 5803, SERVICE)?;
-        let (mut server, _) = listener.accept()?;
-        let mut byte = [0; 1];
-        lane.make_fast(|| {
-            client.write_all(b"x")?;
-            server.read_exact(&mut byte)?;
-            server.write_all(b"y")?;
-            Ok(client.read_exact(&mut byte)?)
-        })?;
+    everywhere(|lab| {
+        let listener = Ends::listen(lab.pod(B, 0))?;
+        let mut ends = Ends::open(lab.pod(A, 0).namespace(), 5803, ONE, &listener)?;
+        lab.make_fast(|| ends.exchange())?;
         for _ in 0..20 {
-            if lane.who != Who::Stock {
-                lane.evict(0)?;
-            }
-            server.write_all(b"y")?;
-            client.read_exact(&mut byte).context("after the eviction")?;
+            lab.evict(A)?;
+            ends.server_speaks().context("after the eviction")?;
         }
         Ok(())
     })
@@ -253,25 +216,28 @@ fn b3_the_server_of_an_evicted_service_flow_may_speak_first() -> Result<()> {
 
 #[test]
 fn b4_a_syn_ack_without_a_record_is_made_up_for_by_the_next_syn() -> Result<()> {
-    everywhere(|lane| {
-        let to = SocketAddrV4::new(lane.pod(1).address(), PORT);
-        let _server = Server::start(lane.pod(1).namespace(), "one", PORT)?;
-        let pod = lane.pod(1).namespace();
+    everywhere(|lab| {
+        let to = Server::address(lab.pod(B, 0));
+        let _server = Server::backend(lab.pod(B, 0), "one")?;
+        let pod = lab.pod(B, 0).namespace();
         let hold = "OUTPUT -p tcp --tcp-flags SYN,ACK SYN,ACK -j DROP";
         pod.run_lines(&format!("iptables -A {hold}"))?;
         thread::scope(|scope| {
-            let connecting = scope.spawn(|| Tcp::connect(lane.pod(0).namespace(), 5901, to)?.ask());
+            let connecting = scope.spawn(|| {
+                let mut flow = Flow::tcp(lab.pod(A, 0).namespace(), 5901, to)?;
+                lab.until_fast(&mut flow)
+            });
             wait_until("the SYN is there", SECONDS, || {
                 pod.run(&["ss", "-Htn", "state", "syn-recv"])
                     .is_ok_and(|text| text.contains("5901"))
             })?;
-            if lane.who != Who::Stock {
-                lane.evict(0)?;
-                lane.evict(1)?;
-            }
+            is_direct(lab, A, 5901)?;
+            is_direct(lab, B, ECHO)?;
+            lab.evict(A)?;
+            lab.evict(B)?;
             pod.run_lines(&format!("iptables -D {hold}"))?;
             match connecting.join() {
-                Ok(answer) => answer.map(drop),
+                Ok(asked) => asked,
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
@@ -280,12 +246,14 @@ fn b4_a_syn_ack_without_a_record_is_made_up_for_by_the_next_syn() -> Result<()> 
 
 #[test]
 fn b5_hosts_hairpins_and_dns_work_as_on_stock() -> Result<()> {
-    everywhere(|lane| {
-        let _server = Server::start(lane.pod(1).namespace(), "one", PORT)?;
-        let backend = SocketAddrV4::new(lane.pod(1).address(), PORT);
+    everywhere(|lab| {
+        let _server = Server::backend(lab.pod(B, 0), "one")?;
+        let backend = Server::address(lab.pod(B, 0));
+        // What is asked for here is slow in part; that anything may be fast is said first.
+        lab.until_fast(&mut Flow::udp(lab.pod(A, 0).namespace(), 0, backend)?)?;
         let from_node = |who: &str, to: SocketAddrV4| -> Result<()> {
-            let mut tcp = Tcp::connect(lane.host(0), 0, to)?;
-            let mut udp = Udp::connect(lane.host(0), 0, to)?;
+            let mut tcp = Flow::tcp(lab.host(A), 0, to)?;
+            let mut udp = Flow::udp(lab.host(A), 0, to)?;
             for _ in 0..50 {
                 tcp.ask()
                     .with_context(|| format!("TCP from the node to {who}"))?;
@@ -295,24 +263,24 @@ fn b5_hosts_hairpins_and_dns_work_as_on_stock() -> Result<()> {
             Ok(())
         };
         from_node("a pod", backend)?;
-        from_node("a Service", SERVICE)?;
+        from_node("a Service", ONE)?;
         // To oneself through the Service: masqueraded, local.
-        let mut hairpin = Tcp::connect(lane.pod(1).namespace(), 0, SERVICE)?;
+        let mut hairpin = Flow::tcp(lab.pod(B, 0).namespace(), 0, ONE)?;
         // DNS: a socket for every question.
         for _ in 0..50 {
             hairpin.ask().context("hairpin")?;
-            let mut question = Udp::connect(lane.pod(0).namespace(), 0, SERVICE)?;
+            let mut question = Flow::udp(lab.pod(A, 0).namespace(), 0, ONE)?;
             question.ask().context("a question to the Service")?;
         }
-        ping(lane.pod(0).namespace(), lane.pod(1).address(), 1000).map(drop)
+        ping(lab.pod(A, 0).namespace(), lab.pod(B, 0).address(), 1000).map(drop)
     })
 }
 
 #[test]
 fn b5_both_sides_may_open_at_once() -> Result<()> {
-    everywhere(|lane| {
-        let (a, b) = (lane.pod(0), lane.pod(1));
-        let open = |from: &twill_testbed::pod::Pod, to: Ipv4Addr| {
+    everywhere(|lab| {
+        let (a, b) = (lab.pod(A, 0), lab.pod(B, 0));
+        let open = |from: &Pod, to: Ipv4Addr| {
             // A SYN that finds no listener is refused: both try until they meet.
             let end = Instant::now() + SECONDS;
             loop {
@@ -335,34 +303,33 @@ fn b5_both_sides_may_open_at_once() -> Result<()> {
         let limit = TimeVal::new(3, 0);
         setsockopt(&right, sockopt::ReceiveTimeout, &limit)?;
         let mut byte = [0; 1];
-        for _ in 0..50 {
+        lab.make_fast(|| {
             left.write_all(b"x")?;
             right.read_exact(&mut byte)?;
             right.write_all(b"y")?;
-            left.read_exact(&mut byte)?;
-        }
-        Ok(())
+            Ok(left.read_exact(&mut byte)?)
+        })
     })
 }
 
 #[test]
 fn a_direct_connection_after_silence_does_not_wait_for_the_outer_permit() -> Result<()> {
-    everywhere(|lane| {
-        let _server = Server::start(lane.pod(1).namespace(), "one", PORT)?;
-        let to = SocketAddrV4::new(lane.pod(1).address(), PORT);
+    everywhere(|lab| {
+        let _server = Server::backend(lab.pod(B, 0), "one")?;
+        let to = Server::address(lab.pod(B, 0));
         for port in [5971, 5972] {
             // Nothing asks for the outer packet's way meanwhile, on either node.
             pass(PERMIT_TIME + Duration::from_millis(200))?;
             let begin = Instant::now();
-            let mut tcp = Tcp::connect(lane.pod(0).namespace(), port, to)?;
+            let mut tcp = Flow::tcp(lab.pod(A, 0).namespace(), port, to)?;
             tcp.ask()?;
             let took = begin.elapsed();
             ensure!(
                 took < Duration::from_millis(800),
                 "connected after {took:?}"
             );
-            is_direct(lane, 0, port)?;
-            lane.make_fast(|| tcp.ask().map(drop))?;
+            is_direct(lab, A, port)?;
+            lab.make_fast(|| tcp.ask().map(drop))?;
         }
         Ok(())
     })

@@ -1,17 +1,16 @@
 //! A10: bandwidth limits on a pod's veth hold for a flow that was fast before.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use twill_testbed::wait::{pass, wait_for};
-use twill_tests::required;
 
-use crate::lane::{Lane, PERMIT, PORT, SECONDS, Who};
-use crate::talk::connect_from;
+use crate::lab::{A, B, Lab, Options, SECONDS, both};
+use crate::talk::{Ends, Server};
 
 /// The limit, and what a flow may measure above it: the bucket and a round of buffers.
 const LIMIT_MBIT: f64 = 20.0;
@@ -38,42 +37,34 @@ fn a10_an_ingress_qdisc_on_the_senders_veth_limits_a_fast_flow_as_on_stock() -> 
 }
 
 fn limited(place: Place) -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
-    for who in [Who::Stock, PERMIT] {
-        let lane = Lane::new(who)?;
-        let [before, after] = lane.explained(rates(&lane, place))?;
-        ensure!(before > 100.0, "{who:?}: {before} Mbit/s without a limit");
+    both(Options::default(), |lab| {
+        let [before, after] = rates(lab, place)?;
+        ensure!(before > 100.0, "{before} Mbit/s without a limit");
         ensure!(
             after < NO_MORE_MBIT,
-            "{who:?}: {after} Mbit/s with a limit of {LIMIT_MBIT}"
+            "{after} Mbit/s with a limit of {LIMIT_MBIT}"
         );
-        ensure!(after > 1.0, "{who:?}: {after} Mbit/s");
-    }
-    Ok(())
+        ensure!(after > 1.0, "{after} Mbit/s");
+        Ok(())
+    })
 }
 
 /// Mbit/s of one connection before and after the limit was set.
-fn rates(lane: &Lane, place: Place) -> Result<[f64; 2]> {
-    let (sender, receiver) = (lane.pod(0), lane.pod(1));
-    let listen = || std::net::TcpListener::bind(("0.0.0.0", PORT));
-    let listener = receiver.namespace().enter(listen)??;
-    let to = SocketAddrV4::new(receiver.address(), PORT);
-    let mut stream = connect_from(sender.namespace(), 0, to)?;
-    let (mut sink, _) = listener.accept()?;
-    let mut byte = [0; 1];
-    lane.make_fast(|| {
-        stream.write_all(b"x")?;
-        sink.read_exact(&mut byte)?;
-        sink.write_all(b"y")?;
-        Ok(stream.read_exact(&mut byte)?)
-    })?;
+fn rates(lab: &Lab, place: Place) -> Result<[f64; 2]> {
+    let (sender, receiver) = (lab.pod(A, 0), lab.pod(B, 0));
+    let listener = Ends::listen(receiver)?;
+    let to = Server::address(receiver);
+    let mut ends = Ends::open(sender.namespace(), 0, to, &listener)?;
+    lab.make_fast(|| ends.exchange())?;
+    let Ends {
+        client: stream,
+        server: sink,
+    } = ends;
     let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let sending = scope.spawn(|| send(&stream, &stop));
         scope.spawn(|| receive(sink, &stop, &received));
-        let rates = measure(lane, place, &received);
+        let rates = measure(lab, place, &received);
         stop.store(true, Ordering::Relaxed);
         match sending.join() {
             Ok(sent) => sent.context("send")?,
@@ -83,7 +74,7 @@ fn rates(lane: &Lane, place: Place) -> Result<[f64; 2]> {
     })
 }
 
-fn measure(lane: &Lane, place: Place, received: &AtomicU64) -> Result<[f64; 2]> {
+fn measure(lab: &Lab, place: Place, received: &AtomicU64) -> Result<[f64; 2]> {
     let rate = |time: Duration| -> Result<f64> {
         let (begin, before) = (Instant::now(), received.load(Ordering::Relaxed));
         pass(time)?;
@@ -94,13 +85,13 @@ fn measure(lane: &Lane, place: Place, received: &AtomicU64) -> Result<[f64; 2]> 
     let shaper = "root tbf rate 20mbit burst 64kb latency 50ms";
     match place {
         Place::Receiver => {
-            let veth = lane.veth(1)?;
-            lane.host(1)
+            let veth = lab.veth(B, 0)?;
+            lab.host(B)
                 .run_lines(&format!("tc qdisc add dev {veth} {shaper}"))?;
         }
         Place::Sender => {
-            let veth = lane.veth(0)?;
-            lane.host(0).run_lines(&format!(
+            let veth = lab.veth(A, 0)?;
+            lab.host(A).run_lines(&format!(
                 "ip link add ifb9 type ifb
                  ip link set ifb9 up
                  tc qdisc add dev ifb9 {shaper}
@@ -109,13 +100,13 @@ fn measure(lane: &Lane, place: Place, received: &AtomicU64) -> Result<[f64; 2]> 
             ))?;
         }
     }
-    if lane.who != Who::Stock {
-        let side = match place {
-            Place::Receiver => 1,
-            Place::Sender => 0,
+    if lab.has_programs() {
+        let node = match place {
+            Place::Receiver => B,
+            Place::Sender => A,
         };
         wait_for("no permit of the limited pod is left", SECONDS, || {
-            Ok(lane.permits(side)?.is_empty().then_some(()))
+            Ok(lab.permits(node)?.is_empty().then_some(()))
         })?;
     }
     // What was in buffers when the limit came.

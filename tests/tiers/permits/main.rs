@@ -8,9 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod beat;
-mod flow;
 mod lab;
-mod lane;
 mod rules;
 mod talk;
 
@@ -30,6 +28,7 @@ mod handover;
 mod limits;
 mod marks;
 mod path;
+mod places;
 mod pressure;
 mod revocation;
 mod services;

@@ -4,13 +4,11 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use twill_testbed::traffic::EchoServer;
-use twill_tests::required;
 
 use crate::beat::{Beat, check_ended, grace};
-use crate::flow::{Flow, echo};
 use crate::lab::{A, B, Lab, Options, SLACK, both, forbid};
-use crate::rules::TCP_ONE;
+use crate::rules::ONE;
+use crate::talk::{Flow, Server};
 
 /// The rules, each for the flow with one port of the pod's: which node, and what it says.
 const RULES: [(usize, &str); 4] = [
@@ -33,11 +31,11 @@ const CONTROL: u16 = 5005;
 
 fn rules_stop_flows(lab: &Lab, flush: bool) -> Result<()> {
     let (from, to) = (lab.pod(A, 0), lab.pod(B, 0));
-    let _echo = EchoServer::start(to.namespace())?;
-    let flow = |port| Flow::udp(from, port, echo(to)).map(Beat::start);
+    let _echo = Server::backend(to, "one")?;
+    let flow = |port| Flow::udp(from.namespace(), port, Server::address(to)).map(Beat::start);
     let beats = [flow(5001)?, flow(5002)?, flow(5003)?, flow(5004)?];
     let control = flow(CONTROL)?;
-    let service = Flow::tcp(from, TCP_ONE.at)?;
+    let service = Flow::tcp(from.namespace(), 0, ONE)?;
     let port = service.port()?;
     let service = Beat::start(service);
     lab.wait_fast(&[5001, 5002, 5003, 5004, CONTROL, port])?;
@@ -64,16 +62,10 @@ fn rules_stop_flows(lab: &Lab, flush: bool) -> Result<()> {
 
 #[test]
 fn c_rules_stop_fast_flows_within_the_permit_time() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
     both(Options::default(), |lab| rules_stop_flows(lab, false))
 }
 
 #[test]
 fn c_rules_stop_fast_flows_at_once_after_a_flush() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
     both(Options::default(), |lab| rules_stop_flows(lab, true))
 }

@@ -1,54 +1,43 @@
 //! What every other test here rests on: flows through Services are fast with each kind of rules.
 
 use anyhow::{Result, ensure};
-use twill_testbed::traffic::EchoServer;
-use twill_tests::required;
 
-use crate::flow::Flow;
-use crate::lab::{A, B, Kind, Options, both};
-use crate::rules::{Dialect, TCP_TWO, UDP_TWO};
+use crate::lab::{A, B, Lab, Options, both};
+use crate::rules::{Dialect, TWO};
+use crate::talk::{Flow, Server};
 
-fn services_are_fast(dialect: Dialect) -> Result<()> {
-    let options = Options {
-        dialect,
-        ..Options::default()
-    };
-    both(options, |lab| {
-        let _echo = [
-            EchoServer::start(lab.pod(B, 0).namespace())?,
-            EchoServer::start(lab.pod(B, 1).namespace())?,
-        ];
-        Flow::tcp(lab.pod(A, 0), TCP_TWO.at)?.until_fast(lab)?;
-        Flow::udp(lab.pod(A, 0), 0, UDP_TWO.at)?.until_fast(lab)?;
-        if lab.kind == Kind::Twill {
-            let permits = lab.permits(A)?;
-            let nat = permits.iter().any(|permit| permit.pod != permit.wire);
-            ensure!(nat, "no permit with NAT: {permits:?}");
-        }
-        Ok(())
-    })
+fn services_are_fast(lab: &Lab) -> Result<()> {
+    let _servers = [
+        Server::backend(lab.pod(B, 0), "one")?,
+        Server::backend(lab.pod(B, 1), "two")?,
+    ];
+    lab.until_fast(&mut Flow::tcp(lab.pod(A, 0).namespace(), 0, TWO)?)?;
+    lab.until_fast(&mut Flow::udp(lab.pod(A, 0).namespace(), 0, TWO)?)?;
+    if lab.has_programs() {
+        let permits = lab.permits(A)?;
+        let nat = permits.iter().any(|permit| permit.pod != permit.wire);
+        ensure!(nat, "no permit with NAT: {permits:?}");
+    }
+    Ok(())
 }
 
 #[test]
 fn services_are_fast_with_iptables_nft() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
-    services_are_fast(Dialect::IptablesNft)
+    both(Options::dialect(Dialect::IptablesNft), |lab| {
+        services_are_fast(lab)
+    })
 }
 
 #[test]
 fn services_are_fast_with_iptables_legacy() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
-    services_are_fast(Dialect::IptablesLegacy)
+    both(Options::dialect(Dialect::IptablesLegacy), |lab| {
+        services_are_fast(lab)
+    })
 }
 
 #[test]
 fn services_are_fast_with_nftables() -> Result<()> {
-    if !required() {
-        return Ok(());
-    }
-    services_are_fast(Dialect::Nftables)
+    both(Options::dialect(Dialect::Nftables), |lab| {
+        services_are_fast(lab)
+    })
 }
