@@ -7,11 +7,16 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
 use crate::case::{Case, Shape, Subject, Target};
+use crate::growth;
 use crate::plan::Plan;
 use crate::programs::{self, Branch, MOST_LEASES, Object, Scene};
 use crate::stats::FEWEST_ROUNDS;
 use crate::subject::Programs;
 
+/// Rounds of `--growth`.
+const GROWTH_ROUNDS: u32 = 8;
+/// Rounds of `--growth --quick`.
+const GROWTH_ROUNDS_QUICK: u32 = 2;
 /// Rounds of `--programs`.
 const PROGRAM_ROUNDS: u32 = 20;
 
@@ -30,6 +35,10 @@ Exit codes:
 /// docs/bench.md says how to read what it prints.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "twill-bench", version, after_help = EXIT_CODES)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags of a command line, of which clap takes one at a time"
+)]
 pub struct Args {
     /// Six cases, one wire: under six minutes instead of forty
     #[arg(long)]
@@ -58,9 +67,13 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["quick", "from", "flanneld", "html"])]
     pub programs: bool,
     /// Hold the load generator against iperf3 and, where it is installed, sockperf
-    #[arg(long, conflicts_with_all = ["quick", "from", "programs", "html", "json"])]
+    #[arg(long, conflicts_with_all = ["quick", "from", "programs", "growth", "html", "json"])]
     pub check_load: bool,
-    /// The BPF object that --programs is about
+    /// Measure nothing but how costs grow with leases, permits and Services; with --quick a
+    /// small run that shows no more than that all of it works
+    #[arg(long, conflicts_with_all = ["from", "programs", "html"])]
+    pub growth: bool,
+    /// The BPF object that --programs and --growth are about
     #[arg(long, value_name = "FILE", env = "TWILL_BPF_OBJECT")]
     pub object: Option<PathBuf>,
     /// An object from before a change: --programs measures both in turns
@@ -137,6 +150,30 @@ impl Args {
         })
     }
 
+    /// How many there are of everything in `--growth`, and its rounds.
+    fn growth_size(&self) -> (growth::Sizes, u32) {
+        let (sizes, rounds) = if self.quick {
+            (growth::Sizes::quick(), GROWTH_ROUNDS_QUICK)
+        } else {
+            (growth::Sizes::full(), GROWTH_ROUNDS)
+        };
+        (sizes, self.rounds.unwrap_or(rounds))
+    }
+
+    /// What `--growth` measures.
+    pub fn growth_plan(&self) -> Result<growth::Plan> {
+        let (sizes, rounds) = self.growth_size();
+        let mut timing = Plan::quick().timing;
+        timing.window = self.window.unwrap_or(timing.window);
+        Ok(growth::Plan {
+            object: Object::read("now", self.object()?)?,
+            flannel: self.programs()?,
+            rounds,
+            timing,
+            sizes,
+        })
+    }
+
     /// The BPF object, which must have been named.
     pub fn object(&self) -> Result<&Path> {
         let named = self.object.as_deref();
@@ -169,7 +206,12 @@ impl Args {
 
     /// A remark on the plan, if it is too short to show much.
     pub fn remark(&self) -> Option<String> {
-        let rounds = self.plan().rounds as usize;
+        let rounds = match (self.programs, self.growth) {
+            (true, _) => self.rounds.unwrap_or(PROGRAM_ROUNDS),
+            (_, true) => self.growth_size().1,
+            _ => self.plan().rounds,
+        };
+        let rounds = rounds as usize;
         (rounds < FEWEST_ROUNDS).then(|| {
             format!("{rounds} rounds are too few for intervals of 95 %: {FEWEST_ROUNDS} or more")
         })
@@ -235,5 +277,7 @@ mod tests {
     fn too_few_rounds_are_remarked() {
         assert!(parse(&["--rounds", "5"]).unwrap().remark().is_some());
         assert!(parse(&["--quick"]).unwrap().remark().is_none());
+        assert!(parse(&["--growth"]).unwrap().remark().is_none());
+        assert!(parse(&["--growth", "--quick"]).unwrap().remark().is_some());
     }
 }

@@ -65,7 +65,7 @@ pub enum Case {
     #[serde(rename = "udp_1400")]
     #[value(name = "udp_1400")]
     Udp1400,
-    /// [`Case::UdpRr`] while a TCP stream takes the same way: its percentiles count.
+    /// `udp_rr` while a TCP stream takes the same way: its percentiles count.
     Latency,
 }
 

@@ -54,6 +54,7 @@ pub fn run(rounds: u32) -> Result<Vec<Checked>> {
         shape: Shape::Gso,
         services: 0,
         leases: 0,
+        permits: 0,
     };
     let lane = Lane::build(Subject::Host, setup, None)?;
     let ends = lane.ends(Target::Pod);

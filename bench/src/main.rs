@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use twill_bench::args::Args;
 use twill_bench::programs::{self, ProgramsReport};
 use twill_bench::report::{Report, html, terminal};
-use twill_bench::{alone, crosscheck, rounds};
+use twill_bench::{alone, crosscheck, growth, rounds};
 use twill_testbed::signals;
 use twill_testbed::wait::check_interrupt;
 
@@ -57,11 +57,17 @@ fn run(args: &Args) -> Result<ExitCode> {
         println!("{}", crosscheck::text(&checked));
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(remark) = args.remark() {
+        eprintln!("bench: {remark}");
+    }
     if args.programs {
         return programs(args);
     }
-    if let Some(remark) = args.remark() {
-        eprintln!("bench: {remark}");
+    if args.growth {
+        let report = growth::run(&args.growth_plan()?)?;
+        println!("{}", growth::text(&report));
+        write_json(args, &report)?;
+        return Ok(code(report.is_complete()));
     }
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let report = rounds::run(&args.plan(), args.programs()?.as_ref(), command)?;

@@ -161,6 +161,7 @@ fn build(
         shape,
         services: plan.services,
         leases: 0,
+        permits: 0,
     };
     let mut lanes = Vec::new();
     for &subject in &plan.subjects {

@@ -27,6 +27,8 @@ pub struct Setup {
     pub services: u32,
     /// How many leases there are of nodes that do not exist, beside the two that do.
     pub leases: u32,
+    /// How many permits there are of flows that nobody measures; for Twill alone.
+    pub permits: u32,
 }
 
 impl Setup {
@@ -135,6 +137,7 @@ mod tests {
             shape: Shape::Gso,
             services: 0,
             leases: 1000,
+            permits: 0,
         };
         let config: serde_json::Value = serde_json::from_str(&setup.net_conf()).unwrap();
         assert_eq!(config["Network"], setup.network());
@@ -147,6 +150,7 @@ mod tests {
             shape: Shape::Gso,
             services: 300,
             leases: 0,
+            permits: 0,
         };
         let rules = rules(Ipv4Addr::new(10, 244, 2, 2), setup);
         let services: Vec<_> = rules

@@ -180,6 +180,45 @@ fn every_branch_of_the_programs_is_timed_and_leases_cost_nothing() {
     );
 }
 
+#[test]
+fn growth_is_measured_in_every_direction() {
+    let Some(_turn) = turn() else { return };
+    let (output, document) = run(&["--growth", "--quick", "--rounds=2", "--window=0.3"]);
+    assert!(output.status.success(), "{output:?}");
+    let branches = document["programs"]["branches"].as_array().unwrap();
+    for (key, size) in [("leases", 1000), ("permits", 10_000)] {
+        let mut grown = branches.iter();
+        assert!(
+            grown.any(|cost| cost["scene"][key] == size && cost["cost_ns"].is_object()),
+            "{document}"
+        );
+    }
+    let rates = document["rates"].as_array().unwrap();
+    for (axis, size, subjects) in [
+        ("leases", 1000, &["kernel", "permit"][..]),
+        ("permits", 10_000, &["permit"]),
+        ("services", 1000, &["kernel", "permit"]),
+    ] {
+        for &subject in subjects {
+            let mut rates = rates.iter();
+            let found = rates.find(|rate| {
+                (&rate["axis"], &rate["size"], &rate["subject"])
+                    == (&axis.into(), &size.into(), &subject.into())
+            });
+            let found = found.unwrap_or_else(|| panic!("{subject} {axis}: {document}"));
+            assert!(found["value"]["median"].as_f64() > Some(0.0), "{found}");
+            assert!(found["cpu_ns"]["median"].as_f64() > Some(0.0), "{found}");
+            assert!(found["beside_smallest"]["median"].is_number(), "{found}");
+        }
+    }
+    let twill = &document["convergence"][0];
+    assert_eq!(twill["leases"], 1000);
+    let (start, change) = (&twill["start_s"], &twill["change_s"]);
+    // A lease more is not a start more.
+    assert!(change.as_f64() < start.as_f64(), "{twill}");
+    assert!(twill["memory_peak_bytes"].as_u64() > Some(0), "{twill}");
+}
+
 struct Running(Child);
 
 impl Running {

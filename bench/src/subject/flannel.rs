@@ -1,5 +1,6 @@
 //! A real flanneld on each node and a real etcd behind them, for `--flanneld PATH`.
 
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,12 +18,14 @@ use super::Network;
 use super::kernel::pod_to_pod;
 use crate::case::Target;
 use crate::cpu::ProcessUse;
+use crate::leases::EtcdGateway;
 use crate::load::Ends;
 use crate::topology::{self, Setup};
 
 /// How long etcd and flanneld may take to be there.
 const START: Duration = Duration::from_secs(20);
 const ETCD_PORT: u16 = 2379;
+const SUBNET_FILE: &str = "subnet.env";
 /// flannel's default for `--etcd-prefix`.
 const PREFIX: &str = "/coreos.com/network";
 
@@ -48,9 +51,10 @@ impl Flannel {
         let (prefix, nodes) = topology::nodes(setup)?;
         let [a, b] = &nodes;
         let etcd = Etcd::start(behind(&prefix, "etcd", a, b)?, &programs.etcd)?;
-        etcd.put("config", &setup.net_conf())?;
-        let (mut first, env_a) = start(a, &programs.flanneld, &etcd)?;
-        let (mut second, env_b) = start(b, &programs.flanneld, &etcd)?;
+        etcd.configure(&setup.net_conf())?;
+        etcd.gateway().fill(0..setup.leases)?;
+        let (mut first, env_a) = wait_subnet(start(a, &programs.flanneld, &etcd)?, a)?;
+        let (mut second, env_b) = wait_subnet(start(b, &programs.flanneld, &etcd)?, b)?;
         for (node, daemon, other) in [(a, &mut first, env_b), (b, &mut second, env_a)] {
             let subnet = other.prefix().to_string();
             daemon.wait_for("flanneld knows its peer", START, || {
@@ -84,9 +88,10 @@ impl Network for Flannel {
     }
 }
 
-fn start(node: &Node, flanneld: &Path, etcd: &Etcd) -> Result<(Daemon, SubnetEnv)> {
+/// Starts a flanneld and does not wait.
+pub(crate) fn start(node: &Node, flanneld: &Path, etcd: &Etcd) -> Result<Daemon> {
     let directory = node.directory();
-    let file = directory.join("subnet.env");
+    let file = directory.join(SUBNET_FILE);
     let mut command = Command::new(flanneld);
     command
         .arg(format!("--etcd-endpoints={}", etcd.url()))
@@ -95,8 +100,12 @@ fn start(node: &Node, flanneld: &Path, etcd: &Etcd) -> Result<(Daemon, SubnetEnv
         .arg(format!("--subnet-file={}", file.display()))
         .arg("--ip-masq=true");
     let log = directory.join("flanneld.log");
-    let mut daemon = Daemon::start(node.namespace(), command, &log)
-        .with_context(|| format!("start {}", flanneld.display()))?;
+    Daemon::start(node.namespace(), command, &log)
+        .with_context(|| format!("start {}", flanneld.display()))
+}
+
+fn wait_subnet(mut daemon: Daemon, node: &Node) -> Result<(Daemon, SubnetEnv)> {
+    let file = node.directory().join(SUBNET_FILE);
     let env = daemon.wait_for("flanneld has a subnet", START, || {
         Ok(file.is_file().then_some(()))
     });
@@ -105,7 +114,7 @@ fn start(node: &Node, flanneld: &Path, etcd: &Etcd) -> Result<(Daemon, SubnetEnv
 }
 
 /// An etcd of one member.
-struct Etcd {
+pub(crate) struct Etcd {
     // Before its host: fields are dropped in order.
     _daemon: Daemon,
     host: Node,
@@ -113,7 +122,8 @@ struct Etcd {
 }
 
 impl Etcd {
-    fn start(host: Node, etcd: &Path) -> Result<Self> {
+    /// Starts one on this host, and puts the network config into it by [`Self::configure`].
+    pub(crate) fn start(host: Node, etcd: &Path) -> Result<Self> {
         let url = url(&host);
         let directory = host.directory();
         let mut command = Command::new(etcd);
@@ -142,9 +152,19 @@ impl Etcd {
         url(&self.host)
     }
 
-    fn put(&self, key: &str, value: &str) -> Result<()> {
+    /// Where it takes the leases of nodes that do not exist.
+    pub(crate) fn gateway(&self) -> EtcdGateway<'_> {
+        EtcdGateway {
+            host: self.host.namespace(),
+            address: SocketAddrV4::new(self.host.address(), ETCD_PORT),
+            prefix: PREFIX,
+        }
+    }
+
+    /// Puts the network config into it.
+    pub(crate) fn configure(&self, value: &str) -> Result<()> {
         let url = self.url();
-        let key = format!("{PREFIX}/{key}");
+        let key = format!("{PREFIX}/config");
         let mut command = command(&[
             self.etcdctl.as_os_str(),
             "--endpoints".as_ref(),

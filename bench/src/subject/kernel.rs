@@ -8,6 +8,7 @@ use twill_testbed::world::{NODE_A, NODE_B, SUBNET_A, SUBNET_B, VTEP_MAC_A, VTEP_
 
 use super::Network;
 use crate::case::Target;
+use crate::leases;
 use crate::load::{Ends, Place};
 use crate::topology::{self, SERVICE, Setup};
 
@@ -27,6 +28,10 @@ impl Kernel {
         let env_b = stock::set_up(b, &peer_b)?;
         stock::add_peer(a, &peer_b)?;
         stock::add_peer(b, &peer_a)?;
+        if setup.leases > 0 {
+            leases::fill_kernel(a, setup.leases)?;
+            leases::fill_kernel(b, setup.leases)?;
+        }
         let pods = [Pod::add(a, "1", &env_a)?, Pod::add(b, "1", &env_b)?];
         topology::add_services([a, b], pods[1].address(), setup)?;
         topology::widen_ports(&pods)?;

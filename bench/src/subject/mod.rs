@@ -1,11 +1,12 @@
 //! The subjects: each has two nodes of its own, which stand side by side for the whole run
 //! and of which one pair at a time is measured.
 
-mod flannel;
+mod crowd;
+pub(crate) mod flannel;
 mod host;
 mod kernel;
 mod slowed;
-mod twill;
+pub(crate) mod twill;
 
 use anyhow::Result;
 

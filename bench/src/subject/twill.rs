@@ -7,19 +7,27 @@ use twill_testbed::agent::Agent;
 use twill_testbed::counters::Counters;
 use twill_testbed::lease_server::LeaseServer;
 use twill_testbed::pod::Pod;
+use twill_testbed::subnet_env::SubnetEnv;
 use twill_testbed::topology::{Node, behind};
 use twill_testbed::wait::wait_until;
 use twill_testbed::world::OVERLAY_LINK;
 
 use super::Network;
+use super::crowd;
 use super::kernel::pod_to_pod;
 use crate::case::{Subject, Target};
 use crate::cpu::ProcessUse;
+use crate::leases::ServerClient;
 use crate::load::Ends;
 use crate::topology::{self, Setup};
 
 /// How long the agents may take to know each other.
-const MESH: Duration = Duration::from_secs(20);
+const MESH: Duration = Duration::from_mins(1);
+/// How much longer for each lease of another node. The kernel looks through all next hops of a
+/// device for each new one, so that a hundred thousand take two agents some minutes.
+const MESH_PER_LEASE: Duration = Duration::from_millis(8);
+/// Room in the maps beside what there is of nodes and flows that do not exist.
+const ROOM: u32 = 64;
 
 pub(super) struct Twill {
     // Pods go before agents, agents before nodes: fields are dropped in order.
@@ -34,35 +42,36 @@ impl Twill {
         let mode = subject
             .fast_path()
             .with_context(|| format!("{subject} is no mode of Twill's"))?;
-        let flag = format!("--fast-path={mode}");
         let (prefix, nodes) = topology::nodes(setup)?;
         let [a, b] = &nodes;
         let host = behind(&prefix, "leases", a, b)?;
         let lease_server = LeaseServer::start_on(host, &setup.net_conf())?;
-        let url = lease_server.url();
-        let mut agents = [a, b].map(|node| Agent::new(node, &url, &[&flag, "--ip-masq"]));
+        ServerClient::new(&lease_server).fill(0..setup.leases)?;
+        let mut agents = [a, b].map(|node| agent(node, &lease_server, mode, setup));
         for agent in &mut agents {
             agent.start_again()?;
         }
         let mut envs = Vec::new();
+        let patience = MESH + MESH_PER_LEASE * setup.leases;
         for agent in &mut agents {
-            envs.push(agent.wait_ready()?);
+            envs.push(agent.wait_ready_for(patience)?);
             check_mode(agent)?;
         }
         let &[env_a, env_b] = envs.as_slice() else {
             bail!("two agents, and not two subnets");
         };
-        for (node, other) in [(a, env_b), (b, env_a)] {
-            let subnet = other.prefix().to_string();
-            wait_until("the nodes know each other", MESH, || {
-                let routes = ["ip", "route", "show", "dev", OVERLAY_LINK];
-                let routes = node.namespace().run(&routes).unwrap_or_default();
-                routes.contains(&subnet)
+        for (agent, node, other) in [(&agents[0], a, env_b), (&agents[1], b, env_a)] {
+            wait_until("the nodes know all others", patience, || {
+                knows_all(agent, node, other, setup.leases).unwrap_or(false)
             })?;
         }
         let pods = [Pod::add(a, "1", &env_a)?, Pod::add(b, "1", &env_b)?];
         topology::add_services([a, b], pods[1].address(), setup)?;
         topology::widen_ports(&pods)?;
+        if setup.permits > 0 {
+            let ends = pod_to_pod(&pods, Target::Pod);
+            crowd::fill(&agents, ends, setup.permits).context("make permits")?;
+        }
         Ok(Self {
             pods,
             agents,
@@ -72,8 +81,32 @@ impl Twill {
     }
 }
 
+/// Whether the kernel and the programs have the other node, and everybody else.
+fn knows_all(agent: &Agent, node: &Node, other: SubnetEnv, leases: u32) -> Result<bool> {
+    let subnet = other.prefix().to_string();
+    let route = ["ip", "route", "show", &subnet, "dev", OVERLAY_LINK];
+    let mapped = agent.status()?["pins"]["routes"].as_u64();
+    Ok(!node.namespace().run(&route)?.is_empty() && mapped >= Some(u64::from(leases) + 1))
+}
+
+/// An agent, not started yet, with room for all that the nodes are built with.
+pub(crate) fn agent(node: &Node, server: &LeaseServer, mode: &str, setup: Setup) -> Agent {
+    let mut flags = vec![format!("--fast-path={mode}"), "--ip-masq".to_owned()];
+    if setup.leases > 0 {
+        let room = (setup.leases + ROOM).next_power_of_two();
+        flags.push(format!("--max-vteps={room}"));
+        flags.push(format!("--max-routes={room}"));
+    }
+    if setup.permits > 0 {
+        let room = (setup.permits + ROOM).next_power_of_two();
+        flags.push(format!("--max-permits={room}"));
+    }
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    Agent::new(node, &server.url(), &flags)
+}
+
 /// Whether BPF is in use: the kernel path under Twill's name is no result.
-fn check_mode(agent: &Agent) -> Result<()> {
+pub(crate) fn check_mode(agent: &Agent) -> Result<()> {
     let told = agent.status()?;
     let status = &told["status"];
     if status["mode"] == "bpf" {

@@ -93,10 +93,15 @@ impl Agent {
     /// Waits until the daemon that was started last says that its node is as it should be,
     /// and has written `subnet.env`, which is given.
     pub fn wait_ready(&mut self) -> Result<SubnetEnv> {
+        self.wait_ready_for(READY)
+    }
+
+    /// [`Self::wait_ready`] with more patience than usual: for many leases.
+    pub fn wait_ready_for(&mut self, patience: Duration) -> Result<SubnetEnv> {
         let mut daemon = self.daemon.take().context("the agent is not running")?;
         let what = format!("{} is ready", self.instance);
         let pid = i64::from(daemon.pid()?.as_raw());
-        let ready = daemon.wait_for(&what, READY, || {
+        let ready = daemon.wait_for(&what, patience, || {
             let told = self.status()?;
             let status = &told["status"];
             let same = status["pid"].as_i64() == Some(pid);

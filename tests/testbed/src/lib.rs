@@ -19,6 +19,7 @@ pub mod lease_server;
 pub mod netns;
 pub mod packet;
 pub mod pod;
+pub mod route_log;
 pub mod signals;
 pub mod stock;
 pub mod subnet_env;

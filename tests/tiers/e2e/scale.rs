@@ -2,10 +2,7 @@
 //! how soon one more is there.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +10,7 @@ use serde_json::Value;
 use twill_agent::store::server::ServerStore;
 use twill_testbed::agent::Agent;
 use twill_testbed::lease_server::LeaseServer;
+use twill_testbed::route_log::RouteLog;
 use twill_testbed::topology::{Node, Underlay};
 use twill_testbed::wait::wait_for;
 use twill_testbed::world::{NODE_A, OVERLAY_LINK};
@@ -173,28 +171,7 @@ fn an_empty_node_learns_five_thousand_peers() -> Result<()> {
 
 /// Times from a lease's acknowledgement to its route, which is the kernel's last entry, sorted.
 fn one_by_one(node: &Node, server: &LeaseServer) -> Result<Vec<Duration>> {
-    let mut monitor = node.namespace().spawn(
-        Command::new("ip")
-            .args(["monitor", "route"])
-            .stdout(Stdio::piped()),
-    )?;
-    let lines = BufReader::new(monitor.stdout.take().context("no output")?).lines();
-    let (sender, seen) = mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            if sender.send((line, Instant::now())).is_err() {
-                return;
-            }
-        }
-    });
-    // The monitor listens once it tells of a route of ours.
-    wait_for("the monitor listens", PATIENCE, || {
-        node.namespace().run_lines(
-            "ip route add 203.0.113.0/24 dev lo
-             ip route del 203.0.113.0/24 dev lo",
-        )?;
-        Ok(seen.try_recv().ok())
-    })?;
+    let routes = RouteLog::start(node.namespace())?;
     let waits = ask(
         server.host().namespace(),
         &server.url(),
@@ -203,17 +180,12 @@ fn one_by_one(node: &Node, server: &LeaseServer) -> Result<Vec<Duration>> {
             for n in 0..SINGLE {
                 let subnet = acquire(&store, PEERS + n).await?;
                 let acknowledged = Instant::now();
-                let (_, programmed) = wait_for("the route is there", PATIENCE, || {
-                    Ok(seen.try_iter().find(|(line, _)| line.starts_with(&subnet)))
-                })?;
+                let programmed = routes.wait_for(&subnet, PATIENCE)?;
                 waits.push(programmed.saturating_duration_since(acknowledged));
             }
             Ok(waits)
         },
     );
-    monitor.kill()?;
-    monitor.wait()?;
-    drop(reader.join());
     let mut waits = waits?;
     waits.sort();
     Ok(waits)

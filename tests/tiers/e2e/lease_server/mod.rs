@@ -12,7 +12,6 @@ mod client;
 mod durability;
 mod rubbish;
 mod scale;
-mod stream;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

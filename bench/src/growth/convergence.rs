@@ -1,0 +1,186 @@
+//! How long an agent takes until the kernel has every route, and until it has one more.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use twill_testbed::daemon::Daemon;
+use twill_testbed::lease_server::LeaseServer;
+use twill_testbed::netns::Prefix;
+use twill_testbed::route_log::RouteLog;
+use twill_testbed::topology::{Node, behind};
+use twill_testbed::wait::{check_interrupt, wait_for};
+use twill_testbed::world::OVERLAY_LINK;
+
+use crate::case::Shape;
+use crate::cpu::ProcessUse;
+use crate::leases::{ServerClient, Stranger};
+use crate::report::seconds;
+use crate::stats::median;
+use crate::subject::Programs;
+use crate::subject::flannel::{Etcd, start};
+use crate::subject::twill::agent;
+use crate::topology::{self, Setup};
+
+/// How long an agent may take for all leases.
+const PATIENCE: Duration = Duration::from_mins(3);
+/// Routes that are asked for while waiting; asking for all takes longer than some agents.
+const SAMPLES: u32 = 64;
+/// Leases that are added one by one afterwards.
+const CHANGES: u32 = 9;
+
+/// One agent with so many leases.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Convergence {
+    /// `twill` or `flannel`.
+    pub agent: String,
+    /// Leases that were there before it.
+    pub leases: u32,
+    /// From the start of its process to the last route, seconds.
+    pub start_s: Option<f64>,
+    /// From the start of its process to the last entry in the BPF maps, seconds; of Twill.
+    pub mapped_s: Option<f64>,
+    /// From the moment that the store has one more lease to its route, seconds: the median of
+    /// some.
+    pub change_s: Option<f64>,
+    /// CPU time of the agent for all of that, seconds.
+    pub cpu_s: Option<f64>,
+    /// The most memory of the agent, bytes.
+    pub memory_peak_bytes: Option<u64>,
+    /// What could not be measured, and why.
+    pub problem: Option<String>,
+}
+
+/// Of Twill's agent, with its lease server.
+pub(super) fn of_twill(leases: u32) -> Convergence {
+    let mut found = Convergence::new("twill", leases);
+    found.problem = twill(&mut found).err().map(|error| format!("{error:#}"));
+    found
+}
+
+/// Of flanneld, with etcd.
+pub(super) fn of_flannel(leases: u32, programs: &Programs) -> Convergence {
+    let mut found = Convergence::new("flannel", leases);
+    let outcome = flannel(&mut found, programs);
+    found.problem = outcome.err().map(|error| format!("{error:#}"));
+    found
+}
+
+impl Convergence {
+    fn new(agent: &str, leases: u32) -> Self {
+        Self {
+            agent: agent.to_owned(),
+            leases,
+            start_s: None,
+            mapped_s: None,
+            change_s: None,
+            cpu_s: None,
+            memory_peak_bytes: None,
+            problem: None,
+        }
+    }
+
+    fn used(&mut self, daemon: &Daemon) -> Result<()> {
+        let used = ProcessUse::of(daemon.pid()?)?;
+        self.cpu_s = Some(seconds(used.cpu));
+        self.memory_peak_bytes = Some(used.memory_peak_bytes);
+        Ok(())
+    }
+}
+
+fn nodes(leases: u32, label: &str) -> Result<(Prefix, [Node; 2], Node, Setup)> {
+    let setup = Setup {
+        shape: Shape::Gso,
+        services: 0,
+        leases,
+        permits: 0,
+    };
+    let (prefix, nodes) = topology::nodes(setup)?;
+    let [a, b] = &nodes;
+    let host = behind(&prefix, label, a, b)?;
+    Ok((prefix, nodes, host, setup))
+}
+
+fn twill(found: &mut Convergence) -> Result<()> {
+    let leases = found.leases;
+    let (_prefix, [node, _other], host, setup) = nodes(leases, "leases")?;
+    let server = LeaseServer::start_on(host, &setup.net_conf())?;
+    let client = ServerClient::new(&server);
+    client.fill(0..leases)?;
+    let mut agent = agent(&node, &server, "permit", setup);
+    let began = Instant::now();
+    agent.start_again()?;
+    let routes = wait_for_routes(&node, leases, agent.daemon()?)?;
+    found.start_s = Some(seconds(routes.duration_since(began)));
+    let mapped = wait_for("the BPF map has all leases", PATIENCE, || {
+        let asked = Instant::now();
+        let mapped = agent.status()?["pins"]["routes"].as_u64();
+        Ok((mapped == Some(leases.into())).then_some(asked))
+    })?;
+    found.mapped_s = Some(seconds(mapped.duration_since(began)));
+    let add = |number| client.fill(number..number + 1);
+    found.change_s = Some(changes(&node, leases, add)?);
+    found.used(agent.daemon()?)
+}
+
+fn flannel(found: &mut Convergence, programs: &Programs) -> Result<()> {
+    let leases = found.leases;
+    let (_prefix, [node, _other], host, setup) = nodes(leases, "etcd")?;
+    let etcd = Etcd::start(host, &programs.etcd)?;
+    etcd.configure(&setup.net_conf())?;
+    let client = etcd.gateway();
+    client.fill(0..leases)?;
+    let began = Instant::now();
+    let mut daemon = start(&node, &programs.flanneld, &etcd)?;
+    let routes = wait_for_routes(&node, leases, &mut daemon)?;
+    found.start_s = Some(seconds(routes.duration_since(began)));
+    let add = |number| client.fill(number..number + 1);
+    found.change_s = Some(changes(&node, leases, add)?);
+    found.used(&daemon)
+}
+
+/// Waits until the node has a route to every stranger, and says when that was seen.
+fn wait_for_routes(node: &Node, leases: u32, daemon: &mut Daemon) -> Result<Instant> {
+    let samples = SAMPLES.min(leases);
+    let asked = (0..samples).map(|sample| {
+        let number = u64::from(sample) * u64::from(leases) / u64::from(samples);
+        let number = u32::try_from(number).unwrap_or(leases);
+        Stranger::number(number.min(leases - 1)).subnet
+    });
+    let asked: Vec<_> = asked.map(|subnet| format!("route get {subnet}")).collect();
+    let path = node.directory().join("asked");
+    fs::write(&path, asked.join("\n")).with_context(|| format!("write {}", path.display()))?;
+    let path = path.display().to_string();
+    let what = format!("the node has {leases} routes");
+    daemon.wait_for(&what, PATIENCE, || {
+        let seen = Instant::now();
+        // An error is a route that is not there yet.
+        let told = node.namespace().run(&["ip", "-batch", &path]);
+        let there = |text: &String| text.matches(OVERLAY_LINK).count() == samples as usize;
+        if !told.as_ref().is_ok_and(there) {
+            return Ok(None);
+        }
+        let routes = ["ip", "route", "show", "dev", OVERLAY_LINK];
+        let count = node.namespace().run(&routes)?.lines().count();
+        Ok((count >= leases as usize).then_some(seen))
+    })
+}
+
+/// From the moment that the store has one more lease to its route: the median of some, seconds.
+fn changes(node: &Node, first: u32, add: impl Fn(u32) -> Result<()>) -> Result<f64> {
+    let log = RouteLog::start(node.namespace())?;
+    let mut times = Vec::new();
+    for number in first..first + CHANGES {
+        check_interrupt()?;
+        add(number)?;
+        let stored = Instant::now();
+        let there = log.wait_for(&Stranger::number(number).prefix(), PATIENCE)?;
+        // An agent may be faster than the store's answer was on its way to us.
+        times.push(seconds(there.saturating_duration_since(stored)));
+    }
+    match median(&times) {
+        Some(median) => Ok(median),
+        None => bail!("no lease was changed"),
+    }
+}
