@@ -12,7 +12,7 @@ use twill_abi::Program;
 use super::DatapathError;
 use super::filter::{self, Filter, FilterError, Slot};
 use super::pins::{self, AttachmentKind, AttachmentPin, Pins};
-use super::tcx::{self, OnHook};
+use super::tcx::{self, OnHook, TcxError};
 
 /// Which interface a program belongs on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -174,7 +174,7 @@ impl Attacher<'_> {
         let Slot { priority, handle } = self.slot;
         let filter_pin = self.pins.filter(name, interface.ifindex, priority, handle);
 
-        let on_hook = tcx::on_hook(interface, hook.direction);
+        let on_hook = tcx::on_hook(interface, hook.direction)?;
         if on_hook.iter().any(|running| running.id == id) {
             return Ok((attachment(hook, interface, id, "tcx", &on_hook), link_pin));
         }
@@ -229,14 +229,19 @@ impl Attacher<'_> {
             by,
             "program attached"
         );
-        let on_hook = tcx::on_hook(interface, hook.direction);
+        let on_hook = tcx::on_hook(interface, hook.direction)?;
         Ok((attachment(hook, interface, id, by, &on_hook), pin))
     }
 
-    /// Detaches whatever our pins stand for and is not in `wanted`.
-    pub(super) async fn prune(&self, wanted: &[PathBuf]) -> Result<(), DatapathError> {
+    /// Detaches whatever our pins stand for and is not in `wanted`. Interfaces that could not be
+    /// looked at keep what they have.
+    pub(super) async fn prune(
+        &self,
+        wanted: &[PathBuf],
+        unseen: &BTreeSet<u32>,
+    ) -> Result<(), DatapathError> {
         for pin in self.pins.attachments()? {
-            if !wanted.contains(&pin.path) {
+            if !wanted.contains(&pin.path) && !unseen.contains(&pin.ifindex) {
                 detach(&pin, self.our_maps).await?;
             }
         }
@@ -335,12 +340,17 @@ pub(super) async fn detach(
 }
 
 /// The name of a TCX program on the interface that is not one of `ours`, if there is one.
-pub(super) fn foreign_program(interface: &Interface, ours: &BTreeSet<u32>) -> Option<String> {
-    [TcAttachType::Ingress, TcAttachType::Egress]
-        .into_iter()
-        .flat_map(|direction| tcx::on_hook(interface, direction))
-        .find(|program| !ours.contains(&program.id))
-        .map(|program| program.name)
+pub(super) fn foreign_program(
+    interface: &Interface,
+    ours: &BTreeSet<u32>,
+) -> Result<Option<String>, TcxError> {
+    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let mut programs = tcx::on_hook(interface, direction)?.into_iter();
+        if let Some(foreign) = programs.find(|program| !ours.contains(&program.id)) {
+            return Ok(Some(foreign.name));
+        }
+    }
+    Ok(None)
 }
 
 fn is_ours(filter: &Filter, our_maps: &BTreeSet<u32>) -> bool {

@@ -33,7 +33,7 @@ use twill_core::plan::MapOp;
 use crate::instance::InstanceName;
 use bpffs::BpffsError;
 use filter::{FilterError, Slot};
-use hooks::{AttachBy, Attacher, Attachment, HOOKS, Interface, Interfaces, Place};
+use hooks::{AttachBy, Attacher, Attachment, HOOKS, Hook, Interface, Interfaces, Place};
 use maps::{Maps, MapsError};
 use object::ObjectError;
 use permits::{Permits, VethUse};
@@ -144,9 +144,25 @@ pub enum DatapathError {
     /// Something about a tc filter.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// Something about a TCX hook.
+    #[error(transparent)]
+    Tcx(#[from] TcxError),
 }
 
 impl DatapathError {
+    /// Whether nobody knows what is attached: neither that something is missing nor that it is
+    /// there. A later look will tell.
+    pub fn says_nothing(&self) -> bool {
+        if let Self::Attach { tcx: Some(tcx), .. } = self {
+            return matches!(**tcx, TcxError::Query { .. });
+        }
+        matches!(
+            self,
+            Self::Tcx(TcxError::Query { .. })
+                | Self::Filter(FilterError::Socket(_) | FilterError::List { .. })
+        )
+    }
+
     /// The name of this kind of error in counts and metrics.
     pub fn label(&self) -> &'static str {
         match self {
@@ -162,6 +178,7 @@ impl DatapathError {
             Self::Inspect { .. } => "inspect_program",
             Self::Attach { .. } => "attach",
             Self::Filter(_) => "tc_filter",
+            Self::Tcx(_) => "tcx",
         }
     }
 }
@@ -248,16 +265,20 @@ impl Datapath {
         Ok(self.permits.set_pods(pods)?)
     }
 
-    /// Programs of others on the TCX hooks of these interfaces: name by interface index.
-    pub fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, String> {
+    /// Programs of others on the TCX hooks of these interfaces, by interface index: the name of
+    /// one, where there is one. An interface that could not be looked at is left out.
+    pub fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, Option<String>> {
         let ours = hooks::programs_with(&self.our_maps);
-        interfaces
-            .iter()
-            .filter_map(|interface| {
-                let name = hooks::foreign_program(interface, &ours)?;
-                Some((interface.ifindex, name))
-            })
-            .collect()
+        let mut foreign = BTreeMap::new();
+        for interface in interfaces {
+            match hooks::foreign_program(interface, &ours) {
+                Ok(name) => drop(foreign.insert(interface.ifindex, name)),
+                Err(error) => {
+                    debug!(interface = interface.name, error = %chain(&error), "not looked at");
+                }
+            }
+        }
+        foreign
     }
 
     /// The mode that the operator asked for, if any.
@@ -278,6 +299,7 @@ impl Datapath {
         };
         let mut attached = Vec::new();
         let mut wanted = Vec::new();
+        let mut unseen = BTreeSet::new();
         for hook in HOOKS {
             let program = load::classifier(&mut self.ebpf, hook.program.label())?;
             for interface in interfaces.at(hook.place) {
@@ -289,12 +311,16 @@ impl Datapath {
                     // A pod may go at any moment, and one that stays goes the slow way.
                     Err(error) if hook.place == Place::Pod => {
                         debug!(interface = interface.name, error = %chain(&error), "pod not attached");
+                        if error.says_nothing() {
+                            unseen.insert(interface.ifindex);
+                            attached.extend(before(&self.attached, hook, interface));
+                        }
                     }
                     Err(error) => return Err(error),
                 }
             }
         }
-        attacher.prune(&wanted).await?;
+        attacher.prune(&wanted, &unseen).await?;
         self.attached = attached;
         if self.fresh {
             self.pins.promote()?;
@@ -343,6 +369,13 @@ pub async fn detach_all(pins: &Pins) -> Vec<Removal> {
         });
     }
     removals
+}
+
+/// What was attached to a hook when it was looked at last.
+fn before(attached: &[Attachment], hook: &Hook, interface: &Interface) -> Option<Attachment> {
+    let there =
+        |old: &&Attachment| old.program == hook.program.label() && old.ifindex == interface.ifindex;
+    attached.iter().find(there).cloned()
 }
 
 fn both(tcx: Option<&TcxError>, filter: Option<&FilterError>) -> String {

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
+use nix::errno::Errno;
 use thiserror::Error;
 
 use super::hooks::{Hook, Interface, Turn};
@@ -25,6 +26,15 @@ pub struct OnHook {
 /// What went wrong with a link.
 #[derive(Debug, Error)]
 pub enum TcxError {
+    /// The kernel does not say what is on a hook.
+    #[error("list the TCX programs of {interface}")]
+    Query {
+        /// The interface.
+        interface: String,
+        /// Why not.
+        #[source]
+        source: ProgramError,
+    },
     /// The kernel refuses.
     #[error("attach by a TCX link to {interface}")]
     Attach {
@@ -66,20 +76,51 @@ pub enum TcxError {
     Pins(#[from] PinError),
 }
 
-/// The programs on the hook, in the order they run; none where the kernel knows no TCX.
-pub fn on_hook(interface: &Interface, direction: TcAttachType) -> Vec<OnHook> {
-    // An error is no answer that helps: either the kernel has no TCX, and attaching will
-    // say so, or a program went away while we looked, and the next look comes soon.
-    let Ok((_, programs)) = SchedClassifier::query_tcx(&interface.name, direction) else {
-        return Vec::new();
-    };
-    programs
-        .iter()
-        .map(|program| OnHook {
+/// How often a hook is asked whose programs come and go meanwhile.
+const QUERIES: u32 = 3;
+
+/// The programs on the hook, in the order they run; none where the kernel knows no TCX: whoever
+/// attaches by it is told so. Any other error is no answer: it says nothing of the hook.
+pub fn on_hook(interface: &Interface, direction: TcAttachType) -> Result<Vec<OnHook>, TcxError> {
+    let mut left = QUERIES;
+    loop {
+        left -= 1;
+        let source = match SchedClassifier::query_tcx(&interface.name, direction) {
+            Ok((_, programs)) => return Ok(programs.iter().map(OnHook::from).collect()),
+            Err(source) => source,
+        };
+        match refusal(&source) {
+            // bpf_prog_query() in kernel/bpf/syscall.c, v6.12: the kernel, or its configuration,
+            // has no such hook.
+            Some(Errno::EINVAL) => return Ok(Vec::new()),
+            // A program went away between the list and the look at it.
+            Some(Errno::ENOENT) if left > 0 => {}
+            _ => {
+                return Err(TcxError::Query {
+                    interface: interface.name.clone(),
+                    source,
+                });
+            }
+        }
+    }
+}
+
+/// What the kernel said, if it was asked.
+fn refusal(error: &ProgramError) -> Option<Errno> {
+    if let ProgramError::SyscallError(SyscallError { io_error, .. }) = error {
+        io_error.raw_os_error().map(Errno::from_raw)
+    } else {
+        None
+    }
+}
+
+impl From<&ProgramInfo> for OnHook {
+    fn from(program: &ProgramInfo) -> Self {
+        Self {
             id: program.id(),
             name: program.name_as_str().unwrap_or_default().to_owned(),
-        })
-        .collect()
+        }
+    }
 }
 
 /// Attaches the program and pins the link at `pin`; if one of `old`
@@ -91,7 +132,7 @@ pub fn attach(
     pin: &Path,
     old: &[PathBuf],
 ) -> Result<(), TcxError> {
-    let running: Vec<u32> = on_hook(interface, hook.direction)
+    let running: Vec<u32> = on_hook(interface, hook.direction)?
         .iter()
         .map(|program| program.id)
         .collect();
@@ -172,4 +213,19 @@ fn on_this_hook(link: FdLink, running: &[u32]) -> Option<SchedClassifierLink> {
         return None;
     }
     SchedClassifierLink::try_from(link).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_that_cannot_be_asked_is_not_taken_for_an_empty_one() {
+        let nowhere = Interface {
+            name: "no such link".to_owned(),
+            ifindex: 1,
+        };
+        let error = on_hook(&nowhere, TcAttachType::Ingress).unwrap_err();
+        assert!(matches!(error, TcxError::Query { .. }), "{error:?}");
+    }
 }

@@ -68,6 +68,8 @@ pub(super) struct Agent {
     /// Subnets for which the maps had no room.
     pub(super) unmapped: BTreeSet<Subnet>,
     pub(super) sources: Option<Sources>,
+    /// Whether the node has had another address since the store was told.
+    pub(super) moved: bool,
     /// Held as long as the agent lives.
     pub(super) _lock: InstanceLock,
 }
@@ -134,6 +136,7 @@ impl Agent {
             may_attach: false,
             unmapped: BTreeSet::new(),
             sources: None,
+            moved: false,
             _lock: lock,
             args,
             netlink,
@@ -224,6 +227,9 @@ impl Agent {
             }
             let thorough = batch.look == Look::Everywhere;
             self.pass(batch, &sources.monitor).await;
+            if std::mem::take(&mut self.moved) {
+                sources.store.moved();
+            }
             let pause = if self.failures.is_empty() {
                 backoff = Box::new(pauses());
                 self.finder.is_unsure().then_some(SECOND_LOOK)

@@ -45,6 +45,8 @@ pub(super) struct Bpf {
     retry_at: Instant,
     /// Where programs could not be attached: other interfaces are tried at once.
     refused_by: Option<Interfaces>,
+    /// Why it is not known what is attached, if it is not.
+    doubt: Option<String>,
     /// Whether what earlier starts attached is gone, where BPF is not available.
     cleared: bool,
     operator: Option<Mode>,
@@ -62,6 +64,7 @@ impl Bpf {
             trouble: None,
             retry_at: Instant::now(),
             refused_by: None,
+            doubt: None,
             cleared: false,
             operator: None,
         }
@@ -155,8 +158,11 @@ impl Bpf {
         }
     }
 
-    /// Programs of others on the TCX hooks of these interfaces.
-    pub(super) fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, String> {
+    /// Programs of others on the TCX hooks of these interfaces, where they could be looked at.
+    pub(super) fn foreign_programs(
+        &self,
+        interfaces: &[Interface],
+    ) -> BTreeMap<u32, Option<String>> {
         let datapath = self.datapath.as_ref();
         datapath.map_or_else(BTreeMap::new, |datapath| {
             datapath.foreign_programs(interfaces)
@@ -181,9 +187,22 @@ impl Bpf {
         match datapath.attach(interfaces).await {
             Ok(()) => {
                 self.refused_by = None;
+                self.doubt = None;
                 if self.trouble.take().is_some() {
                     info!("BPF carries packets again");
                 }
+            }
+            // What is attached stays so, and the next look is soon.
+            Err(error) if error.says_nothing() => {
+                failures.count(error.label());
+                let doubt = chain(&error);
+                if self.doubt.as_ref() != Some(&doubt) {
+                    warn!(
+                        error = doubt,
+                        "what is attached is not known; looking again"
+                    );
+                }
+                self.doubt = Some(doubt);
             }
             Err(error) => {
                 self.refused_by = Some(interfaces.clone());
@@ -234,6 +253,10 @@ impl Bpf {
             trouble.clone()
         } else if self.operator == Some(Mode::Kernel) {
             "the operator's override".to_owned()
+        } else if self.attachments().is_empty()
+            && let Some(doubt) = &self.doubt
+        {
+            doubt.clone()
         } else if self.attachments().is_empty() {
             "waiting for the first complete list of leases, and for the maps to hold it".to_owned()
         } else {

@@ -204,6 +204,7 @@ impl Agent {
 
     fn set_uplink(&mut self, uplink: Uplink) {
         self.report.uplink(&uplink);
+        self.moved |= uplink.address != self.state.uplink().address;
         // What there is to plan is planned by the pass that found it.
         self.state.apply(Event::UplinkChanged(uplink));
         self.publish();

@@ -27,6 +27,8 @@ pub(super) struct Pods {
     our_filters: OurFilters,
     excluded: Excluded,
     known: BTreeMap<u32, PodVeth>,
+    /// TCX programs of others: name by interface index.
+    foreign: BTreeMap<u32, String>,
     /// Whether a look has succeeded: before, nothing of an earlier start may be taken back.
     seen: bool,
 }
@@ -48,6 +50,7 @@ impl Pods {
             our_filters,
             excluded,
             known: BTreeMap::new(),
+            foreign: BTreeMap::new(),
             seen: false,
         }
     }
@@ -75,7 +78,9 @@ impl Pods {
         };
         let mut candidates = interfaces(&find(&host, &rules));
         candidates.extend(bridges_under(&host, &candidates));
-        rules.foreign_programs = around.bpf.foreign_programs(&candidates);
+        let seen = around.bpf.foreign_programs(&candidates);
+        self.foreign = foreign(&candidates, &seen, &self.foreign);
+        rules.foreign_programs.clone_from(&self.foreign);
         let found = find(&host, &rules);
         for (ifindex, pod) in &found {
             let known = self.known.get(ifindex);
@@ -114,6 +119,23 @@ impl Pods {
     }
 }
 
+/// Programs of others as they were `seen`; of an interface that could not be looked at, as they
+/// were `before`.
+fn foreign(
+    interfaces: &[Interface],
+    seen: &BTreeMap<u32, Option<String>>,
+    before: &BTreeMap<u32, String>,
+) -> BTreeMap<u32, String> {
+    let of = |ifindex: u32| match seen.get(&ifindex) {
+        Some(name) => name.clone(),
+        None => before.get(&ifindex).cloned(),
+    };
+    let indexes = interfaces.iter().map(|interface| interface.ifindex);
+    indexes
+        .filter_map(|ifindex| Some((ifindex, of(ifindex)?)))
+        .collect()
+}
+
 /// The bridges that these veths are ports of: fast packets skip a bridge's programs as well.
 fn bridges_under(host: &HostLinks, veths: &[Interface]) -> Vec<Interface> {
     let masters: BTreeSet<u32> = veths
@@ -141,6 +163,19 @@ mod tests {
     use twill_core::pods::HostLink;
 
     use super::*;
+
+    #[test]
+    fn a_link_that_could_not_be_looked_at_keeps_its_programs() {
+        let links = [5, 6, 7, 8].map(|ifindex| Interface {
+            name: String::new(),
+            ifindex,
+        });
+        let name = |name: &str| name.to_owned();
+        let seen = BTreeMap::from([(5, None), (6, Some(name("retis")))]);
+        let before = BTreeMap::from([(5, name("old")), (7, name("old")), (9, name("gone"))]);
+        let expected = BTreeMap::from([(6, name("retis")), (7, name("old"))]);
+        assert_eq!(foreign(&links, &seen, &before), expected);
+    }
 
     #[test]
     fn a_bridge_is_looked_at_once_and_a_routed_veth_has_none() {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
 use twill_testbed::cluster::Cluster;
 use twill_testbed::traffic::{EchoServer, Load};
 use twill_testbed::wait::{pass, wait_until};
@@ -91,9 +92,17 @@ fn peers_outlive_their_lease_server() -> Result<()> {
         pass(Duration::from_secs(2))?;
         ensure_whole(cluster)?;
 
-        // Back with an empty store.
+        // Back with an empty store. Who has run all the time registers first: an agent that
+        // starts has nothing but the store's word, and would take a peer for gone that is late.
         fs::remove_dir_all(cluster.lease_server.host().directory().join("data"))?;
+        let starting = cluster.members[0].agent.daemon()?.pid()?;
+        kill(starting, Signal::SIGSTOP)?;
         cluster.lease_server.start_again()?;
+        let other = &cluster.members[1].agent;
+        wait_until("the other is registered again", PATIENCE, || {
+            other.log_tail().contains("lease was gone; taken again")
+        })?;
+        kill(starting, Signal::SIGCONT)?;
         let env = cluster.members[0].agent.wait_ready()?;
         let before = cluster.members[0].env.subnet;
         assert_eq!(env.subnet, before, "the same subnet as before");

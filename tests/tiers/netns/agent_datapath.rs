@@ -442,3 +442,35 @@ fn foreign_programs_on_our_hooks_stay() -> Result<()> {
     assert!(other_pins.remove_all().is_empty());
     Ok(())
 }
+
+#[test]
+fn a_pod_that_cannot_be_looked_at_keeps_its_programs() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let lab = Lab::new(AttachBy::Tcx)?;
+    lab.namespace
+        .run_lines("ip link add veth7 type veth peer name pod7")?;
+    lab.with(async |options, mut interfaces| {
+        let ifindex = if_nametoindex("veth7")?;
+        let named = |name: &str| Interface {
+            name: name.to_owned(),
+            ifindex,
+        };
+        let mut datapath = Datapath::open(options, 7, 24)?;
+        interfaces.pods = vec![named("veth7")];
+        datapath.attach(&interfaces).await?;
+        let attached = datapath.attachments().to_vec();
+        assert_eq!(lab.pins().attachments()?.len(), 5);
+        // Renamed between our look at the links and that at its hooks.
+        interfaces.pods = vec![named("veth0")];
+        datapath.attach(&interfaces).await?;
+        assert_eq!(lab.pins().attachments()?.len(), 5, "nothing is detached");
+        assert_eq!(datapath.attachments(), attached, "and nothing forgotten");
+        // It is no pod's any more.
+        interfaces.pods.clear();
+        datapath.attach(&interfaces).await?;
+        assert_eq!(lab.pins().attachments()?.len(), 3);
+        Ok(())
+    })
+}

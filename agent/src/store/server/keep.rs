@@ -12,6 +12,7 @@ use twill_core::subnet::Subnet;
 
 use super::ServerStore;
 use super::error::Error;
+use super::trouble::Trouble;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -103,24 +104,24 @@ impl Keeper<'_> {
     }
 
     async fn renew_until_done(&mut self) -> Result<Lease, Error> {
-        let mut pauses = ExponentialBuilder::new()
-            .with_min_delay(FIRST_PAUSE)
-            .with_max_delay(LONGEST_PAUSE)
-            .without_max_times()
-            .with_jitter()
-            .build();
+        let mut trouble = Trouble::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let attrs = self.attrs.borrow_and_update().clone();
             let error = match self.renew(&attrs).await {
                 Ok(lease) => {
+                    if trouble.is_over() {
+                        info!(subnet = %self.subnet, "lease renewed at last");
+                    }
                     self.published = attrs;
                     return Ok(lease);
                 }
                 Err(error @ Error::HeldByAnother { .. }) => return Err(error),
                 Err(error) => error,
             };
-            let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
-            warn!(subnet = %self.subnet, %error, ?pause, "lease not renewed");
+            let pause = trouble.pause();
+            if trouble.is_news(&error.to_string()) {
+                warn!(subnet = %self.subnet, %error, "lease not renewed; trying again");
+            }
             tokio::time::sleep(pause).await;
         }
     }

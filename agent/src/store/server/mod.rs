@@ -6,6 +6,7 @@ mod error;
 mod keep;
 mod known;
 mod lines;
+mod trouble;
 mod watch;
 
 use std::net::Ipv4Addr;
@@ -47,6 +48,8 @@ pub struct ServerStore {
     base: String,
     own: Arc<OwnLease>,
     contacts: Arc<Contacts>,
+    /// Connections that were made before this are from an address that the node had.
+    moved: Arc<Notify>,
 }
 
 /// What `keep` and `watch` tell each other about the node's own lease.
@@ -88,7 +91,13 @@ impl ServerStore {
             base,
             own: Arc::default(),
             contacts: Arc::default(),
+            moved: Arc::default(),
         })
+    }
+
+    /// The node's own address has changed: no answer will come to the old one any more.
+    pub fn moved(&self) {
+        self.moved.notify_one();
     }
 
     /// What is known of the server: for people.

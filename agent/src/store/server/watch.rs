@@ -1,13 +1,13 @@
 //! Follows the lease server and turns what it says into events.
 
+use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use reqwest::Method;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use twill_core::event::Event;
 
@@ -15,6 +15,7 @@ use super::answer::List;
 use super::error::Error;
 use super::known::{Known, Step, WatchError};
 use super::lines::Lines;
+use super::trouble::Trouble;
 use super::{IDLE_TIMEOUT, ServerStore};
 
 /// For a whole list: 50,000 leases are 12 MB.
@@ -28,6 +29,13 @@ const LINE_BYTES: usize = 1 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// A watch that stands for so long ends a row of failures: longer than any pause, so that a
+/// server which ends every watch at once is not asked more often than one that is away.
+const STANDS: Duration = Duration::from_secs(6);
+
+/// Leases that could not be read and are remembered, so that each is told once.
+const UNREAD: usize = 256;
+
 /// Why a round of listing and watching ended.
 #[derive(Debug, thiserror::Error)]
 enum RoundEnd {
@@ -37,6 +45,8 @@ enum RoundEnd {
     Watch(#[from] WatchError),
     #[error("the lease server ended the watch")]
     Closed,
+    #[error("this node has another address")]
+    Moved,
     #[error("nobody takes the events any more")]
     NobodyListens,
 }
@@ -45,8 +55,11 @@ struct Watcher {
     store: ServerStore,
     events: mpsc::Sender<Event>,
     known: Known,
-    /// Whether the watch has stood since the last failure.
-    stood: bool,
+    trouble: Trouble,
+    /// When the first word of this watch came.
+    heard_since: Option<Instant>,
+    /// Leases that could not be read, as it was said of them last.
+    unread: BTreeSet<String>,
 }
 
 impl ServerStore {
@@ -59,7 +72,9 @@ impl ServerStore {
             store: self,
             events,
             known: Known::default(),
-            stood: false,
+            trouble: Trouble::new(FIRST_PAUSE, LONGEST_PAUSE),
+            heard_since: None,
+            unread: BTreeSet::new(),
         };
         shutdown.run_until_cancelled_owned(watcher.run()).await;
     }
@@ -67,23 +82,44 @@ impl ServerStore {
 
 impl Watcher {
     async fn run(mut self) {
-        let mut pauses = pauses();
         loop {
             let Err(end) = self.round().await;
-            if matches!(end, RoundEnd::NobodyListens) {
-                return;
+            match &end {
+                RoundEnd::NobodyListens => return,
+                // Nothing is wrong with the server, and changes are missed until it is asked again.
+                RoundEnd::Moved => {
+                    info!("this node has another address; watching the leases anew");
+                    continue;
+                }
+                RoundEnd::Store(_) | RoundEnd::Watch(_) | RoundEnd::Closed => {}
             }
-            if std::mem::take(&mut self.stood) {
-                pauses = self::pauses();
+            let heard_since = self.heard_since.take();
+            if heard_since.is_some_and(|since| since.elapsed() >= STANDS) {
+                self.trouble.is_over();
             }
-            let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
             let cause = end.source().map(ToString::to_string);
             let why = cause
                 .as_deref()
                 .map_or_else(|| end.to_string(), |cause| format!("{end}: {cause}"));
             self.store.contacts.lost(&why);
-            warn!(error = %end, cause, ?pause, "lease watch broke off; peers stay as they are");
+            let pause = self.trouble.pause();
+            if self.trouble.is_news(&why) {
+                warn!(error = %end, cause, "lease watch broke off; peers stay as they are");
+            } else {
+                debug!(error = %end, cause, ?pause, "lease watch broke off again");
+            }
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Something came by the watch. One that breaks off right after its first word has not stood.
+    fn heard(&mut self) {
+        self.store.contacts.heard();
+        let now = Instant::now();
+        self.trouble.lives(now);
+        let since = *self.heard_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= STANDS && self.trouble.is_over() {
+            info!("the lease watch stands again");
         }
     }
 
@@ -102,8 +138,12 @@ impl Watcher {
     async fn list(&mut self) -> Result<(), RoundEnd> {
         let mut call = self.store.call(Method::GET, "leases", "list the leases");
         call.request = call.request.timeout(LIST_TIMEOUT);
-        let (mut response, call) = call.send().await?;
-        let text = call.read(&mut response, LIST_BYTES).await?;
+        let (text, call) = unless(&self.store.moved, async {
+            let (mut response, call) = call.send().await?;
+            let text = call.read(&mut response, LIST_BYTES).await?;
+            Ok::<_, Error>((text, call))
+        })
+        .await??;
         let list = List::parse(&text).map_err(|source| call.unreadable(source))?;
         let (store, revision, leases) = (list.store.clone(), list.revision, list.leases.len());
         let step = self.known.listed(list, Instant::now());
@@ -124,11 +164,11 @@ impl Watcher {
                 ("store", store),
             ]);
         }
-        let (mut response, call) = call.send().await?;
+        let (mut response, call) = unless(&self.store.moved, call.send()).await??;
         let mut lines = Lines::new(LINE_BYTES);
         loop {
-            let chunk = tokio::time::timeout(IDLE_TIMEOUT, response.chunk()).await;
-            let Ok(chunk) = chunk else {
+            let chunk = tokio::time::timeout(IDLE_TIMEOUT, response.chunk());
+            let Ok(chunk) = unless(&self.store.moved, chunk).await? else {
                 return Err(RoundEnd::Store(Error::Silent {
                     attempt: call.attempt,
                     url: call.url,
@@ -144,15 +184,14 @@ impl Watcher {
                 call.unreadable(source)
             })? {
                 let step = self.known.line(&line, Instant::now())?;
-                self.stood = true;
-                self.store.contacts.heard();
+                self.heard();
                 self.take(step).await?;
             }
         }
     }
 
     /// Sends a step's events and reports what could not be read.
-    async fn take(&self, step: Step) -> Result<(), RoundEnd> {
+    async fn take(&mut self, step: Step) -> Result<(), RoundEnd> {
         let Step {
             events,
             unread,
@@ -160,6 +199,13 @@ impl Watcher {
         } = step;
         for lease in unread {
             let subnet = lease.subnet.map(|subnet| subnet.to_string());
+            if self.unread.len() >= UNREAD
+                || !self
+                    .unread
+                    .insert(format!("{subnet:?} {} {}", lease.value, lease.why))
+            {
+                continue;
+            }
             warn!(
                 subnet,
                 value = lease.value,
@@ -181,11 +227,10 @@ impl Watcher {
     }
 }
 
-fn pauses() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::new()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LONGEST_PAUSE)
-        .without_max_times()
-        .with_jitter()
-        .build()
+/// What `work` gives, unless the node moves meanwhile: then nobody hears the answer.
+async fn unless<T>(moved: &Notify, work: impl Future<Output = T>) -> Result<T, RoundEnd> {
+    tokio::select! {
+        done = work => Ok(done),
+        () = moved.notified() => Err(RoundEnd::Moved),
+    }
 }

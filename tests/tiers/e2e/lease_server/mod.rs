@@ -12,6 +12,7 @@ mod client;
 mod durability;
 mod rubbish;
 mod scale;
+mod stream;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

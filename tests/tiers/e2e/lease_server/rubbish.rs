@@ -66,7 +66,7 @@ fn rubbish() -> Vec<(&'static str, String)> {
     ]
 }
 
-fn ok(body: &str) -> String {
+pub(super) fn ok(body: &str) -> String {
     answer("200 OK", body)
 }
 
@@ -78,7 +78,7 @@ fn answer(status: &str, body: &str) -> String {
     )
 }
 
-fn list(store: &str, revision: u64, nodes: &[u8]) -> String {
+pub(super) fn list(store: &str, revision: u64, nodes: &[u8]) -> String {
     let leases: Vec<_> = nodes
         .iter()
         .map(|n| {
