@@ -1,7 +1,7 @@
 //! Which program belongs where; keeping it there; taking it away again.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use nix::net::if_::if_indextoname;
@@ -12,7 +12,7 @@ use twill_abi::Program;
 use super::DatapathError;
 use super::filter::{self, Filter, FilterError, Slot};
 use super::pins::{self, AttachmentKind, AttachmentPin, Pins};
-use super::tcx::{self, OnHook, TcxError};
+use super::tcx::{self, Links, OnHook, TcxError};
 
 /// Which interface a program belongs on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -152,12 +152,14 @@ pub(super) struct Attacher<'a> {
     pub(super) our_maps: &'a BTreeSet<u32>,
     /// What was attached before, to tell a start from a repair.
     pub(super) before: &'a [Attachment],
+    /// The TCX links that are open.
+    pub(super) links: &'a mut Links,
 }
 
 impl Attacher<'_> {
     /// Makes sure that the program is attached where it belongs, once.
     pub(super) async fn ensure(
-        &self,
+        &mut self,
         hook: &Hook,
         interface: &Interface,
         program: &mut SchedClassifier,
@@ -176,6 +178,11 @@ impl Attacher<'_> {
 
         let on_hook = tcx::on_hook(interface, hook.direction)?;
         if on_hook.iter().any(|running| running.id == id) {
+            tcx::keep_pinned(self.links, &link_pin).map_err(|tcx| DatapathError::Attach {
+                program: name,
+                tcx: Some(Box::new(tcx)),
+                filter: None,
+            })?;
             return Ok((attachment(hook, interface, id, "tcx", &on_hook), link_pin));
         }
         let filter = self.filter_for(interface, hook.direction).await?;
@@ -201,7 +208,10 @@ impl Attacher<'_> {
             AttachBy::Netlink => None,
             AttachBy::Auto | AttachBy::Tcx => {
                 let old = self.old_links(name, interface.ifindex)?;
-                Some(tcx::attach(program, interface, hook, &link_pin, &old))
+                let attached = tcx::attach(program, interface, hook, &link_pin, &old);
+                Some(attached.map(|link| {
+                    self.links.insert(link_pin.clone(), link);
+                }))
             }
         };
         let (by, pin) = match (by_tcx, self.by) {
@@ -236,10 +246,14 @@ impl Attacher<'_> {
     /// Detaches whatever our pins stand for and is not in `wanted`. Interfaces that could not be
     /// looked at keep what they have.
     pub(super) async fn prune(
-        &self,
+        &mut self,
         wanted: &[PathBuf],
         unseen: &BTreeSet<u32>,
     ) -> Result<(), DatapathError> {
+        let unseen_link =
+            |pin: &Path| pins::attachment(pin).is_some_and(|pin| unseen.contains(&pin.ifindex));
+        self.links
+            .retain(|pin, _| wanted.contains(pin) || unseen_link(pin));
         for pin in self.pins.attachments()? {
             if !wanted.contains(&pin.path) && !unseen.contains(&pin.ifindex) {
                 detach(&pin, self.our_maps).await?;
@@ -265,10 +279,11 @@ impl Attacher<'_> {
         hook: &Hook,
         interface: &Interface,
         existing: Option<&Filter>,
-        pin: &std::path::Path,
+        pin: &Path,
     ) -> Result<(), FilterError> {
         if let Some(existing) = existing
             && !is_ours(existing, self.our_maps)
+            && !is_same(existing, program)
         {
             return Err(FilterError::Foreign {
                 interface: interface.name.clone(),
@@ -351,6 +366,22 @@ pub(super) fn foreign_program(
         }
     }
     Ok(None)
+}
+
+/// Whether the filter's program is this very one, loaded earlier, whose maps nobody knows any
+/// more because the pins are gone: same name, and same tag, which is a hash of its instructions.
+fn is_same(filter: &Filter, program: &SchedClassifier) -> bool {
+    let Ok(info) = program.info() else {
+        return false;
+    };
+    let same = |other: &ProgramInfo| {
+        Some(other.id()) == filter.program_id
+            && other.tag() == info.tag()
+            && other.name() == info.name()
+    };
+    loaded_programs()
+        .filter_map(Result::ok)
+        .any(|other| same(&other))
 }
 
 fn is_ours(filter: &Filter, our_maps: &BTreeSet<u32>) -> bool {

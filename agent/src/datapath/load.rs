@@ -27,8 +27,8 @@ pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
     pub(super) permits: Permits,
-    /// Identities of the maps.
-    pub(super) map_ids: Vec<u32>,
+    /// Names and identities of the maps.
+    pub(super) map_ids: Vec<(&'static str, u32)>,
     /// Whether the maps are a new set, still in the folder `next`.
     pub(super) fresh: bool,
 }
@@ -70,7 +70,7 @@ pub(super) fn load(
     let mut taken: BTreeMap<&str, Map> = BTreeMap::new();
     for spec in specs {
         if let Some(info) = pins::info(&directory.join(spec.name))? {
-            map_ids.push(info.id());
+            map_ids.push((spec.name, info.id()));
         }
         if let Some(map) = ebpf.take_map(spec.name) {
             taken.insert(spec.name, map);
@@ -80,9 +80,8 @@ pub(super) fn load(
     let mut maps = Maps::open(sizes.routes, &mut take)?;
     if fresh {
         // The operator's word outlives the maps. Where none can be read there is none to keep.
-        match Switch::open(pins).map(|switch| switch.operator()) {
-            Ok(Ok(asked)) => maps.keep_operator(asked)?,
-            Ok(Err(error)) => debug!(%error, "read the operator's override"),
+        match Switch::last_word(pins) {
+            Ok(asked) => maps.keep_operator(asked)?,
             Err(error) => debug!(%error, "read the operator's override"),
         }
     }
@@ -136,6 +135,12 @@ fn can_continue(
         warn!(
             ?missing,
             "pinned maps are incomplete: starting with new maps"
+        );
+        return Ok(false);
+    }
+    if !pins.serve_what_is_attached()? {
+        warn!(
+            "programs are attached that use other maps than the pinned ones: starting with new maps"
         );
         return Ok(false);
     }

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError};
 use thiserror::Error;
-use tracing::debug;
+use tracing::{debug, warn};
 use twill_abi::{Config, Mode};
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
@@ -39,7 +39,7 @@ use object::ObjectError;
 use permits::{Permits, VethUse};
 use pins::{PinError, Pins};
 use settings::Settings;
-use tcx::TcxError;
+use tcx::{Links, TcxError};
 
 /// How the datapath is set up.
 #[derive(Clone, Debug)]
@@ -190,7 +190,11 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: Maps,
     permits: Permits,
+    /// Identities of all maps that only our programs use, earlier ones included.
     our_maps: BTreeSet<u32>,
+    /// Names and identities of the maps in use.
+    map_ids: Vec<(&'static str, u32)>,
+    links: Links,
     fresh: bool,
     vni: u32,
     common_prefix: u8,
@@ -224,7 +228,7 @@ impl Datapath {
                     tracing::debug!(%error, "discard the new maps");
                 }
             })?;
-        our_maps.extend(loaded.map_ids);
+        our_maps.extend(loaded.map_ids.iter().map(|&(_, id)| id));
         Ok(Self {
             options: options.clone(),
             pins,
@@ -232,6 +236,8 @@ impl Datapath {
             maps: loaded.maps,
             permits: loaded.permits,
             our_maps,
+            map_ids: loaded.map_ids,
+            links: Links::new(),
             fresh: loaded.fresh,
             vni,
             common_prefix,
@@ -290,12 +296,14 @@ impl Datapath {
     /// nothing of ours is attached anywhere else. To be called again and again; and for
     /// the first time only when the maps are filled.
     pub async fn attach(&mut self, interfaces: &Interfaces) -> Result<(), DatapathError> {
-        let attacher = Attacher {
+        self.keep_pins()?;
+        let mut attacher = Attacher {
             pins: &self.pins,
             by: self.options.attach_by,
             slot: self.options.slot,
             our_maps: &self.our_maps,
             before: &self.attached,
+            links: &mut self.links,
         };
         let mut attached = Vec::new();
         let mut wanted = Vec::new();
@@ -325,6 +333,37 @@ impl Datapath {
         if self.fresh {
             self.pins.promote()?;
             self.fresh = false;
+        }
+        // Also what a start that was cut off here has left.
+        self.pins.forget_other_versions()?;
+        Ok(())
+    }
+
+    /// Pins the maps again where somebody removed their pins, or the whole file system: what is
+    /// in use lives on, but the next start would not find it.
+    fn keep_pins(&self) -> Result<(), DatapathError> {
+        let folder = if self.fresh {
+            self.pins.next()
+        } else {
+            self.pins.current()
+        };
+        let lost: Vec<_> = self
+            .map_ids
+            .iter()
+            .filter(|(name, id)| {
+                // One that cannot be opened is not ours.
+                let found = pins::info(&folder.join(name)).ok().flatten();
+                found.is_none_or(|info| info.id() != *id)
+            })
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        warn!(pins = %folder.display(), maps = lost.len(), "pins of maps were removed; pinning them again");
+        bpffs::ensure(&self.options.bpffs)?;
+        self.pins.make(&folder)?;
+        for (name, id) in lost {
+            pins::pin_map(*id, &folder.join(name))?;
         }
         Ok(())
     }

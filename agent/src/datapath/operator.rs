@@ -1,6 +1,8 @@
 //! The operator's override: key 1 of the map `config`, which every program reads first and the
 //! agent never writes. Needs no agent, and no other map than this one.
 
+use std::path::Path;
+
 use aya::maps::{Array, MapData};
 use serde::Serialize;
 use twill_abi::maps::CONFIG;
@@ -88,12 +90,31 @@ pub struct Switch(Array<MapData, Config>);
 impl Switch {
     /// Opens the pinned map, verified.
     pub fn open(pins: &Pins) -> Result<Self, ReaderError> {
-        let map = reader::open(pins, &CONFIG)?;
+        Self::open_in(&pins.current())
+    }
+
+    fn open_in(folder: &Path) -> Result<Self, ReaderError> {
+        let map = reader::open_in(folder, &CONFIG)?;
         let map = map.try_into().map_err(|source| MapsError::Open {
             map: CONFIG.name,
             source,
         })?;
         Ok(Self(map))
+    }
+
+    /// What the operator asked for last, of whatever ABI version the pins are: the map `config`
+    /// is read through if it has this version's shape, which is why that shape does not change
+    /// without need.
+    pub fn last_word(pins: &Pins) -> Result<Override, ReaderError> {
+        let mut failed = None;
+        for version in pins.versions()? {
+            let read = Self::open_in(&version).and_then(|switch| Ok(switch.operator()?));
+            match read {
+                Ok(asked) => return Ok(asked),
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or_else(|| Ok(Override::default()), Err)
     }
 
     /// The agent's settings.

@@ -18,11 +18,13 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapError, MapInfo};
+use aya::maps::{MapData, MapError, MapInfo, loaded_maps};
+use aya::programs::{ProgramInfo, loaded_programs};
 use aya::sys::SyscallError;
 use thiserror::Error;
 use twill_abi::{ABI_VERSION, MapSpec};
 
+use super::tcx;
 use crate::instance::InstanceName;
 
 /// Only root looks at maps.
@@ -86,6 +88,15 @@ pub enum PinError {
     #[error("open the pin {path}")]
     Open {
         /// The pin.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: MapError,
+    },
+    /// A map cannot be pinned.
+    #[error("pin a map at {path}")]
+    Pin {
+        /// The pin to be.
         path: PathBuf,
         /// Why not.
         #[source]
@@ -209,18 +220,48 @@ impl Pins {
         let mut ids = BTreeSet::new();
         for version in self.versions()? {
             for folder in [version.join("next"), version] {
-                for path in list(&folder)? {
-                    let known = twill_abi::MAPS.iter().any(|spec| path.ends_with(spec.name));
-                    if known && let Some(info) = info(&path)? {
-                        ids.insert(info.id());
-                    }
-                }
+                ids.extend(map_ids_in(&folder)?);
             }
         }
         Ok(ids)
     }
 
-    /// Makes the maps of [`Self::next`] the current ones, and forgets those of other versions.
+    /// Whether the programs that the pins of this ABI version know as attached use the maps that
+    /// are pinned beside them. A start that was cut off while it exchanged one set for another
+    /// leaves maps of both, which must not be taken for one: an index in a map of one means
+    /// nothing in the other's.
+    pub fn serve_what_is_attached(&self) -> Result<bool, PinError> {
+        let folder = self.current();
+        let mut programs = BTreeSet::new();
+        for pin in list(&folder)?.iter().filter_map(|path| attachment(path)) {
+            // A pin that is none of ours says nothing about the maps; attaching replaces it.
+            let program = match pin.kind {
+                AttachmentKind::Tcx => tcx::program_of(&pin.path).ok().flatten(),
+                AttachmentKind::Filter { .. } => {
+                    let program = ProgramInfo::from_pin(&pin.path);
+                    program.ok().map(|program| program.id())
+                }
+            };
+            programs.extend(program);
+        }
+        let used: BTreeSet<u32> = loaded_programs()
+            .filter_map(Result::ok)
+            .filter(|program| programs.contains(&program.id()))
+            .filter_map(|program| program.map_ids().ok().flatten())
+            .flatten()
+            .collect();
+        let pinned = map_ids_in(&folder)?;
+        let is_known = |map: &MapInfo| {
+            let name = map.name_as_str();
+            name.is_some_and(|name| twill_abi::MAPS.iter().any(|spec| spec.name == name))
+        };
+        Ok(loaded_maps()
+            .filter_map(Result::ok)
+            .filter(|map| used.contains(&map.id()) && is_known(map))
+            .all(|map| pinned.contains(&map.id())))
+    }
+
+    /// Makes the maps of [`Self::next`] the current ones.
     pub fn promote(&self) -> Result<(), PinError> {
         for from in list(&self.next())? {
             let Some(name) = from.file_name() else {
@@ -230,7 +271,11 @@ impl Pins {
             // Renaming onto a pin replaces it: the old map lives as long as a program uses it.
             fs::rename(&from, &to).map_err(|source| PinError::Rename { from, to, source })?;
         }
-        remove_directory(&self.next())?;
+        remove_directory(&self.next())
+    }
+
+    /// Forgets the maps of other ABI versions: nothing uses them any more.
+    pub fn forget_other_versions(&self) -> Result<(), PinError> {
         let current = self.current();
         for version in self.versions()? {
             if version != current {
@@ -261,6 +306,30 @@ impl Pins {
         }
         errors
     }
+}
+
+/// Identities of the maps that are pinned in a folder.
+fn map_ids_in(folder: &Path) -> Result<BTreeSet<u32>, PinError> {
+    let mut ids = BTreeSet::new();
+    for path in list(folder)? {
+        let known = twill_abi::MAPS.iter().any(|spec| path.ends_with(spec.name));
+        if known && let Some(info) = info(&path)? {
+            ids.insert(info.id());
+        }
+    }
+    Ok(ids)
+}
+
+/// Pins a map, in the place of whatever is there.
+pub fn pin_map(id: u32, path: &Path) -> Result<(), PinError> {
+    remove(path)?;
+    let failed = |source| PinError::Pin {
+        path: path.to_owned(),
+        source,
+    };
+    let map = MapData::from_id(id).map_err(failed)?;
+    map.pin(path)
+        .map_err(|error| failed(MapError::PinError { name: None, error }))
 }
 
 /// What the kernel knows of the map pinned at `path`; `None` if nothing is pinned there.
@@ -325,7 +394,7 @@ pub fn remove(path: &Path) -> Result<(), PinError> {
     }
 }
 
-fn attachment(path: &Path) -> Option<AttachmentPin> {
+pub(super) fn attachment(path: &Path) -> Option<AttachmentPin> {
     let name = path.file_name()?.to_str()?;
     let (kind, program, ifindex) = if let Some(rest) = name.strip_prefix("link_") {
         let (program, ifindex) = rest.rsplit_once('_')?;

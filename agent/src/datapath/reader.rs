@@ -1,5 +1,6 @@
 //! What the pins say, for tools: needs no agent, and writes nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
@@ -192,10 +193,15 @@ fn opened<T>(
 
 /// One map, verified before anything is read through it.
 pub(super) fn open(pins: &Pins, spec: &MapSpec) -> Result<Map, ReaderError> {
-    let path = pins.map(spec.name);
+    open_in(&pins.current(), spec)
+}
+
+/// [`open`] in the folder of any ABI version.
+pub(super) fn open_in(folder: &Path, spec: &MapSpec) -> Result<Map, ReaderError> {
+    let path = folder.join(spec.name);
     let info = pins::info(&path)?.ok_or_else(|| ReaderError::Missing {
         map: spec.name,
-        directory: pins.current().display().to_string(),
+        directory: folder.display().to_string(),
     })?;
     pins::verify(&info, spec, Entries::Any).map_err(|misfit| ReaderError::Misfit {
         path: path.display().to_string(),

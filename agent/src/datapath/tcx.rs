@@ -1,6 +1,7 @@
 //! Attaching by TCX links: pinned, so that they outlive the agent, and updated in place,
 //! so that a restart leaves no moment without a program and none with two.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -10,9 +11,14 @@ use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAtt
 use aya::sys::SyscallError;
 use nix::errno::Errno;
 use thiserror::Error;
+use tracing::warn;
 
 use super::hooks::{Hook, Interface, Turn};
 use super::pins::{self, PinError};
+
+/// The links that this process has open, by their pins: while it runs, a program stays attached
+/// even if somebody removes the pin.
+pub type Links = BTreeMap<PathBuf, FdLink>;
 
 /// A program on an interface's TCX hook.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -123,17 +129,18 @@ impl From<&ProgramInfo> for OnHook {
     }
 }
 
-/// Attaches the program and pins the link at `pin`; if one of `old`
-/// stands for a link on this very hook, the program takes the place of that link's.
+/// Attaches the program and pins the link at `pin`, which is given; if one of `old` stands for
+/// a link of this program on this very hook, the program takes the place of that link's.
 pub fn attach(
     program: &mut SchedClassifier,
     interface: &Interface,
     hook: &Hook,
     pin: &Path,
     old: &[PathBuf],
-) -> Result<(), TcxError> {
+) -> Result<FdLink, TcxError> {
     let running: Vec<u32> = on_hook(interface, hook.direction)?
         .iter()
+        .filter(|program| program.name == hook.program.label())
         .map(|program| program.id)
         .collect();
     for path in old {
@@ -148,8 +155,6 @@ pub fn attach(
                     pin: path.clone(),
                     source,
                 })?;
-            // The pin keeps it attached.
-            drop(updated);
             if path != pin {
                 std::fs::rename(path, pin).map_err(|source| PinError::Rename {
                     from: path.clone(),
@@ -157,7 +162,7 @@ pub fn attach(
                     source,
                 })?;
             }
-            return Ok(());
+            return FdLink::try_from(updated).map_err(unopened(pin));
         }
         // Ours by its folder, but of an interface that is gone, or cut off by somebody.
         pins::remove(path)?;
@@ -178,18 +183,53 @@ pub fn attach(
         )
         .map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
-    let unpinned = |source| TcxError::Open {
-        pin: pin.to_owned(),
-        source,
+    let link = FdLink::try_from(link).map_err(unopened(pin))?;
+    pinned(link, pin)
+}
+
+/// Makes sure that `pin` stands for the link that is held for it, if one is.
+pub fn keep_pinned(links: &mut Links, pin: &Path) -> Result<(), TcxError> {
+    let Some(held) = links.get(pin) else {
+        return Ok(());
     };
-    let link = FdLink::try_from(link).map_err(unpinned)?;
-    // Closes the link's descriptor: from here on the pin alone keeps it, so that removing
-    // the pin is all that it takes to detach.
-    drop(link.pin(pin).map_err(|source| TcxError::Pin {
+    let identity = |link: &FdLink| link.info().map(|info| info.id());
+    // A pin that cannot be opened is none of ours, and neither is one of another link.
+    let there = open(pin).ok().flatten();
+    let stands = there.is_some_and(|link| identity(&link).ok() == identity(held).ok());
+    if stands {
+        return Ok(());
+    }
+    warn!(pin = %pin.display(), "the pin of a link was removed; pinning it again");
+    pins::remove(pin)?;
+    if let Some(link) = links.remove(pin) {
+        links.insert(pin.to_owned(), pinned(link, pin)?);
+    }
+    Ok(())
+}
+
+fn pinned(link: FdLink, pin: &Path) -> Result<FdLink, TcxError> {
+    let pinned = link.pin(pin).map_err(|source| TcxError::Pin {
         pin: pin.to_owned(),
         source,
-    })?);
-    Ok(())
+    })?;
+    Ok(pinned.into())
+}
+
+fn unopened(pin: &Path) -> impl Fn(LinkError) -> TcxError {
+    let pin = pin.to_owned();
+    move |source| TcxError::Open {
+        pin: pin.clone(),
+        source,
+    }
+}
+
+/// Identity of the program that runs by the link pinned at `path`; `None` if nothing is pinned.
+pub fn program_of(path: &Path) -> Result<Option<u32>, TcxError> {
+    let Some(link) = open(path)? else {
+        return Ok(None);
+    };
+    let info = link.info().map_err(unopened(path))?;
+    Ok(Some(info.program_id()))
 }
 
 fn open(path: &Path) -> Result<Option<FdLink>, TcxError> {

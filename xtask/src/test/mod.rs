@@ -2,6 +2,7 @@
 
 mod libtest;
 mod summary;
+mod table;
 mod tier;
 
 use std::io::stdout;
@@ -27,6 +28,10 @@ pub(crate) struct Args {
     /// Leave out the tiers after one that failed
     #[arg(long)]
     fail_fast: bool,
+    /// Let what is otherwise compressed take its real time: the tier continuity leaves a node
+    /// without its daemon for ten minutes
+    #[arg(long)]
+    long: bool,
     /// Arguments for every test binary, such as part of a test's name, or --nocapture
     #[arg(last = true)]
     libtest: Vec<String>,
@@ -113,8 +118,17 @@ fn target_of_tests(target: Target, built: &Built, args: &Args) -> Result<Count> 
         .args(&args.libtest)
         .env("TWILL_TIERS", "1")
         .env("REQUIRE_PRIVILEGED", "1");
+    if args.long {
+        command.env("TWILL_LONG", "1");
+    }
     built.describe(&mut command);
-    libtest::run(&mut command, &mut stdout())
+    let table = table::begin(target)?;
+    command.env(table::VARIABLE, &table);
+    let count = libtest::run(&mut command, &mut stdout())?;
+    for line in table::lines(&table)? {
+        console::result(&line);
+    }
+    Ok(count)
 }
 
 fn report(outcomes: &[Outcome]) -> ExitCode {

@@ -17,6 +17,8 @@ pub(crate) enum Tier {
     Permits,
     /// Several agents, real servers and real CNI plugins; needs root
     E2e,
+    /// Restarts, crashes, upgrades and accidents under load; needs root
+    Continuity,
     /// The bench sees what is slow, and leaves nothing behind; needs root
     Bench,
 }
@@ -58,6 +60,7 @@ impl Tier {
             Self::Netns => tiers("netns"),
             Self::Permits => tiers("permits"),
             Self::E2e => tiers("e2e"),
+            Self::Continuity => tiers("continuity"),
             Self::Bench => Runs::Target(Target {
                 name: "harness",
                 package: "twill-bench",
@@ -74,6 +77,7 @@ impl Tier {
             Self::Netns => "real packets, against the kernel's own vxlan device",
             Self::Permits => "fast flows live and end as on the stock kernel path",
             Self::E2e => "whole nodes with real servers and CNI plugins",
+            Self::Continuity => "no packet lost over restart, crash, upgrade and accident",
             Self::Bench => "the bench tells slow from fast, and cleans up",
         }
     }
@@ -114,6 +118,7 @@ mod tests {
                 Tier::Netns,
                 Tier::Permits,
                 Tier::E2e,
+                Tier::Continuity,
                 Tier::Bench
             ]
         );

@@ -14,6 +14,10 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 /// How often a server looks whether it shall stop.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 
+/// Room for what arrives while a busy machine lets nobody read, in bytes: what the socket itself
+/// drops would look like a loss of the network.
+const DATAGRAM_ROOM: usize = 8 << 20;
+
 /// Listens on every address of the namespace; `accept` returns with `WouldBlock` each tick.
 pub(crate) fn listen(namespace: &Namespace, port: u16) -> Result<TcpListener> {
     let listener = namespace
@@ -31,6 +35,7 @@ pub(crate) fn bind_udp(namespace: &Namespace, port: u16, timeout: Duration) -> R
         .enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?
         .with_context(|| format!("bind UDP port {port} in {}", namespace.name()))?;
     socket.set_read_timeout(Some(timeout))?;
+    setsockopt(&socket, sockopt::RcvBufForce, &DATAGRAM_ROOM)?;
     Ok(socket)
 }
 

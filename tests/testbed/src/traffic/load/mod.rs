@@ -1,8 +1,9 @@
-//! Traffic that goes on while something happens: datagrams, one long stream, and new
-//! connections, from one pod to another, with an account of what did not arrive.
+//! Traffic that goes on while something happens: datagrams, one long stream, requests, and
+//! new connections, from one pod to another, with an account of what did not arrive.
 
 mod connections;
 mod datagrams;
+mod requests;
 mod stream;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 pub use connections::Connections;
 pub use datagrams::Datagrams;
+pub use requests::Requests;
 pub use stream::Stream;
 
 use super::echo::ECHO_PORT;
@@ -25,13 +27,14 @@ use crate::wait::wait_until;
 /// How long the first datagram, byte and connection may take.
 const FIRST: Duration = Duration::from_secs(10);
 
-/// Traffic of all three kinds from one namespace to an [`super::EchoServer`] in another,
+/// Traffic of all four kinds from one namespace to an [`super::EchoServer`] in another,
 /// until [`Load::report`].
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     datagrams: Worker<Datagrams>,
     stream: Worker<Stream>,
+    requests: Worker<Requests>,
     connections: Worker<Connections>,
 }
 
@@ -44,6 +47,7 @@ impl Load {
         let load = Self {
             datagrams: Worker::start(&stop, datagrams::prepare(from, to)?),
             stream: Worker::start(&stop, stream::prepare(from, to)?),
+            requests: Worker::start(&stop, requests::prepare(from, to)?),
             connections: Worker::start(&stop, connections::prepare(from, to)?),
             stop,
         };
@@ -53,11 +57,12 @@ impl Load {
         Ok(load)
     }
 
-    /// Datagrams, stream bytes and connections that were there and back until now.
-    pub fn so_far(&self) -> [u64; 3] {
+    /// Datagrams, stream bytes, requests and connections that were there and back until now.
+    pub fn so_far(&self) -> [u64; 4] {
         [
             self.datagrams.so_far(),
             self.stream.so_far(),
+            self.requests.so_far(),
             self.connections.so_far(),
         ]
     }
@@ -68,6 +73,7 @@ impl Load {
         Report {
             datagrams: self.datagrams.end(),
             stream: self.stream.end(),
+            requests: self.requests.end(),
             connections: self.connections.end(),
         }
     }
@@ -87,6 +93,8 @@ pub struct Report {
     pub datagrams: Datagrams,
     /// One long TCP connection.
     pub stream: Stream,
+    /// One long TCP connection with a small request at a time.
+    pub requests: Requests,
     /// A new TCP connection each tenth of a second.
     pub connections: Connections,
 }
@@ -98,12 +106,21 @@ impl Report {
         let Self {
             datagrams,
             stream,
+            requests,
             connections,
         } = self;
-        if datagrams.is_perfect() && stream.is_perfect() && connections.is_perfect() {
+        let flows = stream.is_perfect() && requests.is_perfect() && connections.is_perfect();
+        if datagrams.is_perfect() && flows {
             return Ok(());
         }
         bail!("traffic was disturbed: {self:?}")
+    }
+
+    /// TCP connections that broke, or could not be made.
+    pub fn broken_flows(&self) -> u64 {
+        let lasting = [&self.stream.error, &self.requests.error];
+        let broken = lasting.into_iter().flatten().map(|_| 1).sum::<u64>();
+        broken + self.connections.failed
     }
 }
 

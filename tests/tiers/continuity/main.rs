@@ -1,0 +1,13 @@
+//! Continuity: what traffic between pods notices of starts, crashes, upgrades and accidents.
+//!
+//! Each test makes one event happen under load and adds a line to the table of what it measured,
+//! which `cargo xtask test continuity` prints.
+
+#![forbid(unsafe_code)]
+
+mod device;
+mod pins;
+mod restart;
+mod scene;
+mod switch;
+mod table;

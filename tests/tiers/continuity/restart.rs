@@ -1,0 +1,83 @@
+//! The daemon ends and starts, in order or not, with and without its store.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, ensure};
+use twill_testbed::wait::pass;
+use twill_tests::required;
+
+use crate::scene::Scene;
+
+/// How often the daemon is killed.
+const KILLS: u32 = 100;
+/// The daemon lives between nothing and this long: a start takes less.
+const LONGEST_LIFE: u64 = 500;
+
+#[test]
+fn nobody_notices_a_stop_in_order_and_a_start() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut scene = Scene::new(&[])?;
+    scene.unnoticed("SIGTERM and start", |cluster| {
+        for member in &mut cluster.members {
+            ensure!(member.agent.stop()?.success(), "the daemon failed");
+            pass(Duration::from_millis(500))?;
+            member.agent.start_again()?;
+            member.agent.wait_ready()?;
+        }
+        Ok(())
+    })?;
+    scene.unnoticed(
+        "store unreachable, both agents killed and started",
+        |cluster| {
+            cluster.lease_server.kill()?;
+            for member in &mut cluster.members {
+                member.agent.kill()?;
+                member.agent.start_again()?;
+            }
+            pass(Duration::from_secs(5))
+        },
+    )
+}
+
+#[test]
+fn nobody_notices_a_hundred_crashes_at_random_moments() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut scene = Scene::new(&[])?;
+    let mut random = Random::new()?;
+    scene.unnoticed("kill -9 and start, 100 times", |cluster| {
+        for crash in 0..KILLS {
+            // One node after the other, and sometimes both are without.
+            let side = usize::try_from(crash % 2)?;
+            let agent = &mut cluster.members[side].agent;
+            agent.kill()?;
+            pass(Duration::from_millis(random.below(50)))?;
+            agent.start_again()?;
+            pass(Duration::from_millis(random.below(LONGEST_LIFE)))?;
+        }
+        for member in &mut cluster.members {
+            member.agent.wait_ready()?;
+        }
+        Ok(())
+    })
+}
+
+/// Moments that nobody chose: xorshift64 (Marsaglia, 2003), from the clock.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        Ok(Self(now.as_secs().wrapping_mul(1_000_000_007) | 1))
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}

@@ -1,0 +1,118 @@
+//! Two nodes with a pod each, and load between the pods while something happens to the first.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use twill_testbed::agent::Agent;
+use twill_testbed::cluster::{Cluster, Member};
+use twill_testbed::netns::Prefix;
+use twill_testbed::topology::UnderlayOptions;
+use twill_testbed::traffic::{EchoServer, Load, Report};
+use twill_testbed::wait::wait_for;
+use twill_testbed::world::{NODE_A, NODE_B};
+
+use crate::table;
+
+/// "Within seconds", with room for a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether there is a scene: several loads at once would measure each other.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// The right to be the only scene. Unlike a lock's guard it may go to another thread.
+struct Alone;
+
+impl Alone {
+    fn wait() -> Self {
+        while TAKEN.swap(true, Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        TAKEN.store(false, Ordering::Release);
+    }
+}
+
+/// The scene.
+pub(crate) struct Scene {
+    _echo: EchoServer,
+    pub(crate) cluster: Cluster,
+    _alone: Alone,
+}
+
+impl Scene {
+    /// Two nodes whose agents have these further flags.
+    pub(crate) fn new(flags: &[&str]) -> Result<Self> {
+        let alone = Alone::wait();
+        let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+        for (label, address) in [("a", NODE_A), ("b", NODE_B)] {
+            cluster.add_node_with(label, address, flags)?.add_pod("1")?;
+        }
+        cluster.wait_mesh()?;
+        let echo = EchoServer::start(cluster.members[1].pods[0].namespace())?;
+        Ok(Self {
+            _echo: echo,
+            cluster,
+            _alone: alone,
+        })
+    }
+
+    /// The node that things happen to.
+    pub(crate) fn node(&mut self) -> &mut Member {
+        &mut self.cluster.members[0]
+    }
+
+    /// Does `work` in the middle of traffic that is fast, and waits until it is fast again: a line
+    /// of the table.
+    pub(crate) fn measure(
+        &mut self,
+        event: &str,
+        work: impl FnOnce(&mut Cluster) -> Result<()>,
+    ) -> Result<Report> {
+        let [a, b] = self.cluster.members.as_slice() else {
+            unreachable!("a scene has two nodes")
+        };
+        let load = Load::start(a.pods[0].namespace(), b.pods[0].address())?;
+        let measured = wait_fast(&a.agent, "before")
+            .and_then(|()| work(&mut self.cluster))
+            .and_then(|()| wait_fast(&self.cluster.members[0].agent, "afterwards"));
+        let report = load.report();
+        table::add(event, &report)?;
+        self.cluster.explained(measured)?;
+        Ok(report)
+    }
+
+    /// [`Self::measure`] of an event that nobody may notice.
+    pub(crate) fn unnoticed(
+        &mut self,
+        event: &str,
+        work: impl FnOnce(&mut Cluster) -> Result<()>,
+    ) -> Result<()> {
+        let report = self.measure(event, work)?;
+        self.cluster.explained(report.check())
+    }
+}
+
+/// Waits until packets of the node's pod skip its stack, in both directions.
+pub(crate) fn wait_fast(agent: &Agent, when: &str) -> Result<()> {
+    let fast = || -> Result<[u64; 2]> {
+        let counters = agent.counters()?;
+        Ok([
+            counters.packets("from_pod", "fast")?,
+            counters.packets("from_uplink", "fast")?,
+        ])
+    };
+    let mut before = None;
+    wait_for(&format!("flows are fast {when}"), PATIENCE, || {
+        let now = fast()?;
+        let [out, back] = *before.get_or_insert(now);
+        // More than stragglers.
+        ensure!(now[0] > out + 100 && now[1] > back + 100, "{now:?}");
+        Ok(Some(()))
+    })
+}
