@@ -334,8 +334,11 @@ impl Datapath {
             self.pins.promote()?;
             self.fresh = false;
         }
-        // Also what a start that was cut off here has left.
-        self.pins.forget_other_versions()?;
+        // Also what a start that was cut off here has left. What could not be looked at may still
+        // run by a link of an older version.
+        if unseen.is_empty() {
+            self.pins.forget_other_versions()?;
+        }
         Ok(())
     }
 
