@@ -22,10 +22,10 @@ use twill_core::vtep::MacAddr;
 use super::acceptance::Acceptance;
 use super::bpf::Bpf;
 use super::failures::Failures;
-use super::masquerade::Masquerade;
 use super::patience::pauses;
 use super::pods::Pods;
 use super::report::Report;
+use super::traffic::{self, Traffic};
 use super::uplink::Finder;
 use crate::admin::Readiness;
 use crate::args::AgentArgs;
@@ -52,7 +52,7 @@ pub(super) struct Agent {
     pub(super) observed: Observed,
     pub(super) bpf: Bpf,
     pub(super) acceptance: Acceptance,
-    pub(super) masquerade: Masquerade,
+    pub(super) traffic: Traffic,
     pub(super) pods: Pods,
     pub(super) failures: Failures,
     pub(super) readiness: Readiness,
@@ -125,6 +125,7 @@ impl Agent {
         let acceptance = Acceptance::new(&args);
         let pods = Pods::new(&args);
         let bpf = Bpf::new(&args, &config);
+        let traffic = Traffic::start(args.iptables_resync);
         Self {
             state: State::new(config, uplink, fallback_mac),
             observed: Observed::default(),
@@ -143,7 +144,7 @@ impl Agent {
             finder,
             bpf,
             acceptance,
-            masquerade: Masquerade::default(),
+            traffic,
             pods,
             readiness,
             report,
@@ -160,6 +161,10 @@ impl Agent {
     pub(super) async fn own(&mut self, lease: &Lease) {
         self.state.set_own_subnet(Some(lease.subnet));
         self.report.subnet(&lease.subnet.to_string());
+        let rules = traffic::rules(&self.args, self.state.config(), lease.subnet);
+        self.traffic.want(rules);
+        // Whoever reads subnet.env relies on them.
+        self.traffic.tried().await;
         self.until_settled(|agent| agent.told.is_some()).await;
     }
 

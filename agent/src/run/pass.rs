@@ -232,15 +232,11 @@ impl Agent {
         }
     }
 
-    /// Makes sure of masquerading, and of what permits rest on.
+    /// Asks after flannel's rules, and makes sure of what permits rest on.
     async fn assert_netfilter(&mut self) {
         if let Some(own_subnet) = self.state.own_subnet() {
+            self.traffic.trouble(&mut self.failures);
             let network = self.state.config().network;
-            if self.args.ip_masq {
-                self.masquerade
-                    .assert(network, own_subnet, &mut self.failures)
-                    .await;
-            }
             self.acceptance
                 .assert(network, own_subnet, &mut self.failures)
                 .await;

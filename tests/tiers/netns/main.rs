@@ -8,7 +8,8 @@ mod acceptance;
 mod agent_daemon;
 mod agent_datapath;
 mod ctl;
-mod masquerade;
+
 mod netlink;
 mod pods;
 mod testbed;
+mod traffic_rules;
