@@ -22,6 +22,8 @@ use twill_core::vtep::MacAddr;
 use super::acceptance::Acceptance;
 use super::bpf::Bpf;
 use super::failures::Failures;
+use super::metrics::Meters;
+use super::notice::Notice;
 use super::patience::pauses;
 use super::pods::Pods;
 use super::report::Report;
@@ -56,6 +58,8 @@ pub(super) struct Agent {
     pub(super) pods: Pods,
     pub(super) failures: Failures,
     pub(super) readiness: Readiness,
+    pub(super) meters: Meters,
+    pub(super) notice: Notice,
     pub(super) report: Report,
     pub(super) mac: Option<MacAddr>,
     pub(super) attrs: Option<watch::Sender<LeaseAttrs>>,
@@ -103,6 +107,7 @@ pub(super) struct Parts {
     /// MAC address for a device that is not there yet.
     pub(super) fallback_mac: MacAddr,
     pub(super) readiness: Readiness,
+    pub(super) meters: Meters,
     pub(super) report: Report,
     pub(super) lock: InstanceLock,
 }
@@ -118,6 +123,7 @@ impl Agent {
             uplink,
             fallback_mac,
             readiness,
+            meters,
             mut report,
             lock,
         } = parts;
@@ -147,6 +153,8 @@ impl Agent {
             traffic,
             pods,
             readiness,
+            meters,
+            notice: Notice::default(),
             report,
         }
     }
@@ -189,6 +197,7 @@ impl Agent {
         let Some(mut sources) = self.sources.take() else {
             bail!("the agent has no sources of events");
         };
+        Notice::ready();
         let mut tick = interval(self.args.resync_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut guard = interval(GUARD);
@@ -209,6 +218,7 @@ impl Agent {
                 },
                 _ = tick.tick() => batch.look = Look::Everywhere,
                 _ = guard.tick() => {
+                    self.notice.alive();
                     self.look_again().await;
                     self.guard_programs().await;
                     self.report.store(&sources.store.contact());
@@ -250,6 +260,7 @@ impl Agent {
             };
         }
         self.readiness.set(false);
+        Notice::stopping();
         self.report.stopped();
         info!("stopped; the datapath goes on");
         Ok(())

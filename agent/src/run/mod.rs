@@ -4,6 +4,8 @@ mod acceptance;
 mod agent;
 mod bpf;
 mod failures;
+mod metrics;
+mod notice;
 mod outlook;
 mod pass;
 mod patience;

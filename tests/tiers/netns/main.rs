@@ -9,6 +9,7 @@ mod agent_daemon;
 mod agent_datapath;
 mod ctl;
 
+mod health;
 mod netlink;
 mod pods;
 mod testbed;
