@@ -105,6 +105,10 @@ fn judged(count: &Count) -> Option<Slow> {
 /// which keeps a flow from its permit or from BPF's encapsulation.
 fn slow(program: Program, reason: Reason) -> Option<Slow> {
     let to_pod = program == Program::ToPod;
+    // The guard carries nothing, so it slows nothing down.
+    if program == Program::Guard {
+        return None;
+    }
     match reason {
         // Carried, or not of a flow, or counted beside another reason.
         Reason::Fast
@@ -122,6 +126,7 @@ fn slow(program: Program, reason: Reason) -> Option<Slow> {
         | Reason::ForeignInnerDestination
         | Reason::ForeignInnerMac
         | Reason::OuterMalformed
+        | Reason::PodVxlan
         | Reason::IpMalformed
         | Reason::Truncated => None,
         Reason::Opening

@@ -4,15 +4,13 @@ mod acceptance;
 mod agent;
 mod bpf;
 mod failures;
-mod metrics;
-mod notice;
+mod masquerade;
 mod outlook;
 mod pass;
 mod patience;
 mod pods;
 mod report;
 mod start;
-mod traffic;
 mod uplink;
 
 use std::ffi::OsString;

@@ -21,6 +21,29 @@ pub const CONFIG_FLAG_STALE: u32 = 1 << 3;
 /// In the operator's override: its `fast_path` goes before the agent's.
 pub const CONFIG_FLAG_FAST_PATH: u32 = 1 << 4;
 
+/// Every lease is in the maps, and the agent hears of new ones: only then is a source that is no
+/// VTEP a stranger.
+pub const CONFIG_FLAG_LEASES_COMPLETE: u32 = 1 << 5;
+/// Another vxlan device of this host takes packets at our port: another VNI may be its.
+pub const CONFIG_FLAG_SHARED_PORT: u32 = 1 << 6;
+/// Pods may send to the nodes' VXLAN port.
+pub const CONFIG_FLAG_POD_VXLAN: u32 = 1 << 7;
+
+/// How old the agent's sign of life may be for the guard to drop, nanoseconds.
+pub const GUARD_HEARTBEAT_NS: u64 = 10_000_000_000;
+
+/// What becomes of VXLAN that no peer sent, `Config::guard`. An unknown number means nothing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Guard {
+    /// It is not looked at.
+    Off = 0,
+    /// It is counted.
+    Count = 1,
+    /// It is dropped, while the agent is alive and knows every lease; else counted.
+    Enforce = 2,
+}
+
 /// Who carries packets, `Config::mode`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
@@ -68,7 +91,7 @@ abi_struct! {
         pub uplink_ifindex: u32 = 44,
         /// Interface index of the kernel's vxlan device.
         pub overlay_ifindex: u32 = 48,
-        /// Guard: 0 off, 1 count, 2 enforce.
+        /// A [`Guard`].
         pub guard: u32 = 52,
         /// Outer UDP destination port.
         pub vxlan_port: Be16 = 56,

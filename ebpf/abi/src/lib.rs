@@ -25,12 +25,14 @@ mod order;
 mod pod;
 mod reason;
 mod route;
+mod stranger;
 mod vtep;
 
 pub use address::Address;
 pub use config::{
-    CONFIG_FLAG_EVENTS, CONFIG_FLAG_FAST_PATH, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_STALE,
-    CONFIG_FLAG_TCP_PERMITS, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, FastPath, Mode,
+    CONFIG_FLAG_EVENTS, CONFIG_FLAG_FAST_PATH, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES,
+    CONFIG_FLAG_POD_VXLAN, CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS,
+    CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, FastPath, GUARD_HEARTBEAT_NS, Guard, Mode,
 };
 pub use counter::{Counter, VtepCounter};
 pub use event::Event;
@@ -42,6 +44,7 @@ pub use maps::{MAPS, MapKind, MapSpec};
 pub use order::{Be16, Be32};
 pub use reason::{COUNTERS, Program, REASONS_PER_PROGRAM, Reason, counter_index};
 pub use route::{RouteKey, RoutePrefix};
+pub use stranger::Stranger;
 pub use vtep::{VTEP_FLAG_ACTIVE, Vtep, VtepState};
 
 /// Version of everything in this crate; part of the pin path

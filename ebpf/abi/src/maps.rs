@@ -2,7 +2,7 @@
 
 use crate::{
     Address, COUNTERS, Config, Counter, FlowTuple, LocalPod, Mapping, Pending, Permit, RouteKey,
-    RoutePrefix, VethFlags, Vtep, VtepCounter, VtepState,
+    RoutePrefix, Stranger, VethFlags, Vtep, VtepCounter, VtepState,
 };
 
 /// Kind of a map, with the number of `enum bpf_map_type` (`include/uapi/linux/bpf.h`).
@@ -93,6 +93,10 @@ pub const LOCAL_PODS: MapSpec = spec::<Address, LocalPod>("local_pods", MapKind:
 /// Interface index of a veth → flags.
 pub const VETH_FLAGS: MapSpec =
     spec::<u32, VethFlags>("veth_flags", MapKind::Hash, 4_096, NO_PREALLOC);
+/// Outer source of VXLAN that is no VTEP's → what came from there.
+pub const STRANGERS: MapSpec = spec::<Address, Stranger>("strangers", MapKind::LruHash, 1_024, 0);
+/// When each CPU last wrote down a new stranger, `CLOCK_MONOTONIC` nanoseconds.
+pub const STRANGER_PACE: MapSpec = spec::<u32, u64>("stranger_pace", MapKind::PerCpuArray, 1, 0);
 /// Where a program puts a new permit together: its stack is too small for one.
 pub const SCRATCH: MapSpec = spec::<u32, Permit>("scratch", MapKind::PerCpuArray, 1, 0);
 /// Packets by program and reason.
@@ -125,6 +129,8 @@ pub const MAPS: &[MapSpec] = &[
     MAPPINGS,
     LOCAL_PODS,
     VETH_FLAGS,
+    STRANGERS,
+    STRANGER_PACE,
     SCRATCH,
     COUNTERS_MAP,
     VTEP_COUNTERS,

@@ -22,6 +22,7 @@ pod!(
     Permit,
     RouteKey,
     RoutePrefix,
+    Stranger,
     VethFlags,
     Vtep,
     VtepCounter,

@@ -48,7 +48,8 @@ registry! {
         FromPod = 2, "from_pod", "TC ingress of a pod's host-side veth.";
         ToPod = 3, "to_pod", "TC egress of a pod's host-side veth.";
         ToUplink = 4, "to_uplink", "TC egress of the uplink.";
-        Guard = 5, "guard", "XDP on the uplink.";
+        Guard = 5, "guard", "XDP on the uplink; that by TC counts here as well.";
+        GuardTc = 6, "guard_tc", "TC ingress of the uplink, where XDP cannot be had.";
     }
 }
 
@@ -104,6 +105,7 @@ registry! {
         NeverFast = 46, "never_fast", "The veth carries somebody else's qdisc, filter or program, or is excluded.";
         OuterConfirmed = 47, "outer_confirmed", "The kernel sent VXLAN to a VTEP: its outer permit was renewed.";
         StackOwned = 48, "stack_owned", "Mode `direct`: the host's stack or a NAT owns this tuple.";
+        PodVxlan = 49, "pod_vxlan", "VXLAN that a pod made, to a node's VXLAN port.";
     }
 }
 

@@ -12,6 +12,16 @@ impl EtherType {
     pub const IPV4: Self = Self(0x0800);
     /// IPv6.
     pub const IPV6: Self = Self(0x86dd);
+    /// A VLAN tag (IEEE 802.1Q).
+    pub const VLAN: Self = Self(0x8100);
+    /// A provider's VLAN tag (IEEE 802.1ad).
+    pub const PROVIDER_VLAN: Self = Self(0x88a8);
+
+    /// Whether a VLAN tag follows.
+    #[inline(always)]
+    pub fn is_vlan(self) -> bool {
+        self == Self::VLAN || self == Self::PROVIDER_VLAN
+    }
 }
 
 /// An untagged Ethernet header.

@@ -74,6 +74,12 @@ impl Ipv4Header {
         u16::from_be_bytes(self.fragment) & 0x3fff != 0
     }
 
+    /// Where the payload belongs in the whole packet, in units of eight bytes.
+    #[inline(always)]
+    pub fn fragment_offset(&self) -> u16 {
+        u16::from_be_bytes(self.fragment) & 0x1fff
+    }
+
     /// Whether the DF bit is set.
     #[inline(always)]
     pub fn dont_fragment(&self) -> bool {

@@ -14,6 +14,7 @@
 pub mod checksum;
 pub mod ecn;
 pub mod ethernet;
+pub mod guard;
 pub mod ipv4;
 pub mod transport;
 pub mod vxlan;

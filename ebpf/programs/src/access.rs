@@ -20,13 +20,15 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
     BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LOOKUP_OUTPUT, bpf_adj_room_mode, bpf_fib_lookup,
+    BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+    BPF_FIB_LOOKUP_OUTPUT, bpf_adj_room_mode, bpf_fib_lookup, xdp_md,
 };
 use aya_ebpf::helpers::generated as helpers;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use twill_abi::{Be16, Be32};
 use twill_packet::Wire;
 use twill_packet::ethernet::ETHERNET_LEN;
+use twill_packet::guard::Bytes;
 use twill_packet::vxlan::ENCAP_OVERHEAD;
 
 /// `AF_INET`.
@@ -35,6 +37,15 @@ const AF_INET: u8 = 2;
 /// A packet under a TC program.
 pub struct Packet {
     skb: *mut __sk_buff,
+}
+
+/// A frame under an XDP program.
+///
+/// `SPLIT`: the frame may lie in several pieces, of which the first may hold no byte
+/// (mlx5 with striding receive queues, for one). Kernels from 5.18 have such frames, and the
+/// helpers that read them; older ones refuse a program that names those helpers.
+pub struct Frame<const SPLIT: bool> {
+    md: *mut xdp_md,
 }
 
 /// What the kernel's routing says of a destination.
@@ -259,6 +270,12 @@ impl Packet {
         unsafe { helpers::bpf_l4_csum_replace(self.skb, offset, from, to, flags) == 0 }
     }
 
+    /// Whether a packet that came in by this interface would be taken in by this host.
+    #[inline(always)]
+    pub fn is_taken_in(&self, source: Be32, destination: Be32) -> bool {
+        is_taken_in(self.skb.cast(), self.ifindex(), source, destination)
+    }
+
     /// Asks the kernel how a packet to `destination` leaves by `ifindex`.
     #[inline(always)]
     pub fn fib_lookup(&self, ifindex: u32, source: Be32, destination: Be32) -> Fib {
@@ -290,6 +307,119 @@ impl Packet {
             _ => Fib::Unusable,
         }
     }
+}
+
+impl Bytes for Packet {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.len()
+    }
+
+    #[inline(always)]
+    fn get<T: Wire>(&self, offset: u32) -> Option<T> {
+        self.fetch(offset)
+    }
+}
+
+impl<const SPLIT: bool> Frame<SPLIT> {
+    /// The frame of an XDP program's context.
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Self {
+        Self { md: ctx.ctx }
+    }
+
+    /// Interface index that the frame came in by.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the verifier checks reads of the context against its layout.
+        unsafe { (*self.md).ingress_ifindex }
+    }
+
+    /// Whether a packet that came in by this interface would be taken in by this host.
+    #[inline(always)]
+    pub fn is_taken_in(&self, source: Be32, destination: Be32) -> bool {
+        is_taken_in(self.md.cast(), self.ifindex(), source, destination)
+    }
+
+    /// Where the frame's first piece begins and ends; see [`Packet::bounds`].
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        let (data, end): (usize, usize);
+        // SAFETY: two reads of the context, which the verifier checks against its layout.
+        unsafe {
+            asm!(
+                "{data} = *(u32 *)({md} + {data_offset})",
+                "{end} = *(u32 *)({md} + {end_offset})",
+                md = in(reg) self.md,
+                data = out(reg) data,
+                end = lateout(reg) end,
+                data_offset = const offset_of!(xdp_md, data),
+                end_offset = const offset_of!(xdp_md, data_end),
+                options(nostack, readonly),
+            );
+        }
+        (data, end)
+    }
+}
+
+impl<const SPLIT: bool> Bytes for Frame<SPLIT> {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        if SPLIT {
+            // SAFETY: the helper takes any context.
+            return unsafe { helpers::bpf_xdp_get_buff_len(self.md) } as u32;
+        }
+        let (data, end) = self.bounds();
+        (end - data) as u32
+    }
+
+    #[inline(always)]
+    fn get<T: Wire>(&self, offset: u32) -> Option<T> {
+        const { assert!(align_of::<T>() == 1, "packet memory has no alignment") };
+        let (data, end) = self.bounds();
+        let start = data + offset as usize;
+        if start + size_of::<T>() <= end {
+            // SAFETY: the range was checked against `data_end` just above; `T: Wire` has
+            // alignment 1 and no invalid bit pattern.
+            return Some(unsafe { *(start as *const T) });
+        }
+        if !SPLIT {
+            return None;
+        }
+        let mut value = core::mem::MaybeUninit::<T>::uninit();
+        let to = value.as_mut_ptr().cast();
+        // SAFETY: `to` points to `size_of::<T>()` writable bytes; the helper checks the range.
+        let read =
+            unsafe { helpers::bpf_xdp_load_bytes(self.md, offset, to, size_of::<T>() as u32) };
+        if read != 0 {
+            return None;
+        }
+        // SAFETY: the helper has written every byte; any bit pattern is a value.
+        Some(unsafe { value.assume_init() })
+    }
+}
+
+/// Whether the kernel takes in what came by an interface: by its routing the destination is this
+/// host's, a broadcast or multicast address, or nowhere; or the interface forwards nothing.
+#[inline(always)]
+fn is_taken_in(
+    context: *mut core::ffi::c_void,
+    ifindex: u32,
+    source: Be32,
+    destination: Be32,
+) -> bool {
+    // SAFETY: the struct is plain integers; all zero is a value.
+    let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    params.family = AF_INET;
+    params.l4_protocol = twill_packet::ipv4::IpProtocol::UDP.0;
+    params.ifindex = ifindex;
+    params.__bindgen_anon_3.ipv4_src = source.to_network();
+    params.__bindgen_anon_4.ipv4_dst = destination.to_network();
+    let len = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: `params` is a whole `bpf_fib_lookup` on our stack.
+    let answer = unsafe { helpers::bpf_fib_lookup(context, &raw mut params, len, 0) };
+    answer == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED)
+        || answer == i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
 }
 
 /// Sends the packet out of an interface.

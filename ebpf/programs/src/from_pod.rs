@@ -6,10 +6,11 @@ use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
 use crate::access::Packet;
 use crate::encap::Failure;
 use crate::flow::Flow;
+use crate::guard::Answer;
 use crate::permit::Direction;
 use crate::settings::Settings;
 use crate::verdict::Verdict;
-use crate::{count, direct, encap, flow, maps, nexthop, permit, route, settings};
+use crate::{count, direct, encap, flow, guard, maps, nexthop, permit, route, settings};
 
 /// The program that this is.
 pub const PROGRAM: Program = Program::FromPod;
@@ -24,6 +25,9 @@ pub fn decide(packet: &Packet) -> Verdict {
     let mark = packet.mark();
     if mark & config.mark_bit != 0 {
         packet.set_mark(mark & !config.mark_bit);
+    }
+    if guard::from_pod(packet, config) == Answer::Drop {
+        return Verdict::Refused;
     }
     if !settings::fast_path(config) {
         return Verdict::Pass(Reason::FastPathOff);

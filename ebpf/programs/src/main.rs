@@ -29,6 +29,7 @@ mod encap;
 mod flow;
 mod from_pod;
 mod from_uplink;
+mod guard;
 mod maps;
 mod nexthop;
 mod permit;
@@ -39,10 +40,14 @@ mod to_pod;
 mod to_uplink;
 mod verdict;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use twill_abi::Program;
 
-use crate::access::Packet;
+use crate::access::{Frame, Packet};
+use crate::guard::Answer;
+use crate::verdict::Verdict;
 
 macro_rules! programs {
     ($($(#[$meta:meta])* $name:ident;)+) => { $(
@@ -66,6 +71,37 @@ programs! {
     to_pod;
     /// TC egress of the uplink.
     to_uplink;
+}
+
+/// XDP on the uplink.
+#[xdp(frags)]
+pub fn guard(ctx: XdpContext) -> u32 {
+    xdp_action(guard::uplink(&Frame::<true>::new(&ctx)))
+}
+
+/// XDP on the uplink, for kernels before 5.18, which know no frames in several pieces.
+#[xdp]
+pub fn guard_whole(ctx: XdpContext) -> u32 {
+    xdp_action(guard::uplink(&Frame::<false>::new(&ctx)))
+}
+
+/// TC ingress of the uplink, where XDP cannot be had.
+#[classifier]
+pub fn guard_tc(ctx: TcContext) -> i32 {
+    let packet = Packet::new(&ctx);
+    let verdict = match guard::uplink(&packet) {
+        Answer::Pass => Verdict::Ignore,
+        Answer::Drop => Verdict::Refused,
+    };
+    verdict::run(Program::Guard, &packet, verdict)
+}
+
+#[inline(always)]
+const fn xdp_action(answer: Answer) -> u32 {
+    match answer {
+        Answer::Pass => XDP_PASS,
+        Answer::Drop => XDP_DROP,
+    }
 }
 
 /// The version of the ABI that this object was built for; the agent compares it before use.

@@ -5,11 +5,13 @@
     reason = "map values are shared with other CPUs and the agent"
 )]
 
+use core::arch::asm;
+
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key};
 use aya_ebpf::macros::btf_map;
 use twill_abi::{
     Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, Counter, FlowTuple, LocalPod, Mapping,
-    Pending, Permit, RouteKey, VethFlags, Vtep, VtepCounter, VtepState, maps,
+    Pending, Permit, RouteKey, Stranger, VethFlags, Vtep, VtepCounter, VtepState, maps,
 };
 
 const NO_PREALLOC: usize = maps::NO_PREALLOC as usize;
@@ -57,6 +59,12 @@ static LOCAL_PODS: LruHashMap<Address, LocalPod, { maps::LOCAL_PODS.max_entries 
 #[btf_map(name = "veth_flags")]
 static VETH_FLAGS: HashMap<u32, VethFlags, { maps::VETH_FLAGS.max_entries as usize }, NO_PREALLOC> =
     HashMap::new();
+#[btf_map(name = "strangers")]
+static STRANGERS: LruHashMap<Address, Stranger, { maps::STRANGERS.max_entries as usize }> =
+    LruHashMap::new();
+#[btf_map(name = "stranger_pace")]
+static STRANGER_PACE: PerCpuArray<u64, { maps::STRANGER_PACE.max_entries as usize }> =
+    PerCpuArray::new();
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Permit, { maps::SCRATCH.max_entries as usize }> = PerCpuArray::new();
 #[btf_map(name = "counters")]
@@ -168,6 +176,31 @@ flow_map!(
 flow_map!(PENDING, u32, Pending, pending, insert_pending);
 
 flow_map!(LOCAL_PODS, Address, LocalPod, local_pod, insert_local_pod);
+
+flow_map!(STRANGERS, Address, Stranger, stranger, insert_stranger);
+
+/// When this CPU last wrote down a new stranger.
+#[inline(always)]
+pub fn stranger_pace() -> Option<&'static mut u64> {
+    let pace = STRANGER_PACE.get_ptr_mut(0)?;
+    // SAFETY: the entry is this CPU's own; XDP and TC on one CPU do not interrupt each other.
+    Some(unsafe { &mut *pace })
+}
+
+/// Adds one to a word that other CPUs add to as well.
+#[inline(always)]
+pub fn add_one(word: &mut u64) {
+    // SAFETY: the word is an aligned `u64` of a map value that lives as long as the program. By
+    // assembly: `core` has no atomic types for this target.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({word} + 0) += {one}",
+            word = in(reg) core::ptr::from_mut(word),
+            one = in(reg) 1_u64,
+            options(nostack),
+        );
+    }
+}
 
 /// Flags of a veth; none where the agent has said nothing.
 #[inline(always)]

@@ -22,6 +22,8 @@ pub enum Verdict {
     RedirectPeer { ifindex: u32, len: u32 },
     /// Gone.
     Drop(Reason),
+    /// Gone, by the guard, who counts by himself.
+    Refused,
     /// Not worth a counter: the program has nothing to do with this packet.
     Ignore,
 }
@@ -46,6 +48,7 @@ pub fn run(program: Program, packet: &Packet, verdict: Verdict) -> i32 {
             count::packet(program, reason, packet.len());
             SHOT
         }
+        Verdict::Refused => SHOT,
         Verdict::Ignore => NEXT,
     }
 }

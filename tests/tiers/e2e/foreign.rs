@@ -33,8 +33,7 @@ const OURS: [&str; 4] = [
     "nf_conntrack_tcp_timeout_max_retrans",
 ];
 
-/// Every table but ours, and the rest of what is configured, flannel's own chain aside. What
-/// `iptables` of the newer kind has in the table `ip filter`, `iptables-save` tells.
+/// Every table but ours, and the rest of what is configured.
 fn configured(node: &Node) -> Result<Vec<String>> {
     let run = |words: &str| {
         let words: Vec<_> = words.split_whitespace().collect();
@@ -43,7 +42,7 @@ fn configured(node: &Node) -> Result<Vec<String>> {
     let tables = run("nft list tables")?;
     let mut state: Vec<String> = tables
         .lines()
-        .filter(|table| !["table inet twill", "table ip filter"].contains(table))
+        .filter(|table| *table != "table inet twill")
         .map(|table| run(&format!("nft list {table}")))
         .collect::<Result<_>>()?;
     for words in [
@@ -55,14 +54,12 @@ fn configured(node: &Node) -> Result<Vec<String>> {
     ] {
         state.push(run(words)?);
     }
-    Ok(state.iter().map(|text| of_others(text)).collect())
+    Ok(state.iter().map(|text| without_times(text)).collect())
 }
 
 /// `iptables-save` says when it ran.
-fn of_others(text: &str) -> String {
-    let lines = text
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.contains("FLANNEL-FWD"));
+fn without_times(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.collect::<Vec<_>>().join("\n")
 }
 

@@ -8,9 +8,7 @@ mod acceptance;
 mod agent_daemon;
 mod agent_datapath;
 mod ctl;
-
-mod health;
+mod masquerade;
 mod netlink;
 mod pods;
 mod testbed;
-mod traffic_rules;

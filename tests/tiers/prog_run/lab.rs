@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use aya::maps::{MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
@@ -96,12 +96,11 @@ impl Lab {
         }
         let mut ebpf = loader.load(&object).expect("load the object");
         for (name, program) in ebpf.programs_mut() {
-            let program: Result<&mut SchedClassifier, _> = program.try_into();
-            if let Ok(program) = program {
-                program
-                    .load()
-                    .unwrap_or_else(|error| panic!("load {name}: {error}"));
-            }
+            let loaded = match <&mut SchedClassifier>::try_from(&mut *program) {
+                Ok(program) => program.load(),
+                Err(_) => <&mut Xdp>::try_from(program).expect("TC or XDP").load(),
+            };
+            loaded.unwrap_or_else(|error| panic!("load {name}: {error}"));
         }
         Some(Self {
             ebpf: RefCell::new(ebpf),
@@ -189,6 +188,64 @@ impl Lab {
             tables: Tables::read(&mut self.ebpf.borrow_mut()),
             time_ns,
         })
+    }
+
+    /// Gives one frame to an XDP program: its answer, and the frame afterwards. The frame comes in
+    /// by the loopback.
+    pub(crate) fn give_frame(&self, name: &str, frame: &[u8]) -> (u32, Vec<u8>) {
+        let mut data_out = vec![0; frame.len() + ROOM];
+        let ebpf = self.ebpf.borrow();
+        let program = ebpf.program(name);
+        let program = program.unwrap_or_else(|| panic!("the object has no program {name}"));
+        let program: &Xdp = program.try_into().expect("an XDP program");
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut data_out),
+            ..TestRunOptions::default()
+        };
+        let result = program
+            .test_run(options)
+            .unwrap_or_else(|error| panic!("run {name} on {} bytes: {error}", frame.len()));
+        data_out.truncate(result.data_size_out as usize);
+        (result.return_value, data_out)
+    }
+
+    /// Gives one packet to a TC program on the uplink: its verdict alone.
+    pub(crate) fn verdict(&self, program: Program, packet: &[u8]) -> i32 {
+        let context = SkBuff {
+            ifindex: self.uplink,
+            ..SkBuff::default()
+        };
+        let result = self.program(program).test_run(TestRunOptions {
+            data_in: Some(packet),
+            ctx_in: Some(&context.to_bytes()),
+            ..TestRunOptions::default()
+        });
+        let result = result.unwrap_or_else(|error| panic!("{} bytes: {error}", packet.len()));
+        result.return_value.cast_signed()
+    }
+
+    /// Changes the settings alone.
+    pub(crate) fn configure(&self, tables: &Tables) {
+        tables.write_config(&mut self.ebpf.borrow_mut());
+    }
+
+    /// What a program has counted since the lab was opened, by reason.
+    pub(crate) fn counts(&self, program: Program) -> BTreeMap<Reason, Counter> {
+        let ebpf = self.ebpf.borrow();
+        let map = ebpf.map(COUNTERS_MAP.name).expect("the object has it");
+        let map: PerCpuArray<&MapData, Counter> = map.try_into().expect("a per-CPU array");
+        let count = |&reason: &Reason| {
+            let values = map
+                .get(&counter_index(program, reason), 0)
+                .expect("a counter");
+            let counter = Counter {
+                packets: values.iter().map(|value| value.packets).sum(),
+                bytes: values.iter().map(|value| value.bytes).sum(),
+            };
+            (counter.packets > 0).then_some((reason, counter))
+        };
+        Reason::ALL.iter().filter_map(count).collect()
     }
 
     /// Counters that moved since [`Lab::prepare`], and by how much.

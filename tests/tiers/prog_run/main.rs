@@ -20,6 +20,7 @@ mod check;
 mod fast_path;
 mod flow_tables;
 mod from_uplink;
+mod guard;
 mod lab;
 mod live;
 mod malformed;

@@ -129,9 +129,7 @@ impl Tables {
     /// Makes the maps hold exactly this.
     pub(crate) fn write(&self, ebpf: &mut Ebpf) {
         self.flows.write(ebpf);
-        let mut config: Array<_, Config> = array(ebpf, CONFIG.name);
-        set(&mut config, CONFIG_KEY_AGENT, self.config);
-        set(&mut config, CONFIG_KEY_OPERATOR, self.operator);
+        self.write_config(ebpf);
 
         let mut vteps: Array<_, Vtep> = array(ebpf, VTEPS.name);
         (0..)
@@ -161,6 +159,13 @@ impl Tables {
             odd.insert(&Key::new(length, network), place, 0)
                 .expect("insert into odd_routes");
         }
+    }
+
+    /// Makes the settings be this, and leaves the other maps.
+    pub(crate) fn write_config(&self, ebpf: &mut Ebpf) {
+        let mut config: Array<_, Config> = array(ebpf, CONFIG.name);
+        set(&mut config, CONFIG_KEY_AGENT, self.config);
+        set(&mut config, CONFIG_KEY_OPERATOR, self.operator);
     }
 
     /// What the maps hold.

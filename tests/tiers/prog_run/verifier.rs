@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use aya::programs::SchedClassifier;
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{EbpfLoader, VerifierLogLevel};
 
 use super::lab::object;
@@ -27,10 +27,13 @@ fn loaded(bytes: &[u8]) -> Instructions {
         .expect("create the maps in their full size");
     let mut instructions = Instructions::new();
     for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier = program.try_into().expect("a TC program");
-        program
-            .load()
-            .unwrap_or_else(|error| panic!("load {name}: {error}"));
+        let loaded = match <&mut SchedClassifier>::try_from(&mut *program) {
+            Ok(program) => program.load(),
+            Err(_) => <&mut Xdp>::try_from(&mut *program)
+                .expect("TC or XDP")
+                .load(),
+        };
+        loaded.unwrap_or_else(|error| panic!("load {name}: {error}"));
         let info = program.info().expect("information of a loaded program");
         let count = info
             .verified_instruction_count()

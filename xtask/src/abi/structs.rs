@@ -3,7 +3,7 @@
 use twill_abi::layout::Field;
 use twill_abi::{
     Config, Counter, Event, FlowTuple, LocalPod, Mapping, Pending, Permit, RouteKey, RoutePrefix,
-    VethFlags, Vtep, VtepCounter, VtepState,
+    Stranger, VethFlags, Vtep, VtepCounter, VtepState,
 };
 
 /// A struct that crosses the border.
@@ -39,6 +39,7 @@ pub(super) const STRUCTS: &[Struct] = structs![
     Permit,
     RouteKey,
     RoutePrefix,
+    Stranger,
     VethFlags,
     Vtep,
     VtepCounter,

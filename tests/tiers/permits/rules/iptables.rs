@@ -90,8 +90,7 @@ COMMIT
     ))
 }
 
-/// Where the chains begin, and flannel's own rules. kube-proxy puts what it drops before
-/// everybody else's rules, whoever was there first.
+/// Where the chains begin, and flannel's own rules.
 pub(super) fn hooks() -> String {
     format!(
         "*nat
@@ -102,7 +101,7 @@ pub(super) fn hooks() -> String {
 -A POSTROUTING -s {NETWORK} ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
 COMMIT
 *filter
--I FORWARD -j KUBE-FORWARD
+-A FORWARD -j KUBE-FORWARD
 -A FORWARD -s {NETWORK} -j ACCEPT
 -A FORWARD -d {NETWORK} -j ACCEPT
 COMMIT

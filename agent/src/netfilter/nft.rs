@@ -1,5 +1,4 @@
-//! `nft` and `iptables`, the programs, run so that they can neither keep us waiting nor fail
-//! without a word.
+//! `nft`, the program, run so that it can neither keep us waiting nor fail without a word.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,15 +7,17 @@ use thiserror::Error;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
+/// Its name, searched in `PATH`.
+const PROGRAM: &str = "nft";
 /// The agent's loop waits for it, so it must not take long: one table is a matter of
 /// milliseconds, also beside tens of thousands of kube-proxy's rules.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How much of what it says is told.
 const SHOWN: usize = 300;
 
-/// What went wrong with a program.
+/// What went wrong with `nft`.
 #[derive(Debug, Error)]
-pub enum ProgramError {
+pub enum NftError {
     /// It could not be run.
     #[error("run {program:?}")]
     Run {
@@ -44,21 +45,9 @@ pub enum ProgramError {
     },
 }
 
-impl ProgramError {
-    /// Whether there is no such program.
-    pub(super) fn is_missing(&self) -> bool {
-        matches!(self, Self::Run { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
-    }
-}
-
-/// Runs a program that is searched in `PATH`, with these arguments and this text as its input;
-/// gives what it prints.
-pub(super) async fn run(
-    program: &str,
-    args: &[&str],
-    input: &str,
-) -> Result<Vec<u8>, ProgramError> {
-    run_program(program, args, input, PATIENCE).await
+/// Runs `nft` with these arguments and this text as its input; gives what it prints.
+pub(super) async fn run(args: &[&str], input: &str) -> Result<Vec<u8>, NftError> {
+    run_program(PROGRAM, args, input, PATIENCE).await
 }
 
 async fn run_program(
@@ -66,8 +55,8 @@ async fn run_program(
     args: &[&str],
     input: &str,
     patience: Duration,
-) -> Result<Vec<u8>, ProgramError> {
-    let failed = |source| ProgramError::Run {
+) -> Result<Vec<u8>, NftError> {
+    let failed = |source| NftError::Run {
         program: program.to_owned(),
         source,
     };
@@ -93,7 +82,7 @@ async fn run_program(
     };
     let output = tokio::time::timeout(patience, work)
         .await
-        .map_err(|_elapsed| ProgramError::Silent {
+        .map_err(|_elapsed| NftError::Silent {
             program: program.to_owned(),
             seconds: patience.as_secs(),
         })?
@@ -102,7 +91,7 @@ async fn run_program(
         return Ok(output.stdout);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(ProgramError::Refused {
+    Err(NftError::Refused {
         program: program.to_owned(),
         said: said.trim().chars().take(SHOWN).collect(),
     })
@@ -114,7 +103,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    async fn shell(script: &str, input: &str, patience: Duration) -> Result<Vec<u8>, ProgramError> {
+    async fn shell(script: &str, input: &str, patience: Duration) -> Result<Vec<u8>, NftError> {
         run_program("sh", &["-c", script], input, patience).await
     }
 
@@ -132,7 +121,7 @@ mod tests {
         let script = format!("echo $$ > {}; exec sleep 100", pid_file.display());
         let error = shell(&script, "", SECOND).await.unwrap_err();
         assert!(
-            matches!(error, ProgramError::Silent { seconds: 1, .. }),
+            matches!(error, NftError::Silent { seconds: 1, .. }),
             "{error}"
         );
         let pid = std::fs::read_to_string(&pid_file).unwrap();
