@@ -1,7 +1,5 @@
 //! What flags mean together, and what is not there yet.
 
-use std::time::Duration;
-
 use thiserror::Error;
 
 use super::AgentArgs;
@@ -97,14 +95,6 @@ impl AgentArgs {
         let not_yet = [
             ("--public-ipv6", self.public_ipv6.is_some()),
             ("--iface-regex", !self.iface_regex.is_empty()),
-            (
-                "--ip-masq-fully-random-disable",
-                self.ip_masq_fully_random_disable,
-            ),
-            (
-                "--iptables-resync",
-                self.iptables_resync != Duration::from_secs(5),
-            ),
             ("--ip-blackhole-route", self.ip_blackhole_route),
         ];
         let not_yet = not_yet.iter().filter(|(_, given)| *given);

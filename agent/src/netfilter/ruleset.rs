@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::nft::{self, NftError};
+use super::program::{self, ProgramError};
+
+/// Searched in `PATH`.
+const NFT: &str = "nft";
 
 /// Why a table is not in force.
 #[derive(Debug, Error)]
@@ -19,7 +22,7 @@ pub enum TableError {
         name: &'static str,
         /// Why not.
         #[source]
-        source: NftError,
+        source: ProgramError,
     },
     /// `nft` could not be asked.
     #[error("read nftables table {family} {name}")]
@@ -30,7 +33,7 @@ pub enum TableError {
         name: &'static str,
         /// Why not.
         #[source]
-        source: NftError,
+        source: ProgramError,
     },
 }
 
@@ -51,6 +54,25 @@ impl InForce {
         document: &Value,
     ) -> Result<Self, TableError> {
         apply(family, name, document).await?;
+        Self::read_back(family, name).await
+    }
+
+    /// The same for a table in `nft`'s own language, which has comments where JSON has none.
+    pub(super) async fn write_script(
+        family: &'static str,
+        name: &'static str,
+        script: &str,
+    ) -> Result<Self, TableError> {
+        let written = program::run(NFT, &["-f", "-"], script).await;
+        written.map_err(|source| TableError::Write {
+            family,
+            name,
+            source,
+        })?;
+        Self::read_back(family, name).await
+    }
+
+    async fn read_back(family: &'static str, name: &'static str) -> Result<Self, TableError> {
         let printed = list(family, name)
             .await
             .map_err(|source| TableError::Read {
@@ -70,7 +92,7 @@ impl InForce {
         let Self { family, name, .. } = *self;
         match list(family, name).await {
             Ok(now) => Ok(now == self.printed),
-            Err(NftError::Refused { .. }) => Ok(false),
+            Err(ProgramError::Refused { .. }) => Ok(false),
             Err(source) => Err(TableError::Read {
                 family,
                 name,
@@ -84,10 +106,8 @@ impl InForce {
 pub(super) async fn is_there(family: &'static str, name: &'static str) -> Result<bool, TableError> {
     match list(family, name).await {
         Ok(_) => Ok(true),
-        Err(NftError::Refused { .. }) => Ok(false),
-        Err(NftError::Run { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(false)
-        }
+        Err(ProgramError::Refused { .. }) => Ok(false),
+        Err(error) if error.is_missing() => Ok(false),
         Err(source) => Err(TableError::Read {
             family,
             name,
@@ -107,13 +127,18 @@ pub(super) async fn remove(family: &'static str, name: &'static str) -> Result<(
     apply(family, name, &document).await
 }
 
+/// Whether `nft` and the kernel would take this script; nothing is changed.
+pub(super) async fn would_take(script: &str) -> bool {
+    program::run(NFT, &["-c", "-f", "-"], script).await.is_ok()
+}
+
 async fn apply(
     family: &'static str,
     name: &'static str,
     document: &Value,
 ) -> Result<(), TableError> {
     let text = document.to_string();
-    nft::run(&["-j", "-f", "-"], &text)
+    program::run(NFT, &["-j", "-f", "-"], &text)
         .await
         .map(drop)
         .map_err(|source| TableError::Write {
@@ -124,8 +149,8 @@ async fn apply(
 }
 
 /// The table as `nft` prints it, without the handles that differ from one writing to the next.
-async fn list(family: &str, name: &str) -> Result<Value, NftError> {
-    let printed = nft::run(&["-j", "list", "table", family, name], "").await?;
+async fn list(family: &str, name: &str) -> Result<Value, ProgramError> {
+    let printed = program::run(NFT, &["-j", "list", "table", family, name], "").await?;
     let mut document = serde_json::from_slice(&printed).unwrap_or(Value::Null);
     strip_handles(&mut document);
     Ok(document)

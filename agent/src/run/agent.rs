@@ -22,10 +22,12 @@ use twill_core::vtep::MacAddr;
 use super::acceptance::Acceptance;
 use super::bpf::Bpf;
 use super::failures::Failures;
-use super::masquerade::Masquerade;
+use super::metrics::Meters;
+use super::notice::Notice;
 use super::patience::pauses;
 use super::pods::Pods;
 use super::report::Report;
+use super::traffic::{self, Traffic};
 use super::uplink::Finder;
 use crate::admin::Readiness;
 use crate::args::AgentArgs;
@@ -52,10 +54,12 @@ pub(super) struct Agent {
     pub(super) observed: Observed,
     pub(super) bpf: Bpf,
     pub(super) acceptance: Acceptance,
-    pub(super) masquerade: Masquerade,
+    pub(super) traffic: Traffic,
     pub(super) pods: Pods,
     pub(super) failures: Failures,
     pub(super) readiness: Readiness,
+    pub(super) meters: Meters,
+    pub(super) notice: Notice,
     pub(super) report: Report,
     pub(super) mac: Option<MacAddr>,
     pub(super) attrs: Option<watch::Sender<LeaseAttrs>>,
@@ -103,6 +107,7 @@ pub(super) struct Parts {
     /// MAC address for a device that is not there yet.
     pub(super) fallback_mac: MacAddr,
     pub(super) readiness: Readiness,
+    pub(super) meters: Meters,
     pub(super) report: Report,
     pub(super) lock: InstanceLock,
 }
@@ -118,6 +123,7 @@ impl Agent {
             uplink,
             fallback_mac,
             readiness,
+            meters,
             mut report,
             lock,
         } = parts;
@@ -125,6 +131,7 @@ impl Agent {
         let acceptance = Acceptance::new(&args);
         let pods = Pods::new(&args);
         let bpf = Bpf::new(&args, &config);
+        let traffic = Traffic::start(args.iptables_resync);
         Self {
             state: State::new(config, uplink, fallback_mac),
             observed: Observed::default(),
@@ -143,9 +150,11 @@ impl Agent {
             finder,
             bpf,
             acceptance,
-            masquerade: Masquerade::default(),
+            traffic,
             pods,
             readiness,
+            meters,
+            notice: Notice::default(),
             report,
         }
     }
@@ -160,6 +169,10 @@ impl Agent {
     pub(super) async fn own(&mut self, lease: &Lease) {
         self.state.set_own_subnet(Some(lease.subnet));
         self.report.subnet(&lease.subnet.to_string());
+        let rules = traffic::rules(&self.args, self.state.config(), lease.subnet);
+        self.traffic.want(rules);
+        // Whoever reads subnet.env relies on them.
+        self.traffic.tried().await;
         self.until_settled(|agent| agent.told.is_some()).await;
     }
 
@@ -184,6 +197,7 @@ impl Agent {
         let Some(mut sources) = self.sources.take() else {
             bail!("the agent has no sources of events");
         };
+        Notice::ready();
         let mut tick = interval(self.args.resync_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut guard = interval(GUARD);
@@ -204,6 +218,7 @@ impl Agent {
                 },
                 _ = tick.tick() => batch.look = Look::Everywhere,
                 _ = guard.tick() => {
+                    self.notice.alive();
                     self.look_again().await;
                     self.guard_programs().await;
                     self.report.store(&sources.store.contact());
@@ -245,6 +260,7 @@ impl Agent {
             };
         }
         self.readiness.set(false);
+        Notice::stopping();
         self.report.stopped();
         info!("stopped; the datapath goes on");
         Ok(())

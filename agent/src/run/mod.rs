@@ -4,13 +4,15 @@ mod acceptance;
 mod agent;
 mod bpf;
 mod failures;
-mod masquerade;
+mod metrics;
+mod notice;
 mod outlook;
 mod pass;
 mod patience;
 mod pods;
 mod report;
 mod start;
+mod traffic;
 mod uplink;
 
 use std::ffi::OsString;

@@ -62,6 +62,7 @@ impl Agent {
 
     /// Observes, plans and carries out.
     pub(super) async fn reconcile(&mut self, look: Look, subnets: &BTreeSet<Subnet>) {
+        let begin = Instant::now();
         let device = self.state.device().name;
         if look >= Look::Kernel {
             let network = self.state.config().network;
@@ -92,6 +93,7 @@ impl Agent {
         };
         self.unmapped.extend(unmapped);
         let written = self.carry_out(&device, &ops).await;
+        self.meters.pass(begin.elapsed(), ops.len());
         let seen = look == Look::Everywhere && self.observed.maps.is_some();
         if seen && written && self.state.is_complete() {
             self.bpf.peers_are_written();
@@ -232,15 +234,11 @@ impl Agent {
         }
     }
 
-    /// Makes sure of masquerading, and of what permits rest on.
+    /// Asks after flannel's rules, and makes sure of what permits rest on.
     async fn assert_netfilter(&mut self) {
         if let Some(own_subnet) = self.state.own_subnet() {
+            self.traffic.trouble(&mut self.failures);
             let network = self.state.config().network;
-            if self.args.ip_masq {
-                self.masquerade
-                    .assert(network, own_subnet, &mut self.failures)
-                    .await;
-            }
             self.acceptance
                 .assert(network, own_subnet, &mut self.failures)
                 .await;
@@ -384,10 +382,22 @@ impl Agent {
         }
     }
 
+    /// What the agent does, for `systemctl status`.
+    fn in_a_line(&self) -> String {
+        let subnet = self.state.own_subnet();
+        let subnet = subnet.map_or_else(|| "no lease".to_owned(), |subnet| subnet.to_string());
+        let peers = self.state.peers().len();
+        match self.bpf.mode() {
+            (mode, None) => format!("{subnet}, {peers} peers, packets by {mode}"),
+            (mode, Some(why)) => format!("{subnet}, {peers} peers, packets by {mode}: {why}"),
+        }
+    }
+
     fn tell_people(&mut self) {
         let complete = self.state.is_complete();
         let ready = self.failures.is_empty() && complete && self.told.is_some();
         self.readiness.set(ready);
+        self.notice.status(self.in_a_line());
         self.report.pass(&Outcome {
             bpf: &self.bpf,
             acceptance: &self.acceptance,

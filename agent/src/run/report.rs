@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use tokio::sync::watch;
 use tracing::warn;
 use twill_abi::{ABI_VERSION, FastPath};
 use twill_core::config::NetworkConfig;
@@ -37,6 +39,7 @@ pub(super) struct Report {
     path: PathBuf,
     status: Status,
     written: Option<Status>,
+    told: watch::Sender<Arc<Status>>,
 }
 
 impl Report {
@@ -83,9 +86,15 @@ impl Report {
         };
         Ok(Self {
             path,
+            told: watch::Sender::new(Arc::new(status.clone())),
             status,
             written: None,
         })
+    }
+
+    /// The status, whenever it changes.
+    pub(super) fn follow(&self) -> watch::Receiver<Arc<Status>> {
+        self.told.subscribe()
     }
 
     /// The store did not answer, or not well.
@@ -192,6 +201,7 @@ impl Report {
         if self.written.as_ref() == Some(&self.status) {
             return;
         }
+        self.told.send_replace(Arc::new(self.status.clone()));
         // The node works without its status; whoever asks for it sees that it is old.
         if let Err(error) = status::write(&self.path, &self.status) {
             warn!(error = chain(&error), "status not written");

@@ -4,6 +4,7 @@
 //! before the first complete list of leases.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -17,12 +18,14 @@ use twill_core::subnet::Subnet;
 use twill_core::vtep::MacAddr;
 
 use super::agent::{Agent, Parts, Sources};
+use super::metrics::{Meters, Metrics};
 use super::patience::until_done;
 use super::report::Report;
 use super::uplink::Finder;
-use crate::admin::{self, Readiness};
+use crate::admin::{self, Readiness, Told};
 use crate::args::AgentArgs;
 use crate::datapath::chain;
+use crate::datapath::pins::Pins;
 use crate::files::{InstanceLock, LockError, host, subnet_env};
 use crate::netlink::Netlink;
 use crate::netlink::monitor::{Monitor, RECEIVE_BUFFER_BYTES, Watch};
@@ -30,6 +33,9 @@ use crate::store::server::ServerStore;
 
 /// Events that wait for the state's owner before their sources wait.
 const EVENTS: usize = 1024;
+
+/// How many looks at everything an agent may miss before nobody takes it for ready any more.
+const LOOKS_MISSED: u32 = 3;
 
 /// How long an agent that is just stopping may take.
 const PREDECESSOR: Duration = Duration::from_secs(5);
@@ -57,15 +63,21 @@ pub(super) async fn start(
     stop: &CancellationToken,
 ) -> Result<Agent> {
     let lock = take_lock(args).await?;
-    let readiness = Readiness::default();
-    if args.healthz_port > 0 {
-        let stopped = stop.clone().cancelled_owned();
-        let (ip, port) = (args.healthz_ip, args.healthz_port);
-        let health = admin::serve(ip, port, readiness.clone(), stopped).await?;
-        tokio::spawn(health);
-    }
+    let readiness = Readiness::new(LOOKS_MISSED * args.resync_interval);
+    let meters = Meters::default();
     let mut report = Report::new(args, lease_server)?;
     report.write();
+    if args.healthz_port > 0 {
+        let stopped = stop.clone().cancelled_owned();
+        let pins = Pins::new(&args.bpffs, &args.instance);
+        let metrics = Metrics::new(report.follow(), &meters, pins);
+        let told = Told {
+            ready: readiness.clone(),
+            metrics: Arc::new(move || metrics.text()),
+        };
+        let health = admin::serve(args.healthz_ip, args.healthz_port, told, stopped).await?;
+        tokio::spawn(health);
+    }
 
     let netlink = Netlink::connect().context("talk to the kernel")?;
     let store = ServerStore::new(lease_server)?;
@@ -107,6 +119,7 @@ pub(super) async fn start(
         uplink,
         fallback_mac,
         readiness,
+        meters,
         report,
         lock,
     });

@@ -1,5 +1,6 @@
 //! `twilld` on a node, and `twillctl` asking it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::iter;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub struct Agent {
     flags: Vec<String>,
     /// Where the daemon looks for programs before anywhere else.
     programs: Option<PathBuf>,
+    /// Variables of its environment.
+    variables: Vec<(String, OsString)>,
 }
 
 impl Agent {
@@ -56,6 +59,7 @@ impl Agent {
             lease_server: lease_server.to_owned(),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
             programs: None,
+            variables: Vec::new(),
         }
     }
 
@@ -67,6 +71,11 @@ impl Agent {
     /// Has the daemon started so from now on that it finds this folder's programs before others.
     pub fn set_programs(&mut self, folder: &Path) {
         self.programs = Some(folder.to_owned());
+    }
+
+    /// Has the daemon started with this variable in its environment from now on.
+    pub fn set_variable(&mut self, name: &str, value: impl Into<OsString>) {
+        self.variables.push((name.to_owned(), value.into()));
     }
 
     /// Starts the daemon, for the first time or again, and does not wait.
@@ -81,6 +90,7 @@ impl Agent {
             .arg("--run-dir")
             .arg(self.run_dir())
             .args(&self.flags);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if let Some(first) = &self.programs {
             let path = std::env::var_os("PATH").unwrap_or_default();
             let folders = iter::once(first.clone()).chain(std::env::split_paths(&path));

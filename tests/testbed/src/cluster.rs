@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use ipnetwork::Ipv4Network;
 
 use crate::agent::Agent;
-use crate::lease_server::LeaseServer;
+use crate::lease_server::{LeaseServer, usual_config};
 use crate::netns::Prefix;
 use crate::pod::Pod;
 use crate::subnet_env::SubnetEnv;
@@ -67,10 +67,15 @@ pub struct Cluster {
 impl Cluster {
     /// An underlay and a lease server, no nodes yet.
     pub fn new(prefix: Prefix, options: UnderlayOptions) -> Result<Self> {
+        Self::with_config(prefix, options, &usual_config())
+    }
+
+    /// The same with this text as `net-conf.json`.
+    pub fn with_config(prefix: Prefix, options: UnderlayOptions, config: &str) -> Result<Self> {
         let underlay = Underlay::with(prefix, options)?;
         Ok(Self {
             members: Vec::new(),
-            lease_server: LeaseServer::start(&underlay)?,
+            lease_server: LeaseServer::start_with(&underlay, config)?,
             underlay,
         })
     }
@@ -104,8 +109,12 @@ impl Cluster {
     /// Starts an agent with these flags on a node that was made, and perhaps prepared, before;
     /// returns once it is ready.
     pub fn add_agent(&mut self, node: Node, flags: &[&str]) -> Result<&mut Member> {
-        let url = self.lease_server.url();
-        let mut agent = Agent::new(&node, &url, flags);
+        let agent = Agent::new(&node, &self.lease_server.url(), flags);
+        self.add_prepared(node, agent)
+    }
+
+    /// The same with an agent that was prepared as well and is not started yet.
+    pub fn add_prepared(&mut self, node: Node, mut agent: Agent) -> Result<&mut Member> {
         let started = agent.start_again().and_then(|()| agent.wait_ready());
         self.explained(started).with_context(|| agent.log_tail())?;
         // Pods leave the node under their own addresses, as where the node masquerades what

@@ -33,7 +33,8 @@ const OURS: [&str; 4] = [
     "nf_conntrack_tcp_timeout_max_retrans",
 ];
 
-/// Every table but ours, and the rest of what is configured.
+/// Every table but ours, and the rest of what is configured, flannel's own chain aside. What
+/// `iptables` of the newer kind has in the table `ip filter`, `iptables-save` tells.
 fn configured(node: &Node) -> Result<Vec<String>> {
     let run = |words: &str| {
         let words: Vec<_> = words.split_whitespace().collect();
@@ -42,7 +43,7 @@ fn configured(node: &Node) -> Result<Vec<String>> {
     let tables = run("nft list tables")?;
     let mut state: Vec<String> = tables
         .lines()
-        .filter(|table| *table != "table inet twill")
+        .filter(|table| !["table inet twill", "table ip filter"].contains(table))
         .map(|table| run(&format!("nft list {table}")))
         .collect::<Result<_>>()?;
     for words in [
@@ -54,12 +55,14 @@ fn configured(node: &Node) -> Result<Vec<String>> {
     ] {
         state.push(run(words)?);
     }
-    Ok(state.iter().map(|text| without_times(text)).collect())
+    Ok(state.iter().map(|text| of_others(text)).collect())
 }
 
 /// `iptables-save` says when it ran.
-fn without_times(text: &str) -> String {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
+fn of_others(text: &str) -> String {
+    let lines = text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.contains("FLANNEL-FWD"));
     lines.collect::<Vec<_>>().join("\n")
 }
 

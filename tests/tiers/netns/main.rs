@@ -8,7 +8,9 @@ mod acceptance;
 mod agent_daemon;
 mod agent_datapath;
 mod ctl;
-mod masquerade;
+
+mod health;
 mod netlink;
 mod pods;
 mod testbed;
+mod traffic_rules;

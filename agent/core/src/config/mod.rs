@@ -51,6 +51,8 @@ pub struct NetworkConfig {
     pub subnet_min: Ipv4Addr,
     /// Network address of the highest subnet to lease.
     pub subnet_max: Ipv4Addr,
+    /// Whether flannel's rules are written by nftables instead of iptables.
+    pub nftables: bool,
     /// The backend.
     pub backend: VxlanConfig,
     /// What the text says and has no effect, each a sentence for the log.
@@ -126,9 +128,7 @@ impl NetworkConfig {
 
         let mut warnings = Vec::new();
         check_families(&fields)?;
-        if fields.boolean("EnableNFTables", false)? {
-            warnings.push(format!("EnableNFTables is true: {NOT_YET}, ignored"));
-        }
+        let nftables = fields.boolean("EnableNFTables", false)?;
         for key in IPV6_KEYS {
             if fields.last(key).is_some() {
                 warnings.push(format!("{key}: IPv6 is {NOT_YET}, ignored"));
@@ -145,6 +145,7 @@ impl NetworkConfig {
             subnet_len,
             subnet_min,
             subnet_max,
+            nftables,
             backend,
             warnings,
         })

@@ -126,16 +126,16 @@ pub(super) fn read(reader: &Reader) -> Result<BTreeMap<String, View>> {
 
 /// How many records are in each state.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub(super) struct PermitCounts {
-    pub(super) live: u32,
-    pub(super) half: u32,
-    pub(super) expired: u32,
-    pub(super) tombstone: u32,
-    pub(super) garbage: u32,
+pub(crate) struct PermitCounts {
+    pub(crate) live: u32,
+    pub(crate) half: u32,
+    pub(crate) expired: u32,
+    pub(crate) tombstone: u32,
+    pub(crate) garbage: u32,
 }
 
 /// Counts the records.
-pub(super) fn count(reader: &Reader) -> Result<PermitCounts> {
+pub(crate) fn count(reader: &Reader) -> Result<PermitCounts> {
     let records = reader.permits().list().context("read the permits")?;
     let now_ns = monotonic_ns()?;
     let mut counts = PermitCounts::default();

@@ -90,7 +90,8 @@ COMMIT
     ))
 }
 
-/// Where the chains begin, and flannel's own rules.
+/// Where the chains begin, and flannel's own rules. kube-proxy puts what it drops before
+/// everybody else's rules, whoever was there first.
 pub(super) fn hooks() -> String {
     format!(
         "*nat
@@ -101,7 +102,7 @@ pub(super) fn hooks() -> String {
 -A POSTROUTING -s {NETWORK} ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
 COMMIT
 *filter
--A FORWARD -j KUBE-FORWARD
+-I FORWARD -j KUBE-FORWARD
 -A FORWARD -s {NETWORK} -j ACCEPT
 -A FORWARD -d {NETWORK} -j ACCEPT
 COMMIT

@@ -50,6 +50,7 @@ fn defaults_are_flannels() {
         subnet_len: 24,
         subnet_min: Ipv4Addr::new(10, 3, 1, 0),
         subnet_max: Ipv4Addr::new(10, 3, 255, 0),
+        nftables: false,
         backend: default_backend(),
         warnings: Vec::new(),
     };
@@ -135,10 +136,6 @@ fn what_has_no_effect_is_said() {
             "Netwrok: unknown key, ignored",
         ),
         (
-            with(r#","EnableNFTables":true"#),
-            "EnableNFTables is true: not available yet, ignored",
-        ),
-        (
             with(r#","IPv6Network":"fc00::/48""#),
             "IPv6Network: IPv6 is not available yet, ignored",
         ),
@@ -150,7 +147,7 @@ fn what_has_no_effect_is_said() {
         assert_eq!(parse(&text).warnings, [expected], "{text}");
     }
     assert_eq!(
-        parse(&with(r#","EnableIPv6":false,"EnableNFTables":false"#)).warnings,
+        parse(&with(r#","EnableIPv6":false,"EnableNFTables":true"#)).warnings,
         [""; 0]
     );
 }

@@ -1,4 +1,5 @@
-//! `nft`, the program, run so that it can neither keep us waiting nor fail without a word.
+//! `nft` and `iptables`, the programs, run so that they can neither keep us waiting nor fail
+//! without a word.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,17 +8,15 @@ use thiserror::Error;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-/// Its name, searched in `PATH`.
-const PROGRAM: &str = "nft";
 /// The agent's loop waits for it, so it must not take long: one table is a matter of
 /// milliseconds, also beside tens of thousands of kube-proxy's rules.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How much of what it says is told.
 const SHOWN: usize = 300;
 
-/// What went wrong with `nft`.
+/// What went wrong with a program.
 #[derive(Debug, Error)]
-pub enum NftError {
+pub enum ProgramError {
     /// It could not be run.
     #[error("run {program:?}")]
     Run {
@@ -45,9 +44,21 @@ pub enum NftError {
     },
 }
 
-/// Runs `nft` with these arguments and this text as its input; gives what it prints.
-pub(super) async fn run(args: &[&str], input: &str) -> Result<Vec<u8>, NftError> {
-    run_program(PROGRAM, args, input, PATIENCE).await
+impl ProgramError {
+    /// Whether there is no such program.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Run { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+/// Runs a program that is searched in `PATH`, with these arguments and this text as its input;
+/// gives what it prints.
+pub(super) async fn run(
+    program: &str,
+    args: &[&str],
+    input: &str,
+) -> Result<Vec<u8>, ProgramError> {
+    run_program(program, args, input, PATIENCE).await
 }
 
 async fn run_program(
@@ -55,8 +66,8 @@ async fn run_program(
     args: &[&str],
     input: &str,
     patience: Duration,
-) -> Result<Vec<u8>, NftError> {
-    let failed = |source| NftError::Run {
+) -> Result<Vec<u8>, ProgramError> {
+    let failed = |source| ProgramError::Run {
         program: program.to_owned(),
         source,
     };
@@ -82,7 +93,7 @@ async fn run_program(
     };
     let output = tokio::time::timeout(patience, work)
         .await
-        .map_err(|_elapsed| NftError::Silent {
+        .map_err(|_elapsed| ProgramError::Silent {
             program: program.to_owned(),
             seconds: patience.as_secs(),
         })?
@@ -91,7 +102,7 @@ async fn run_program(
         return Ok(output.stdout);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(NftError::Refused {
+    Err(ProgramError::Refused {
         program: program.to_owned(),
         said: said.trim().chars().take(SHOWN).collect(),
     })
@@ -103,7 +114,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    async fn shell(script: &str, input: &str, patience: Duration) -> Result<Vec<u8>, NftError> {
+    async fn shell(script: &str, input: &str, patience: Duration) -> Result<Vec<u8>, ProgramError> {
         run_program("sh", &["-c", script], input, patience).await
     }
 
@@ -121,7 +132,7 @@ mod tests {
         let script = format!("echo $$ > {}; exec sleep 100", pid_file.display());
         let error = shell(&script, "", SECOND).await.unwrap_err();
         assert!(
-            matches!(error, NftError::Silent { seconds: 1, .. }),
+            matches!(error, ProgramError::Silent { seconds: 1, .. }),
             "{error}"
         );
         let pid = std::fs::read_to_string(&pid_file).unwrap();

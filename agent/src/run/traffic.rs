@@ -1,0 +1,110 @@
+//! Flannel's rules in netfilter, kept in force by a task of their own: `iptables` may have to wait
+//! for its lock longer than a lease may wait for its route.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use twill_core::config::NetworkConfig;
+use twill_core::subnet::Subnet;
+
+use super::failures::Failures;
+use crate::args::AgentArgs;
+use crate::netfilter::{Keeper, Tool, TrafficError, TrafficRules};
+
+/// How long pods wait for the rules. They are for what leaves the overlay: pods reach each other
+/// without them.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The rules that are wanted, and what became of them.
+pub(super) struct Traffic {
+    wanted: watch::Sender<Option<TrafficRules>>,
+    found: watch::Receiver<Found>,
+}
+
+/// How the last look ended.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    /// The rules that it was for.
+    rules: Option<TrafficRules>,
+    trouble: Option<Arc<TrafficError>>,
+}
+
+impl Traffic {
+    /// Looks at the rules every `period`, as soon as there are any to look at. Ends with what is
+    /// given.
+    pub(super) fn start(period: Duration) -> Self {
+        let (wanted, asked) = watch::channel(None);
+        let (told, found) = watch::channel(Found::default());
+        tokio::spawn(keep(asked, told, period));
+        Self { wanted, found }
+    }
+
+    /// The rules that are to be in force from now on.
+    pub(super) fn want(&self, rules: TrafficRules) {
+        self.wanted.send_if_modified(|wanted| {
+            let differs = *wanted != Some(rules);
+            *wanted = Some(rules);
+            differs
+        });
+    }
+
+    /// Waits until what is wanted was tried, though not for long.
+    pub(super) async fn tried(&mut self) {
+        let wanted = *self.wanted.borrow();
+        let tried = self.found.wait_for(|found| found.rules == wanted);
+        // What did not come to an end is told by `trouble`, later.
+        drop(timeout(PATIENCE, tried).await);
+    }
+
+    /// Tells why the rules are not in force, if they are not.
+    pub(super) fn trouble(&self, failures: &mut Failures) {
+        let found = self.found.borrow();
+        if let Some(trouble) = &found.trouble {
+            failures.add("traffic_rules", &**trouble);
+        }
+    }
+}
+
+/// What the flags and the network config ask for.
+pub(super) fn rules(args: &AgentArgs, config: &NetworkConfig, own_subnet: Subnet) -> TrafficRules {
+    TrafficRules {
+        tool: if config.nftables {
+            Tool::Nftables
+        } else {
+            Tool::Iptables
+        },
+        network: config.network,
+        own_subnet,
+        masquerade: args.ip_masq,
+        forward: args.iptables_forward_rules,
+        random_fully: !args.ip_masq_fully_random_disable,
+    }
+}
+
+async fn keep(
+    mut asked: watch::Receiver<Option<TrafficRules>>,
+    told: watch::Sender<Found>,
+    period: Duration,
+) {
+    let mut keeper = Keeper::default();
+    let mut tick = interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            changed = asked.changed() => if changed.is_err() {
+                return;
+            },
+            _ = tick.tick() => {}
+        }
+        let Some(rules) = *asked.borrow_and_update() else {
+            continue;
+        };
+        let trouble = keeper.keep(rules).await.err().map(Arc::new);
+        told.send_replace(Found {
+            rules: Some(rules),
+            trouble,
+        });
+    }
+}

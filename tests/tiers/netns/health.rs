@@ -1,0 +1,157 @@
+//! What the agent tells those who watch it: health and metrics over HTTP, and systemd.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use twill_testbed::agent::Agent;
+use twill_testbed::cluster::Cluster;
+use twill_testbed::netns::{Namespace, Prefix};
+use twill_testbed::topology::UnderlayOptions;
+use twill_testbed::traffic::{EchoServer, tcp_echo};
+use twill_testbed::wait::{wait_for, wait_until};
+use twill_testbed::world::{NODE_A, NODE_B};
+use twill_tests::required;
+
+/// "Within seconds", with room for a busy machine.
+const SECONDS: Duration = Duration::from_secs(20);
+const PORT: u16 = 10_245;
+const FLAGS: [&str; 3] = ["-healthz-port=10245", "-healthz-ip=127.0.0.1", "-ip-masq"];
+
+/// Status line and body.
+fn ask(node: &Namespace, path: &str) -> Result<(String, String)> {
+    let text = node.enter(|| -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", PORT))?;
+        stream.set_read_timeout(Some(SECONDS))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })??;
+    let (head, body) = text.split_once("\r\n\r\n").context("no HTTP")?;
+    let status = head.lines().next().unwrap_or_default();
+    Ok((status.to_owned(), body.to_owned()))
+}
+
+/// The value of a series, as it is written.
+fn metric(text: &str, series: &str) -> Result<f64> {
+    let found = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    let value = found.with_context(|| format!("no {series} in\n{text}"))?;
+    Ok(value.parse()?)
+}
+
+#[test]
+fn readiness_and_metrics_tell_what_is_so() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    for (label, address) in [("a", NODE_A), ("b", NODE_B)] {
+        cluster
+            .add_node_with(label, address, &FLAGS)?
+            .add_pod("1")?;
+    }
+    cluster.wait_mesh()?;
+    let [a, b] = &mut cluster.members[..] else {
+        unreachable!("two nodes were added");
+    };
+    let (from, to) = (a.pods[0].namespace(), b.pods[0].address());
+    let node = a.node.namespace();
+    let ready = || ask(node, "/readyz");
+    wait_until("the node is ready", SECONDS, || {
+        ready().is_ok_and(|(status, body)| {
+            status.contains("200") && body.contains("flanneld is ready")
+        })
+    })?;
+    let _echo = EchoServer::start(b.pods[0].namespace())?;
+    let fast = "twill_packets_total{program=\"from_pod\",reason=\"fast\"}";
+    let text = wait_for("fast packets are counted", SECONDS, || {
+        tcp_echo(from, to, 1 << 20)?;
+        let (_, text) = ask(node, "/metrics")?;
+        Ok((metric(&text, fast)? > 0.0).then_some(text))
+    })?;
+    for (series, least) in [
+        ("twill_ready", 1.0),
+        ("twill_mode{mode=\"bpf\"}", 1.0),
+        ("twill_fast_path{mode=\"permit\"}", 1.0),
+        ("twill_peers", 1.0),
+        ("twill_pods{fast=\"may_be\"}", 1.0),
+        ("twill_attached_programs", 5.0),
+        ("twill_store_connected", 1.0),
+        ("twill_store_complete", 1.0),
+        ("twill_permits{state=\"tombstone\"}", 1.0),
+        ("twill_reconcile_passes_total", 1.0),
+        ("twill_reconcile_steps_total", 1.0),
+        ("twill_reconcile_seconds_count", 1.0),
+    ] {
+        let value = metric(&text, series)?;
+        ensure!(value >= least, "{series} is {value}");
+    }
+    let sent = format!("twill_vtep_sent_packets_total{{vtep=\"{NODE_B}\"}}");
+    ensure!(metric(&text, &sent)? > 0.0, "{sent}");
+    ensure!(text.ends_with("# EOF\n"), "{text}");
+
+    // The lease server is away: the node is as it should be, and says what is missing.
+    cluster.lease_server.kill()?;
+    wait_until("metrics tell that the store is away", SECONDS, || {
+        let connected = |text: String| metric(&text, "twill_store_connected");
+        ask(node, "/metrics").is_ok_and(|(_, text)| connected(text).is_ok_and(|it| it == 0.0))
+    })?;
+    ensure!(ready()?.0.contains("200"), "{:?}", ready()?);
+    // The uplink that was asked for is gone.
+    node.run(&["ip", "link", "set", "eth0", "name", "eth9"])?;
+    wait_until("the node is not ready", SECONDS, || {
+        ready().is_ok_and(|(status, body)| {
+            status.contains("503") && body.contains("flanneld is not ready yet")
+        })
+    })?;
+    Ok(())
+}
+
+#[test]
+fn systemd_is_told_when_it_asks() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    let path = node.directory().join("notify");
+    let socket = UnixDatagram::bind(&path)?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let mut agent = Agent::new(&node, &cluster.lease_server.url(), &[]);
+    agent.set_variable("NOTIFY_SOCKET", &path);
+    // So that the agent takes the watchdog for its own.
+    agent.set_variable("WATCHDOG_USEC", "3000000");
+    agent.start_again()?;
+    let mut heard = String::new();
+    let mut hear = |what: &str| {
+        let seen = |heard: &str| heard.lines().any(|line| line.starts_with(what));
+        wait_until(&format!("{what} is heard"), SECONDS, || {
+            let mut buffer = [0; 4096];
+            match socket.recv(&mut buffer) {
+                Ok(length) => {
+                    heard.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                    heard.push('\n');
+                }
+                Err(error) => assert!(
+                    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+                    "{error}"
+                ),
+            }
+            seen(&heard)
+        })
+    };
+    hear("READY=1")?;
+    ensure!(agent.subnet_file().exists(), "ready without subnet.env");
+    hear("WATCHDOG=1")?;
+    hear("STATUS=10.244.")?;
+    agent.stop()?;
+    hear("STOPPING=1")
+}

@@ -1,0 +1,305 @@
+//! Flannel's masquerade and forward rules, by iptables of both kinds and by nftables: what leaves
+//! the overlay goes out under the node's address, what stays in it keeps its own and may be fast.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use twill_testbed::agent::Agent;
+use twill_testbed::cluster::Cluster;
+use twill_testbed::netns::{Namespace, Prefix};
+use twill_testbed::topology::{Node, UnderlayOptions};
+use twill_testbed::traffic::{EchoServer, ping, tcp_echo};
+use twill_testbed::wait::wait_until;
+use twill_testbed::world::{NETWORK, NODE_A, NODE_B, PORT, VNI};
+use twill_tests::required;
+
+/// "Within seconds", with room for a busy machine.
+const SECONDS: Duration = Duration::from_secs(15);
+const NODES: [(&str, std::net::Ipv4Addr); 2] = [("a", NODE_A), ("b", NODE_B)];
+const FLAGS: [&str; 2] = ["--ip-masq", "--iptables-resync=1"];
+
+#[test]
+fn by_nftables_the_overlay_keeps_its_addresses_and_the_rules_come_back() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let config = json!({
+        "Network": NETWORK,
+        "EnableNFTables": true,
+        "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
+    });
+    let mut cluster = Cluster::with_config(
+        Prefix::unique(),
+        UnderlayOptions::default(),
+        &config.to_string(),
+    )?;
+    for (label, address) in NODES {
+        let member = cluster.add_node_with(label, address, &FLAGS)?;
+        // As CNI plugins read it, not as the testbed would have it.
+        member.env = member.agent.subnet_env()?;
+        ensure!(member.env.ip_masq, "subnet.env says {:?}", member.env);
+        member.add_pod("pod")?;
+    }
+    cluster.wait_mesh()?;
+    let (a, b) = (&cluster.members[0], &cluster.members[1]);
+    let from = a.pods[0].namespace();
+    let to = b.pods[0].address();
+    let _server = EchoServer::start(b.pods[0].namespace())?;
+
+    let fast = || -> Result<u64> { a.agent.counters()?.packets("from_pod", "fast") };
+    wait_until("pod to pod is fast", SECONDS, || {
+        tcp_echo(from, to, 1 << 20).is_ok() && fast().is_ok_and(|packets| packets > 0)
+    })?;
+    // Nobody out there knows the way to a pod.
+    ping(from, cluster.lease_server.address(), 100)?;
+
+    let node = a.node.namespace();
+    let golden = golden_table(&a.env.prefix().to_string());
+    let listed = || node.run(&["nft", "list", "table", "ip", "flannel-ipv4"]);
+    ensure!(
+        listed()? == golden,
+        "found\n{}\nexpected\n{golden}",
+        listed()?
+    );
+    node.run(&["nft", "delete", "table", "ip", "flannel-ipv4"])?;
+    wait_until("the table is back", SECONDS, || {
+        listed().is_ok_and(|text| text == golden)
+    })?;
+    let text = fs::read_to_string(a.agent.subnet_file())?;
+    ensure!(text.ends_with("FLANNEL_IPMASQ=true\n"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn by_iptables_of_the_nf_tables_kind() -> Result<()> {
+    by_iptables("nft")
+}
+
+#[test]
+fn by_iptables_of_the_legacy_kind() -> Result<()> {
+    by_iptables("legacy")
+}
+
+fn by_iptables(kind: &str) -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    for (label, address) in NODES {
+        let node = cluster.underlay.join(label, address)?;
+        let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
+        agent.set_programs(&programs(&node, kind)?);
+        // Of the other mode, as an operator leaves it who tried both.
+        let leftover = ["nft", "add", "table", "ip", "flannel-ipv4"];
+        node.namespace().run(&leftover)?;
+        cluster.add_prepared(node, agent)?.add_pod("pod")?;
+    }
+    cluster.wait_mesh()?;
+    let member = &cluster.members[0];
+    let (own, node) = (member.env.prefix().to_string(), member.node.namespace());
+    let from = member.pods[0].namespace();
+    ping(from, cluster.members[1].pods[0].address(), 100)?;
+    ping(from, cluster.lease_server.address(), 100)?;
+    ensure!(
+        node.run(&["nft", "list", "table", "ip", "flannel-ipv4"])
+            .is_err(),
+        "the other mode's table is still there"
+    );
+
+    let iptables = Iptables { node, kind };
+    iptables.expect(&own, " --random-fully")?;
+    // Somebody else's rules stay, before ours and after them.
+    iptables.run(&["-A", "POSTROUTING", "-s", "203.0.113.1/32", "-j", "ACCEPT"])?;
+    for meddling in [
+        &["-F", "FLANNEL-POSTRTG"][..],
+        &["-D", "FLANNEL-POSTRTG", "3"],
+        &["-I", "FLANNEL-POSTRTG", "-j", "RETURN"],
+        &[
+            "-D",
+            "POSTROUTING",
+            "-m",
+            "comment",
+            "--comment",
+            "flanneld masq",
+            "-j",
+            "FLANNEL-POSTRTG",
+        ],
+        &[
+            "-A",
+            "POSTROUTING",
+            "-m",
+            "comment",
+            "--comment",
+            "flanneld masq",
+            "-j",
+            "FLANNEL-POSTRTG",
+        ],
+    ] {
+        iptables.run(meddling)?;
+        wait_until(&format!("{meddling:?} is made good"), SECONDS, || {
+            iptables.expect(&own, " --random-fully").is_ok()
+        })?;
+        ensure!(
+            iptables
+                .run(&["-S", "POSTROUTING"])?
+                .contains("203.0.113.1/32"),
+            "somebody else's rule is gone after {meddling:?}"
+        );
+    }
+    replaced_without_a_moment_without(&mut cluster, kind, &own)
+}
+
+/// A start with other rules, while somebody looks all the time.
+fn replaced_without_a_moment_without(cluster: &mut Cluster, kind: &str, own: &str) -> Result<()> {
+    let member = &mut cluster.members[0];
+    let iptables = Iptables {
+        node: member.node.namespace(),
+        kind,
+    };
+    let done = AtomicBool::new(false);
+    let looks = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| -> Result<u32> {
+            let mut looks = 0;
+            while !done.load(Ordering::Relaxed) {
+                let chain = iptables.run(&["-S", "FLANNEL-POSTRTG"])?;
+                ensure!(chain.lines().count() == 7, "a moment of\n{chain}");
+                let hook = iptables.run(&["-S", "POSTROUTING"])?;
+                ensure!(hook.contains("FLANNEL-POSTRTG"), "a moment of\n{hook}");
+                looks += 1;
+            }
+            Ok(looks)
+        });
+        let replaced = (|| {
+            for disabled in [true, false, true] {
+                let mut flags = FLAGS.to_vec();
+                flags.extend(disabled.then_some("--ip-masq-fully-random-disable"));
+                member.agent.stop()?;
+                member.agent.set_flags(&flags);
+                member.agent.start_again()?;
+                member.agent.wait_ready()?;
+                iptables.expect(own, if disabled { "" } else { " --random-fully" })?;
+            }
+            Ok(())
+        })();
+        done.store(true, Ordering::Relaxed);
+        let looks = match looking.join() {
+            Ok(looks) => looks,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        replaced.and(looks)
+    })?;
+    ensure!(looks > 10, "only {looks} looks");
+    Ok(())
+}
+
+/// A folder with `iptables` of one kind, as `update-alternatives` would make it.
+fn programs(node: &Node, kind: &str) -> Result<PathBuf> {
+    let folder = node.directory().join("bin");
+    fs::create_dir(&folder)?;
+    for suffix in ["", "-restore", "-save"] {
+        let program = PathBuf::from(format!("/usr/sbin/iptables-{kind}{suffix}"));
+        ensure!(program.exists(), "no {}", program.display());
+        symlink(program, folder.join(format!("iptables{suffix}")))?;
+    }
+    Ok(folder)
+}
+
+struct Iptables<'a> {
+    node: &'a Namespace,
+    kind: &'a str,
+}
+
+impl Iptables<'_> {
+    /// Works on the table `nat`.
+    fn run(&self, words: &[&str]) -> Result<String> {
+        self.on("nat", words)
+    }
+
+    fn on(&self, table: &str, words: &[&str]) -> Result<String> {
+        let program = format!("iptables-{}", self.kind);
+        let begin = [program.as_str(), "--wait", "-t", table];
+        self.node.run(&[&begin, words].concat())
+    }
+
+    /// The chains are what flannel's own end-to-end tests want (flannel 0.28.9, `e2e/`), and one
+    /// jump leads to each, after all other rules.
+    fn expect(&self, own: &str, random: &str) -> Result<()> {
+        let masquerade = golden_chain(own, random);
+        let found = self.run(&["-S", "FLANNEL-POSTRTG"])?;
+        ensure!(
+            found == masquerade,
+            "found\n{found}\nexpected\n{masquerade}"
+        );
+        let forward = format!(
+            "-N FLANNEL-FWD\n\
+             -A FLANNEL-FWD -s {NETWORK} -m comment --comment \"flanneld forward\" -j ACCEPT\n\
+             -A FLANNEL-FWD -d {NETWORK} -m comment --comment \"flanneld forward\" -j ACCEPT\n"
+        );
+        let found = self.on("filter", &["-S", "FLANNEL-FWD"])?;
+        ensure!(found == forward, "found\n{found}\nexpected\n{forward}");
+        for (table, hook, jump) in [
+            (
+                "nat",
+                "POSTROUTING",
+                "-A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG",
+            ),
+            (
+                "filter",
+                "FORWARD",
+                "-A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD",
+            ),
+        ] {
+            let found = self.on(table, &["-S", hook])?;
+            let jumps = found.lines().filter(|line| *line == jump).count();
+            ensure!(jumps == 1, "{jumps} jumps in\n{found}");
+        }
+        Ok(())
+    }
+}
+
+fn golden_chain(own: &str, random: &str) -> String {
+    let masq = "-m comment --comment \"flanneld masq\" -j";
+    let chain = "-A FLANNEL-POSTRTG";
+    format!(
+        "-N FLANNEL-POSTRTG
+{chain} -m mark --mark 0x4000/0x4000 {masq} RETURN
+{chain} -s {own} -d {NETWORK} {masq} RETURN
+{chain} -s {NETWORK} -d {own} {masq} RETURN
+{chain} ! -s {NETWORK} -d {own} {masq} RETURN
+{chain} -s {NETWORK} ! -d 224.0.0.0/4 {masq} MASQUERADE{random}
+{chain} ! -s {NETWORK} -d {NETWORK} {masq} MASQUERADE{random}
+"
+    )
+}
+
+/// What flannel's own end-to-end tests want `nft` to print (flannel 0.28.9, `e2e/`).
+fn golden_table(own: &str) -> String {
+    format!(
+        "table ip flannel-ipv4 {{
+\tcomment \"rules for flannel-ipv4\"
+\tchain postrtg {{
+\t\tcomment \"chain to manage traffic masquerading by flannel\"
+\t\ttype nat hook postrouting priority srcnat; policy accept;
+\t\tmeta mark 0x00004000 return
+\t\tip saddr {own} ip daddr {NETWORK} return
+\t\tip saddr {NETWORK} ip daddr {own} return
+\t\tip saddr != {own} ip daddr {NETWORK} return
+\t\tip saddr {NETWORK} ip daddr != 224.0.0.0/4 masquerade fully-random
+\t\tip saddr != {NETWORK} ip daddr {NETWORK} masquerade fully-random
+\t}}
+
+\tchain forward {{
+\t\tcomment \"chain to accept flannel traffic\"
+\t\ttype filter hook forward priority filter; policy accept;
+\t\tip saddr {NETWORK} accept
+\t\tip daddr {NETWORK} accept
+\t}}
+}}
+"
+    )
+}
