@@ -50,6 +50,14 @@ pub fn owns(permit: &Permit) -> bool {
     is_direct(permit) && permit.state == PERMIT_LIVE
 }
 
+/// Whether a record of this kind carries nothing any more: it was idle for too long, or its VTEP's
+/// index is another's.
+#[inline(always)]
+pub fn is_spent(permit: &Permit, now: u64) -> bool {
+    let same = route::vtep(permit.vtep).is_some_and(|v| v.generation == permit.vtep_generation);
+    permit.state == PERMIT_LIVE && (now >= permit.out_until_ns || !same)
+}
+
 /// Keeps a record that is in use; one write in half the idle time.
 #[inline(always)]
 pub fn keep(permit: &mut Permit, now: u64) {

@@ -92,7 +92,12 @@ fn goes_direct(
         open(pod, packet.ifindex(), now);
     }
     if let Some(permit) = maps::permit(pod) {
-        return (direct::is_direct(permit), false);
+        let is_direct = direct::is_direct(permit);
+        if !is_direct || !direct::is_spent(permit, now) {
+            return (is_direct, false);
+        }
+        // Kept, it would hold the flow on the stack and hide from it what netfilter says.
+        permit::end(pod);
     }
     let opened = direct::open_out(packet, config, flow, pod, ethernet, now).is_ok();
     (opened, opened)

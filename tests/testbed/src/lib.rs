@@ -15,6 +15,7 @@ pub mod counters;
 pub mod daemon;
 pub mod directory;
 pub mod forge;
+pub mod gso;
 pub mod lease_server;
 pub mod netns;
 pub mod packet;

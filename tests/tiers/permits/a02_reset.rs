@@ -14,7 +14,7 @@ use crate::talk::{Ends, reset_on_drop};
 /// Between 2 and 4 GiB: `before()` of conntrack looks at 32 bits.
 const LENGTH: u64 = 3 << 30;
 const CHUNK: usize = 1 << 20;
-const RESET: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 const SETTINGS: [&str; 2] = [
     "net.netfilter.nf_conntrack_tcp_be_liberal",
     "net.netfilter.nf_conntrack_tcp_ignore_invalid_rst",
@@ -22,7 +22,7 @@ const SETTINGS: [&str; 2] = [
 
 /// Reads to the end: whether it came as a reset, and how many bytes before.
 fn drain(mut stream: TcpStream) -> Result<(bool, u64)> {
-    stream.set_read_timeout(Some(RESET))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut buffer = vec![0; CHUNK];
     let mut total = 0;
     loop {
@@ -30,6 +30,7 @@ fn drain(mut stream: TcpStream) -> Result<(bool, u64)> {
             Ok(0) => return Ok((false, total)),
             Ok(length) => total += u64::try_from(length)?,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok((true, total)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => bail!("after {total} bytes: {error}"),
         }
     }
@@ -37,7 +38,7 @@ fn drain(mut stream: TcpStream) -> Result<(bool, u64)> {
 
 /// Sends it all and resets the connection.
 fn send_and_reset(mut stream: TcpStream) -> Result<()> {
-    stream.set_write_timeout(Some(RESET))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     let chunk = vec![7; CHUNK];
     let mut sent = 0;
     while sent < LENGTH {
@@ -70,10 +71,12 @@ fn reset_arrives(lab: &Lab, client_sends: bool) -> Result<()> {
             Ok(received) => received,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        sent.context("send")?;
+        // Who receives knows more of what went wrong than who sends.
         received
+            .context("receive")
+            .and_then(|received| sent.context("send").map(|()| received))
     });
-    let (reset, total) = received.context("receive")?;
+    let (reset, total) = received?;
     ensure!(reset, "no reset after {total} bytes");
     // What was in flight when the reset was sent is lost on any network.
     ensure!(total > LENGTH * 3 / 4, "{total} bytes were received");

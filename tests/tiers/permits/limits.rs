@@ -120,7 +120,8 @@ fn send(mut stream: &TcpStream, stop: &AtomicBool) -> Result<()> {
     while !stop.load(Ordering::Relaxed) {
         match stream.write(&data) {
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -142,7 +143,8 @@ fn receive(mut stream: TcpStream, stop: &AtomicBool, received: &AtomicU64) {
             Ok(length) => {
                 received.fetch_add(length as u64, Ordering::Relaxed);
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(_) => return,
         }
     }

@@ -47,6 +47,11 @@ impl Kind {
     /// The kernel, and every mode.
     pub(crate) const ALL: [Self; 3] = [Self::Stock, Self::Twill, Self::Direct];
 
+    /// The flags of its agents, and further ones.
+    pub(crate) fn flags_with<'a>(self, more: &[&'a str]) -> Vec<&'a str> {
+        [self.flags(), more].concat()
+    }
+
     fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Twill => &["--permit-time", "2", "--resync-interval", "1"],

@@ -1,7 +1,7 @@
 //! Both ends of one connection in one hand.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result};
@@ -29,8 +29,7 @@ impl Ends {
     }
 
     pub(crate) fn listen_on(namespace: &Namespace, port: u16) -> Result<TcpListener> {
-        let listen = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
-        let listener = namespace.enter(listen)?.context("listen")?;
+        let listener = super::server::listen(namespace, port)?;
         // Linux keeps to SO_RCVTIMEO in accept(2) as well; see socket(7).
         setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::new(5, 0))?;
         Ok(listener)

@@ -1,7 +1,7 @@
 //! A connection, or a connected UDP socket, of which every question is answered or noticed.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -157,6 +157,16 @@ impl Flow {
             seen: seen.parse()?,
         };
         Ok((number == self.asked).then_some(answer))
+    }
+}
+
+/// Receives a datagram. The system call may be interrupted where a process forks.
+pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<(usize, SocketAddr)> {
+    loop {
+        match socket.recv_from(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => return received.context("no answer"),
+        }
     }
 }
 

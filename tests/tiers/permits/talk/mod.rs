@@ -6,7 +6,7 @@ mod flow;
 mod server;
 
 pub(crate) use ends::{Ends, connect_from, reset_on_drop};
-pub(crate) use flow::Flow;
+pub(crate) use flow::{Flow, receive};
 pub(crate) use server::Server;
 
 use std::time::Duration;

@@ -12,11 +12,14 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use twill_testbed::netns::Namespace;
 use twill_testbed::pod::Pod;
+use twill_testbed::wait::wait_for;
 
 use super::flow::padded;
 use crate::rules::ECHO;
 
 const TICK: Duration = Duration::from_millis(50);
+/// How long a port may be held beyond its server's end.
+const HELD: Duration = Duration::from_secs(3);
 
 /// Answers every line of TCP and every datagram with its name and the sender's address and the
 /// question's number, as long as was asked for; until dropped.
@@ -47,9 +50,12 @@ impl Server {
 
     /// A server on this port, TCP and UDP.
     pub(crate) fn start(namespace: &Namespace, name: &str, port: u16) -> Result<Self> {
-        let listener = namespace.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))??;
+        let listener = listen(namespace, port)?;
         setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::new(0, 50_000))?;
-        let datagrams = namespace.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))??;
+        let bind = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
+        let datagrams = wait_for("the UDP port is free", HELD, || {
+            Ok(Some(namespace.enter(bind)??))
+        })?;
         datagrams.set_read_timeout(Some(TICK))?;
         let stop = Arc::new(AtomicBool::new(false));
         let (tcp, udp) = (Arc::clone(&stop), Arc::clone(&stop));
@@ -62,6 +68,15 @@ impl Server {
             ],
         })
     }
+}
+
+/// Listens on a port of the namespace. A program that starts at this moment may hold the socket
+/// of an earlier server for a little beyond its end.
+pub(super) fn listen(namespace: &Namespace, port: u16) -> Result<TcpListener> {
+    let bind = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+    wait_for("the TCP port is free", HELD, || {
+        Ok(Some(namespace.enter(bind)??))
+    })
 }
 
 impl Drop for Server {

@@ -270,3 +270,35 @@ fn a_record_belongs_to_its_veth() {
         );
     }
 }
+
+/// The lease has moved, or the flow was silent for too long: the record goes, a datagram makes
+/// the next one, and a connection in its middle is the stack's, which may learn a permit of it.
+#[test]
+fn a_spent_record_makes_room() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        let fresh = known(&lab, flow);
+        let moved = Permit {
+            vtep_generation: fresh.vtep_generation + 1,
+            ..fresh
+        };
+        let silent = Permit {
+            out_until_ns: PAST,
+            in_until_ns: PAST,
+            ..fresh
+        };
+        let sent = Inner::sent(&flow);
+        for spent in [moved, silent] {
+            let tables = direct_holding(&lab, &[spent]);
+            if protocol == PROTOCOL_UDP {
+                let case = carried("again", tables, &sent, &sent.clone().routed());
+                let made = record(&lab, flow);
+                check(&lab, &case.then(|flows| flows.file(made)));
+            } else {
+                let case = noted(&lab, "the stack's", tables, &sent, Reason::NoPermit);
+                check(&lab, &case.then(|flows| flows.forget(&spent)));
+            }
+        }
+    }
+}
