@@ -12,6 +12,7 @@
 pub mod allocate;
 pub mod config;
 pub mod desired;
+pub mod docker_opts;
 pub mod event;
 pub mod lease;
 pub mod mtu;

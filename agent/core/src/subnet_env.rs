@@ -65,9 +65,8 @@ impl fmt::Display for SubnetEnv {
 /// flannel's reader (godotenv) reads: comments, `export`, quotes, a list with one good
 /// entry. Lines that it does not understand are passed over.
 pub fn previous_subnet(text: &str) -> Result<Subnet, PreviousSubnetError> {
-    let mut entries = text.lines().filter_map(entry);
     // The last of several counts, as in a shell.
-    let (_, value) = entries
+    let (_, value) = entries(text)
         .rfind(|(key, _)| *key == SUBNET)
         .ok_or(PreviousSubnetError::Missing)?;
     let (mut good, mut bad) = (Vec::new(), None);
@@ -82,6 +81,11 @@ pub fn previous_subnet(text: &str) -> Result<Subnet, PreviousSubnetError> {
         ([], Some(error)) => Err(PreviousSubnetError::Unusable(error)),
         (several, _) => Err(PreviousSubnetError::Several(several.len())),
     }
+}
+
+/// The variables that a file sets, in its order.
+pub(crate) fn entries(text: &str) -> impl DoubleEndedIterator<Item = (&str, &str)> {
+    text.lines().filter_map(entry)
 }
 
 /// The node's own gateway address: the one after the network's.

@@ -92,11 +92,7 @@ impl AgentArgs {
 
     /// What was given and has no effect, each a sentence for the log.
     pub fn without_effect(&self) -> Vec<String> {
-        let not_yet = [
-            ("--public-ipv6", self.public_ipv6.is_some()),
-            ("--iface-regex", !self.iface_regex.is_empty()),
-            ("--ip-blackhole-route", self.ip_blackhole_route),
-        ];
+        let not_yet = [("--public-ipv6", self.public_ipv6.is_some())];
         let not_yet = not_yet.iter().filter(|(_, given)| *given);
         let mut unused: Vec<String> = not_yet
             .map(|(flag, _)| format!("{flag} is not available yet, ignored"))

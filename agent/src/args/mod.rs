@@ -1,6 +1,7 @@
 //! The flags of `twilld`: flannel's names where flannel has the flag, and flannel's grammar.
 
 mod check;
+mod docker;
 mod etcd;
 mod grammar;
 mod kube;
@@ -31,6 +32,7 @@ use crate::netlink::UplinkChoice;
 use crate::serve::args::ServeArgs;
 
 pub use self::check::{ArgsError, StoreChoice};
+pub use self::docker::DockerArgs;
 pub use self::etcd::EtcdArgs;
 pub use self::kube::KubeArgs;
 pub use self::log::{LogArgs, LogFormat};
@@ -82,6 +84,8 @@ pub struct Twilld {
 pub enum Command {
     /// Hands out subnets to nodes: the lease server.
     Serve(ServeArgs),
+    /// Writes Docker's options for the node's subnet, as flannel's mk-docker-opts.sh.
+    MkDockerOpts(DockerArgs),
 }
 
 /// Who carries packets, by the operator's word.
@@ -326,6 +330,7 @@ impl AgentArgs {
                 Err(_) => UplinkChoice::Name(text.clone()),
             })
             .collect();
+        choices.extend(self.iface_regex.iter().cloned().map(UplinkChoice::Matching));
         choices.extend(self.iface_can_reach.map(UplinkChoice::CanReach));
         if choices.is_empty() {
             choices.push(match self.public_ip {

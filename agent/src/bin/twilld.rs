@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     } = parsed;
     let ended = run::logging(&log, &ignored).and_then(|()| match command {
         Some(Command::Serve(args)) => run::block_on(run::serve(args)),
+        Some(Command::MkDockerOpts(args)) => run::block_on(run::mk_docker_opts(&args)),
         None => run::block_on(run::run(&agent)),
     });
     match ended {

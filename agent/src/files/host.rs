@@ -7,6 +7,7 @@ use std::path::Path;
 use super::FileError;
 
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+const BRIDGE_NETFILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 const RANDOM: &str = "/dev/urandom";
 
 /// The lowest and the highest of the ports that this host takes for itself, from which the
@@ -21,6 +22,22 @@ pub fn local_port_range() -> Result<(u16, u16), FileError> {
         path: path.to_owned(),
         why: format!("{text:?} is not two ports, the lower one first"),
     })
+}
+
+/// Whether `iptables` can see what a bridge forwards. Without the module a Service whose backend
+/// is a pod on the same node answers past kube-proxy's NAT, and so nobody understands it.
+pub fn bridge_netfilter() -> Result<(), FileError> {
+    stat(Path::new(BRIDGE_NETFILTER))
+}
+
+fn stat(path: &Path) -> Result<(), FileError> {
+    match fs::metadata(path) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(FileError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 /// A locally administered unicast MAC address, as flannel makes one for a new device.
@@ -54,6 +71,15 @@ mod tests {
         for bad in ["", "1", "2 1", "1 2 3", "a b", "1 70000", "5 5"] {
             assert_eq!(port_range(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_module_that_is_not_loaded_is_named_by_its_setting() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(stat(root.path()).is_ok());
+        let error = stat(&root.path().join("bridge-nf-call-iptables")).unwrap_err();
+        let text = error.to_string();
+        assert!(text.ends_with("/bridge-nf-call-iptables"), "{text}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Each is replaced as a whole: a reader sees the old text or the new one.
 
+pub mod docker_opts;
 pub mod host;
 pub mod status;
 pub mod subnet_env;

@@ -92,6 +92,10 @@ pub enum Error {
     },
     #[error("read the {what}, to find pods")]
     HostLinks { what: &'static str, source: Failure },
+    #[error("read the routes to {subnet}")]
+    Routes { subnet: Subnet, source: Failure },
+    #[error("Failed to setup blackhole route for {subnet}")]
+    Blackhole { subnet: Subnet, source: Failure },
     #[error("read the vxlan devices")]
     VxlanDevices { source: Failure },
     #[error(transparent)]

@@ -25,10 +25,11 @@ mod socket;
 mod tc;
 mod uplink;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::errno::Errno;
 use tokio::sync::Mutex;
 use twill_core::observed::{ObservedDevice, ObservedKernel};
 use twill_core::plan::KernelOp;
@@ -146,6 +147,28 @@ impl Netlink {
     ) -> Result<Uplink, Error> {
         let socket = &mut *self.0.socket.lock().await;
         Ok(uplink::find(socket, choice, public_ip).await?)
+    }
+
+    /// The gateway of a route of the main table to exactly this subnet.
+    pub async fn gateway_to(&self, subnet: Subnet) -> Result<Option<IpAddr>, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let routes = route::within(socket, subnet)
+            .await
+            .map_err(|source| Error::Routes { subnet, source })?;
+        let mut exact = routes.iter().filter(|route| route.observed().0 == subnet);
+        Ok(exact.find_map(|route| route.gateway))
+    }
+
+    /// Makes sure that packets to this subnet that no other route takes are dropped
+    /// (`--ip-blackhole-route`); whether that took a new route.
+    pub async fn set_blackhole(&self, subnet: Subnet) -> Result<bool, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let mut outcomes = socket.batch(&[route::blackhole(subnet)]).await;
+        match outcomes.pop() {
+            None | Some(Ok(())) => Ok(true),
+            Some(Err(failure)) if failure.refusal() == Some(Errno::EEXIST) => Ok(false),
+            Some(Err(source)) => Err(Error::Blackhole { subnet, source }),
+        }
     }
 
     /// Carries out the steps in order and gives those that failed, each with its error. One that

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
     RouteType, RouteVia,
@@ -214,6 +214,20 @@ pub(super) fn set(ifindex: u32, subnet: Subnet, gateway: IpAddr) -> Request {
     )
 }
 
+/// `blackhole <subnet>`, after every other route to it: flannel's has no metric, and so hides
+/// the route of a bridge that a CNI plugin makes later.
+pub(super) fn blackhole(subnet: Subnet) -> Request {
+    let mut message = to(subnet);
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::BlackHole;
+    message.attributes.push(RouteAttribute::Priority(u32::MAX));
+    (
+        RouteNetlinkMessage::NewRoute(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+}
+
 /// Removes the route that [`set`] makes, and no other one to the same subnet.
 pub(super) fn remove(ifindex: u32, subnet: Subnet) -> Request {
     let mut message = message(ifindex, subnet, subnet.network());
@@ -225,6 +239,15 @@ pub(super) fn remove(ifindex: u32, subnet: Subnet) -> Request {
 }
 
 fn message(ifindex: u32, subnet: Subnet, gateway: IpAddr) -> RouteMessage {
+    let mut message = to(subnet);
+    message.attributes.extend([
+        RouteAttribute::Gateway(gateway.into()),
+        RouteAttribute::Oif(ifindex),
+    ]);
+    message
+}
+
+fn to(subnet: Subnet) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = match subnet.network() {
         IpAddr::V4(_) => AddressFamily::Inet,
@@ -232,11 +255,7 @@ fn message(ifindex: u32, subnet: Subnet, gateway: IpAddr) -> RouteMessage {
     };
     message.header.destination_prefix_length = subnet.prefix();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.attributes = vec![
-        RouteAttribute::Destination(subnet.network().into()),
-        RouteAttribute::Gateway(gateway.into()),
-        RouteAttribute::Oif(ifindex),
-    ];
+    message.attributes = vec![RouteAttribute::Destination(subnet.network().into())];
     message
 }
 

@@ -1,8 +1,10 @@
 //! The underlay interface and its address, chosen as flannel chooses
 //! (`pkg/ipmatch/match.go` and `pkg/ip/iface.go`, v0.28).
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+use regex::Regex;
 use thiserror::Error;
 use twill_core::uplink::Uplink;
 use twill_core::vtep::MacAddr;
@@ -15,7 +17,7 @@ use super::socket::Socket;
 use super::{addr, link, route};
 
 /// How the uplink is chosen.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum UplinkChoice {
     /// The interface of the default route.
@@ -24,9 +26,25 @@ pub enum UplinkChoice {
     Name(String),
     /// The interface that has that address (`--iface`, or `--public-ip` alone).
     Address(IpAddr),
+    /// The first interface with an address that matches, else the first with a name that does
+    /// (`--iface-regex`).
+    Matching(Regex),
     /// The interface and source address by which the kernel would send there
     /// (`--iface-can-reach`).
     CanReach(Ipv4Addr),
+}
+
+/// As it stands on the command line.
+impl fmt::Display for UplinkChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DefaultRoute => f.write_str("the default route"),
+            Self::Name(name) => write!(f, "the name {name}"),
+            Self::Address(address) => write!(f, "the address {address}"),
+            Self::Matching(pattern) => write!(f, "--iface-regex {pattern}"),
+            Self::CanReach(address) => write!(f, "--iface-can-reach {address}"),
+        }
+    }
 }
 
 /// Why no uplink was found.
@@ -54,6 +72,15 @@ pub enum UplinkError {
     NoSuchInterface { name: String, interfaces: String },
     #[error("no interface has the address {address}; addresses here: {addresses}")]
     NoSuchAddress { address: IpAddr, addresses: String },
+    #[error(
+        "could not match pattern {pattern} to any of the available network interfaces \
+         ({interfaces}; addresses here: {addresses})"
+    )]
+    NoMatch {
+        pattern: String,
+        interfaces: String,
+        addresses: String,
+    },
     #[error("no route to {destination}; give an address that this node can reach")]
     Unreachable {
         destination: Ipv4Addr,
@@ -122,6 +149,7 @@ pub(super) async fn find(
                 Some(found.network.ip()),
             )
         }
+        UplinkChoice::Matching(pattern) => matching(socket, pattern).await?,
         UplinkChoice::CanReach(destination) => {
             let destination = *destination;
             let (ifindex, source) =
@@ -173,6 +201,35 @@ pub(super) async fn find(
             public_ip: public_ip.unwrap_or(address),
         }),
     }
+}
+
+/// The interface that the pattern finds, with its address if that is what matches. The loopback
+/// is left out: no pattern means it.
+async fn matching(
+    socket: &mut Socket,
+    pattern: &Regex,
+) -> Result<(Link, Option<Ipv4Addr>), UplinkError> {
+    let mut links = link::all(socket).await?;
+    links.retain(|link| !link.loopback);
+    let all = addr::list(socket, None).await?;
+    let matches = |address: &&Address| {
+        let ip = address.network.ip();
+        !address.deprecated && is_usable(ip) && pattern.is_match(&ip.to_string())
+    };
+    for link in &links {
+        let of_link = |address: &&Address| address.ifindex == link.device.ifindex;
+        if let Some(address) = all.iter().filter(of_link).find(matches) {
+            return Ok((link.clone(), Some(address.network.ip())));
+        }
+    }
+    let named = links.iter().find(|link| pattern.is_match(&link.name));
+    named
+        .map(|link| (link.clone(), None))
+        .ok_or_else(|| UplinkError::NoMatch {
+            pattern: pattern.to_string(),
+            interfaces: join(links.iter().map(|link| &link.name)),
+            addresses: list_addresses(&all),
+        })
 }
 
 async fn default_route(socket: &mut Socket) -> Result<u32, UplinkError> {

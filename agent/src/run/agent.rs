@@ -183,7 +183,7 @@ impl Agent {
             // Waiting may take long, and a device cannot be made on an uplink that is gone.
             self.look_for_uplink().await;
             self.reconcile(Look::Kernel, &BTreeSet::new()).await;
-            self.tell_plugins();
+            self.tell_plugins(Look::Kernel);
             self.report.waiting(self.failures.texts());
             if self.failures.is_empty() && settled(self) {
                 return;

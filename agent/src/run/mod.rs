@@ -24,8 +24,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
+use twill_core::subnet::Subnet;
 
-use crate::args::{AgentArgs, LogArgs, LogFormat, StoreChoice, Twilld};
+use crate::args::{AgentArgs, DockerArgs, LogArgs, LogFormat, StoreChoice, Twilld};
+use crate::files::docker_opts;
+use crate::netlink::Netlink;
 use crate::serve::{self, args::ServeArgs};
 
 /// The command line and the environment of this process, and what they say that is ignored.
@@ -69,6 +72,29 @@ pub fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
 /// Runs the lease server until somebody stops it.
 pub async fn serve(args: ServeArgs) -> Result<()> {
     Ok(serve::run(args, stopped_by_signal()?).await?)
+}
+
+/// Writes Docker's options. A way to the subnet by another node is an error, as in flannel's
+/// script: Docker would not make its bridge.
+pub async fn mk_docker_opts(args: &DockerArgs) -> Result<()> {
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let (from, to) = (&args.flannel_env, &args.docker_env);
+    let made = docker_opts::write(from, to, &environment, &args.form())?;
+    let Some(bridge) = made.bridge else {
+        return Ok(());
+    };
+    let subnet = Subnet::containing(bridge.into());
+    let netlink = Netlink::connect().context("talk to the kernel")?;
+    if let Some(gateway) = netlink
+        .gateway_to(subnet)
+        .await
+        .context("read the routes")?
+    {
+        bail!("Your routing table already contains the subnet: {subnet} via {gateway}");
+    }
+    Ok(())
 }
 
 /// Runs the agent until somebody stops it. The datapath goes on.

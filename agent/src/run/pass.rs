@@ -56,7 +56,7 @@ impl Agent {
         if batch.look == Look::Everywhere || (may_differ && self.told_programs.is_some()) {
             self.tell_programs(batch.look).await;
         }
-        self.tell_plugins();
+        self.tell_plugins(batch.look);
         self.tell_people();
     }
 
@@ -238,10 +238,21 @@ impl Agent {
     async fn assert_netfilter(&mut self) {
         if let Some(own_subnet) = self.state.own_subnet() {
             self.traffic.trouble(&mut self.failures);
+            if self.args.ip_blackhole_route {
+                self.set_blackhole(own_subnet).await;
+            }
             let network = self.state.config().network;
             self.acceptance
                 .assert(network, own_subnet, &mut self.failures)
                 .await;
+        }
+    }
+
+    async fn set_blackhole(&mut self, own_subnet: Subnet) {
+        match self.netlink.set_blackhole(own_subnet).await {
+            Ok(false) => {}
+            Ok(true) => info!(%own_subnet, "blackhole route added"),
+            Err(error) => self.failures.add("netlink", &error),
         }
     }
 
@@ -358,8 +369,9 @@ impl Agent {
         }
     }
 
-    /// Writes `subnet.env`, once pods can be reached at what it says.
-    pub(super) fn tell_plugins(&mut self) {
+    /// Writes `subnet.env`, once pods can be reached at what it says, and again if somebody has
+    /// changed or removed it.
+    pub(super) fn tell_plugins(&mut self, look: Look) {
         let Some(subnet) = self.state.own_subnet() else {
             return;
         };
@@ -373,7 +385,8 @@ impl Agent {
             mtu: self.state.device().mtu,
             ip_masq: self.args.ip_masq,
         };
-        if !ready || self.told == Some(env) {
+        let known = self.told == Some(env) && look < Look::Everywhere;
+        if !ready || known {
             return;
         }
         match subnet_env::write(&self.args.subnet_file, &env) {

@@ -100,15 +100,20 @@ pub(super) async fn start(
         warn!(warning, "network config");
     }
 
+    // By nftables nothing asks for it, as flannel has it too.
+    if !config.nftables
+        && let Err(error) = host::bridge_netfilter()
+    {
+        warn!(
+            "Failed to check br_netfilter: {}: Services that lead to a pod of the same node \
+             will not answer; load it with `modprobe br_netfilter`, and at every boot by a line \
+             `br_netfilter` in /etc/modules-load.d/br_netfilter.conf",
+            chain(&error)
+        );
+    }
+
     let finder = Finder::new(args);
     let uplink = finder.find(&netlink).await?;
-    info!(
-        interface = uplink.name,
-        address = %uplink.address,
-        public_ip = %uplink.public_ip,
-        mtu = uplink.mtu,
-        "uplink found"
-    );
 
     let fallback_mac = MacAddr(host::random_mac()?);
     let mut agent = Agent::new(Parts {

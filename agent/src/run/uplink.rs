@@ -25,19 +25,37 @@ impl Finder {
         }
     }
 
-    /// The first that is there.
+    /// The first that is there. Tells what was chosen and why, in flannel's words.
     pub(super) async fn find(&self, netlink: &Netlink) -> Result<Uplink> {
+        let (uplink, choice) = self.look(netlink).await?;
+        let Uplink {
+            name,
+            address,
+            public_ip,
+            mtu,
+            ..
+        } = &uplink;
+        info!(by = %choice, mtu, "Using interface with name {name} and address {address}");
+        if self.public_ip.is_some() {
+            info!("Using {public_ip} as external address");
+        } else {
+            info!("Defaulting external address to interface address ({address})");
+        }
+        Ok(uplink)
+    }
+
+    async fn look(&self, netlink: &Netlink) -> Result<(Uplink, &UplinkChoice)> {
         let mut errors = Vec::new();
         for choice in &self.choices {
             match netlink.uplink(choice, self.public_ip).await {
-                Ok(uplink) => return Ok(uplink),
-                Err(error) => {
-                    info!(?choice, %error, "no uplink there");
-                    errors.push(chain(&error));
-                }
+                Ok(uplink) => return Ok((uplink, choice)),
+                Err(error) => errors.push(format!("{choice}: {}", chain(&error))),
             }
         }
-        bail!("no underlay interface: {}", errors.join("; "))
+        bail!(
+            "Failed to find any valid interface to use: {}",
+            errors.join("; ")
+        )
     }
 
     /// Another uplink than `present`, once it was found twice in a row: a host that is just
@@ -47,7 +65,7 @@ impl Finder {
         netlink: &Netlink,
         present: &Uplink,
     ) -> Result<Option<Uplink>> {
-        let found = self.find(netlink).await?;
+        let (found, _) = self.look(netlink).await?;
         if found == *present {
             self.candidate = None;
             return Ok(None);

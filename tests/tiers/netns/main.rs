@@ -10,6 +10,7 @@ mod agent_datapath;
 mod ctl;
 
 mod health;
+mod host_files;
 mod netlink;
 mod pods;
 mod testbed;

@@ -29,6 +29,10 @@ fn address(text: &str) -> UplinkChoice {
     UplinkChoice::Address(text.parse().unwrap())
 }
 
+fn matching(pattern: &str) -> UplinkChoice {
+    UplinkChoice::Matching(regex::Regex::new(pattern).unwrap())
+}
+
 fn can_reach(text: &str) -> UplinkChoice {
     UplinkChoice::CanReach(text.parse().unwrap())
 }
@@ -43,6 +47,13 @@ fn the_uplink_is_what_was_asked_for() -> Result<()> {
             (name("eth1"), "eth1", "203.0.113.1"),
             (address("198.51.100.1"), "eth1", "198.51.100.1"),
             (address("192.0.2.1"), "eth0", "192.0.2.1"),
+            (matching(r"^203\.0"), "eth1", "203.0.113.1"),
+            // Not the one that is deprecated.
+            (matching(r"^198\.51"), "eth1", "198.51.100.1"),
+            (matching("^eth1$"), "eth1", "203.0.113.1"),
+            // Addresses come before names, and the loopback is never meant.
+            (matching("0[.]1$|eth1"), "eth1", "198.51.100.1"),
+            (matching("^(127|eth0)"), "eth0", "192.0.2.1"),
             (can_reach("192.0.2.7"), "eth0", "192.0.2.1"),
             (can_reach("8.8.8.8"), "eth0", "192.0.2.1"),
             (can_reach("10.200.3.4"), "eth1", "198.51.100.1"),
@@ -99,6 +110,12 @@ async fn check_refusals(_: &Namespace, netlink: Netlink) -> Result<()> {
         (
             name("eth7"),
             "no interface \"eth7\"; interfaces here: wire, eth0, wire1, eth1, wire2, bare",
+        ),
+        (
+            matching("^wlan"),
+            "could not match pattern ^wlan to any of the available network interfaces (wire, \
+             eth0, wire1, eth1, wire2, bare; addresses here: 127.0.0.1, 192.0.2.1, 169.254.7.7, \
+             198.51.100.9, 198.51.100.1, 203.0.113.1)",
         ),
         (
             name("a-name-longer-than-any-interface"),
