@@ -34,6 +34,18 @@ abi_struct! {
     }
 }
 
+impl FlowTuple {
+    /// The key in `mappings` of a note that a datagram came in with this tuple on the wire. No
+    /// flow's own key equals it: `reserved` is zero in all of those.
+    #[must_use]
+    pub const fn arrived(self) -> Self {
+        Self {
+            reserved: [1, 0, 0],
+            ..self
+        }
+    }
+}
+
 abi_struct! {
     /// Netfilter's remembered acceptance of one flow; value of `permits_pod`, whose key is the
     /// tuple that the pod sends.

@@ -1,8 +1,9 @@
 //! The mode `direct`: pod to pod without asking netfilter, for clusters that have no policy in it.
 //!
 //! It fails closed. A record is made only by a flow's first packet, a bare SYN or a UDP datagram
-//! out of a pod, that itself goes direct; a packet without a record goes to the stack, and what
-//! the stack or a NAT owns never becomes direct. So netfilter sees a flow whole or not at all.
+//! out of a pod, that itself goes direct, or by a UDP datagram that the stack has delivered with
+//! the very tuple that the wire brought: then no NAT has a say in it. A packet without a record
+//! goes to the stack, and what the stack or a NAT owns never becomes direct.
 
 use twill_abi::{
     Address, Be16, Config, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_LIVE, Permit,
@@ -25,6 +26,8 @@ const IDLE_NS: u64 = 3_600_000_000_000;
 const PLACE_NS: u64 = 600_000_000_000;
 /// How often a place is confirmed at the most, nanoseconds.
 const CONFIRM_NS: u64 = 1_000_000_000;
+/// Age at which a datagram that came in is no more the one that is delivered, nanoseconds.
+const ARRIVAL_NS: u64 = 1_000_000_000;
 
 /// Whether the mode is on.
 #[inline(always)]
@@ -163,6 +166,66 @@ pub fn open_in(flow: &Flow, wire: &FlowTuple, vtep: (u32, u32), now: u64) -> Res
     Ok(())
 }
 
+/// A datagram without a record comes in and goes to the stack: it may be the reply to a flow
+/// that a NAT has changed. Notes its tuple, so that `to_pod` sees whether one did.
+#[inline(always)]
+pub fn note_arrival(wire: &FlowTuple, now: u64) {
+    let key = wire.arrived();
+    if let Some(note) = maps::mapping(&key) {
+        note.written_ns = now;
+        return;
+    }
+    if owned(wire) {
+        return;
+    }
+    let note = Mapping {
+        written_ns: now,
+        tuple: *wire,
+        ifindex: 0,
+        reserved: [0; 4],
+    };
+    maps::insert_mapping(&key, &note);
+}
+
+/// Makes a record for a flow whose datagram the stack delivers right now, if it is the one that
+/// the wire brought: conntrack gives one delivered tuple to one flow, so what arrived under it
+/// and is delivered under it was changed by nobody.
+#[inline(always)]
+fn open_delivered(
+    config: &Config,
+    tuple: &FlowTuple,
+    ifindex: u32,
+    ethernet: &EthernetHeader,
+    now: u64,
+) -> bool {
+    let Some(note) = maps::mapping(&tuple.arrived()) else {
+        return false;
+    };
+    if now.wrapping_sub(note.written_ns) > ARRIVAL_NS
+        || maps::veth_flags(ifindex) & VETH_FLAG_NEVER_FAST != 0
+        || maps::wire_mapping(tuple).is_some()
+    {
+        return false;
+    }
+    let Some(index) = route::lookup(config, tuple.remote.last_word()) else {
+        return false;
+    };
+    let Some(vtep) = route::vtep(index) else {
+        return false;
+    };
+    let Some(record) = permit::blank(tuple, tuple, ifindex, now) else {
+        return false;
+    };
+    record.flags = PERMIT_FLAG_DIRECT;
+    record.vtep = index;
+    record.vtep_generation = vtep.generation;
+    record.pod_mac = ethernet.destination;
+    record.gateway_mac = ethernet.source;
+    record.sent_to_mac = ethernet.source;
+    start(record, now);
+    true
+}
+
 /// Whether the stack, or a NAT of it, has this tuple: then no direct flow may.
 #[inline(always)]
 fn owned(tuple: &FlowTuple) -> bool {
@@ -203,9 +266,16 @@ pub fn yield_to_nat(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, now: u64) {
     maps::insert_wire_mapping(wire, &mapping);
 }
 
-/// The stack delivers to a pod: remembers where the pod is, and that the stack has this tuple.
+/// The stack delivers to a pod: remembers where the pod is, and that the stack has this tuple,
+/// unless it is seen to have done nothing to it.
 #[inline(always)]
-pub fn note_delivery(packet: &Packet, flow: &Flow, ethernet: &EthernetHeader, now: u64) {
+pub fn note_delivery(
+    packet: &Packet,
+    config: &Config,
+    flow: &Flow,
+    ethernet: &EthernetHeader,
+    now: u64,
+) {
     let tuple = flow.received();
     let ifindex = packet.ifindex();
     let fresh = maps::local_pod(&tuple.local).is_some_and(|place| {
@@ -223,6 +293,9 @@ pub fn note_delivery(packet: &Packet, flow: &Flow, ethernet: &EthernetHeader, no
         maps::insert_local_pod(&tuple.local, &place);
     }
     if maps::permit(&tuple).is_none() && maps::mapping(&tuple).is_none() {
+        if flow.is_udp() && open_delivered(config, &tuple, ifindex, ethernet, now) {
+            return;
+        }
         let mapping = Mapping {
             written_ns: now,
             tuple,

@@ -213,6 +213,7 @@ fn find(
         match direct::open_in(flow, &wire, vtep, now) {
             Ok(()) => found = permit::by_wire(&wire),
             Err(refused @ (Reason::StackOwned | Reason::NeverFast)) => return Err(refused),
+            Err(_) if flow.is_udp() => direct::note_arrival(&wire, now),
             Err(_) => {}
         }
     }

@@ -43,7 +43,7 @@ pub fn decide(packet: &Packet) -> Verdict {
     };
     let now = permit::now();
     if direct::is_on(config) {
-        direct::note_delivery(packet, &flow, &ethernet, now);
+        direct::note_delivery(packet, config, &flow, &ethernet, now);
     }
     if flow.flags.closes() {
         if let Some(permit) = maps::permit(&flow.received()) {

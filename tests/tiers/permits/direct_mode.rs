@@ -344,3 +344,43 @@ fn b1_to_b5_what_nat_and_the_stack_own_stays_theirs() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn one_way_datagrams_go_direct_on_both_nodes() -> Result<()> {
+    everywhere(|lab| {
+        let (a, b) = (lab.pod(A, 0), lab.pod(B, 0));
+        let bind = |pod: &Pod, port| -> Result<UdpSocket> {
+            let bind = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
+            Ok(pod.namespace().enter(bind)??)
+        };
+        let (sender, receiver) = (bind(a, 5981)?, bind(b, 5982)?);
+        sender.connect((b.address(), 5982))?;
+        receiver.set_read_timeout(Some(SECONDS))?;
+        let mut buffer = [0; 16];
+        let mut send = |datagram: &[u8]| -> Result<()> {
+            sender.send(datagram)?;
+            let (length, from) = receiver.recv_from(&mut buffer)?;
+            ensure!(buffer.get(..length) == Some(datagram), "another datagram");
+            ensure!(from.ip() == a.address(), "from {from}");
+            Ok(())
+        };
+        // The second node's stack delivers the first.
+        wait_for("the flow is direct on both nodes", SECONDS, || {
+            send(b"first")?;
+            is_direct(lab, A, 5981)?;
+            is_direct(lab, B, 5981).map(Some)
+        })?;
+        if lab.kind == Kind::Direct {
+            let fast = || -> Result<[u64; 2]> {
+                let out = lab.count(A, "from_pod", "fast")?;
+                Ok([out, lab.count(B, "from_uplink", "fast")?])
+            };
+            let before = fast()?;
+            (0..40).try_for_each(|_| send(b"next"))?;
+            let after = fast()?;
+            let most = before.iter().zip(&after).all(|(from, to)| to - from > 20);
+            ensure!(most, "{before:?} before 40 datagrams, {after:?} after them");
+        }
+        Ok(())
+    })
+}

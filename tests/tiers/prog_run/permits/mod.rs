@@ -3,6 +3,7 @@
 
 mod connections;
 mod direct_about;
+mod direct_delivered;
 mod direct_in;
 mod direct_out;
 mod flow;
