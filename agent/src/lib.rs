@@ -12,6 +12,7 @@ pub mod files;
 pub mod instance;
 pub mod netfilter;
 pub mod netlink;
+mod random;
 pub mod run;
 pub mod serve;
 pub mod store;

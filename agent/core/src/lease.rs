@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::subnet::Subnet;
@@ -137,6 +137,28 @@ pub enum LeaseError {
 }
 
 impl LeaseAttrs {
+    /// Reads a value of flannel's store, as Go does: keys without regard to ASCII case, `null`
+    /// for what is not set (but no `null` for `PublicIP`). A value is often written by hand: a
+    /// reservation is nothing but `{"PublicIP":"192.0.2.1"}`.
+    pub fn from_json(text: &[u8]) -> Result<Self, serde_json::Error> {
+        const KEYS: [&str; 5] = [
+            "PublicIP",
+            "PublicIPv6",
+            "BackendType",
+            "BackendData",
+            "BackendV6Data",
+        ];
+        let written: Map<String, Value> = serde_json::from_slice(text)?;
+        let mut read = Map::new();
+        for (key, value) in written {
+            let known = KEYS.iter().find(|known| known.eq_ignore_ascii_case(&key));
+            if let Some(known) = known.filter(|known| **known == KEYS[0] || !value.is_null()) {
+                read.insert((*known).to_owned(), value);
+            }
+        }
+        serde_json::from_value(Value::Object(read))
+    }
+
     /// What a node with the vxlan backend publishes.
     pub fn vxlan(public_ip: Ipv4Addr, vni: Vni, mac: MacAddr) -> Self {
         let data = [
@@ -234,6 +256,36 @@ mod tests {
         let attrs = LeaseAttrs::vxlan(Ipv4Addr::new(1, 2, 3, 4), Vni::new(1).unwrap(), MAC);
         assert_eq!(serde_json::to_string(&attrs).unwrap(), ATTRS);
         assert_eq!(serde_json::from_str::<LeaseAttrs>(ATTRS).unwrap(), attrs);
+    }
+
+    #[test]
+    fn attributes_are_read_as_go_reads_them() {
+        assert_eq!(
+            LeaseAttrs::from_json(ATTRS.as_bytes()).unwrap(),
+            serde_json::from_str(ATTRS).unwrap()
+        );
+        for (text, ip) in [
+            (r#"{"PublicIP":"1.2.3.4"}"#, Some("1.2.3.4")),
+            (
+                r#"{"publicip":"1.2.3.4","PUBLICIPV6":null,"more":[1]}"#,
+                Some("1.2.3.4"),
+            ),
+            (
+                r#"{"PublicIP":"1.2.3.4","BackendType":null,"BackendData":null}"#,
+                Some("1.2.3.4"),
+            ),
+            (r#"{"PublicIP":null}"#, None),
+            (r#"{"PublicIP":"1.2.3"}"#, None),
+            (r#"{"PublicIP":"1.2.3.4"} x"#, None),
+            ("{}", None),
+            ("[]", None),
+            ("null", None),
+            ("", None),
+        ] {
+            let read = LeaseAttrs::from_json(text.as_bytes()).ok();
+            let read = read.map(|attrs| attrs.public_ip.to_string());
+            assert_eq!(read.as_deref(), ip, "{text}");
+        }
     }
 
     #[test]

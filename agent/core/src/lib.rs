@@ -15,6 +15,7 @@ pub mod desired;
 pub mod docker_opts;
 pub mod event;
 pub mod lease;
+pub mod lease_key;
 pub mod mtu;
 pub mod observed;
 pub mod peers;

@@ -36,7 +36,7 @@ use crate::datapath::settings::Settings;
 use crate::files::InstanceLock;
 use crate::netlink::Netlink;
 use crate::netlink::monitor::Monitor;
-use crate::store::server::{Ended, ServerStore};
+use crate::store::{Ended, Store};
 
 /// How often the programs are looked after: putting them back takes no longer.
 const GUARD: Duration = Duration::from_secs(2);
@@ -82,7 +82,7 @@ pub(super) struct Agent {
 pub(super) struct Sources {
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) monitor: Monitor,
-    pub(super) store: ServerStore,
+    pub(super) store: Store,
     pub(super) keeper: JoinHandle<Ended>,
 }
 
@@ -211,8 +211,8 @@ impl Agent {
                 () = stop.cancelled() => break,
                 ended = &mut sources.keeper => match ended {
                     Ok(Ended::Stopped) => break,
-                    Ok(Ended::Lost { subnet, error }) => {
-                        bail!("the lease of {subnet} is lost: {error}; start again for another")
+                    Ok(Ended::Lost { subnet, why }) => {
+                        bail!("the lease of {subnet} is lost: {why}; start again for another")
                     }
                     Err(error) => bail!("the lease's keeper died: {error}"),
                 },

@@ -12,6 +12,7 @@ mod patience;
 mod pods;
 mod report;
 mod start;
+mod store;
 mod traffic;
 mod uplink;
 
@@ -26,7 +27,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 use twill_core::subnet::Subnet;
 
-use crate::args::{AgentArgs, DockerArgs, LogArgs, LogFormat, StoreChoice, Twilld};
+use crate::args::{AgentArgs, DockerArgs, LogArgs, LogFormat, Twilld};
 use crate::files::docker_opts;
 use crate::netlink::Netlink;
 use crate::serve::{self, args::ServeArgs};
@@ -104,15 +105,9 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     for why in args.without_effect() {
         warn!(why, "command line");
     }
-    let StoreChoice::Server(lease_server) = args.store()? else {
-        bail!(
-            "no lease store: this build has neither etcd nor Kubernetes as one yet; \
-             pass --lease-server URL, as http://192.0.2.1:7890, and start one with `twilld serve`"
-        );
-    };
     let stop = stopped_by_signal()?;
     let ended = stop
-        .run_until_cancelled(Box::pin(start::start(args, lease_server, &stop)))
+        .run_until_cancelled(Box::pin(start::start(args, &stop)))
         .await;
     match ended {
         // Stopped before there was anything to stop.

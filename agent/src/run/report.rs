@@ -26,7 +26,7 @@ use crate::datapath::chain;
 use crate::datapath::operator::fast_path_name;
 use crate::datapath::pins::Pins;
 use crate::files::status::{self, FastPathStatus, PodStatus, Status, StoreStatus};
-use crate::store::server::Contact;
+use crate::store::Contact;
 
 /// The kernel's UDP port for VXLAN, where the configuration names none.
 const KERNEL_VXLAN_PORT: u16 = 8472;

@@ -21,6 +21,7 @@ use super::agent::{Agent, Parts, Sources};
 use super::metrics::{Meters, Metrics};
 use super::patience::until_done;
 use super::report::Report;
+use super::store::{store, store_address};
 use super::uplink::Finder;
 use crate::admin::{self, Readiness, Told};
 use crate::args::AgentArgs;
@@ -29,7 +30,7 @@ use crate::datapath::pins::Pins;
 use crate::files::{InstanceLock, LockError, host, subnet_env};
 use crate::netlink::Netlink;
 use crate::netlink::monitor::{Monitor, RECEIVE_BUFFER_BYTES, Watch};
-use crate::store::server::ServerStore;
+use crate::store::Store;
 
 /// Events that wait for the state's owner before their sources wait.
 const EVENTS: usize = 1024;
@@ -57,15 +58,11 @@ struct UnusableLease {
 }
 
 /// Brings the node up to its lease and gives the agent that keeps it there.
-pub(super) async fn start(
-    args: &AgentArgs,
-    lease_server: &str,
-    stop: &CancellationToken,
-) -> Result<Agent> {
+pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<Agent> {
     let lock = take_lock(args).await?;
     let readiness = Readiness::new(LOOKS_MISSED * args.resync_interval);
     let meters = Meters::default();
-    let mut report = Report::new(args, lease_server)?;
+    let mut report = Report::new(args, &store_address(args)?)?;
     report.write();
     if args.healthz_port > 0 {
         let stopped = stop.clone().cancelled_owned();
@@ -80,7 +77,7 @@ pub(super) async fn start(
     }
 
     let netlink = Netlink::connect().context("talk to the kernel")?;
-    let store = ServerStore::new(lease_server)?;
+    let store = store(args)?;
 
     let (_, config) = until_done(
         "the network config",
@@ -152,14 +149,14 @@ async fn take_lock(args: &AgentArgs) -> Result<InstanceLock> {
 }
 
 /// Gets a lease that this node can use.
-async fn acquire(store: &ServerStore, agent: &mut Agent, previous: Option<Subnet>) -> Lease {
+async fn acquire(store: &Store, agent: &mut Agent, previous: Option<Subnet>) -> Lease {
     let (config, attrs) = (agent.state.config().clone(), agent.lease_attrs());
     let attempt = async || {
         // The device is there, and with it its MAC address.
         let attrs = attrs
             .as_ref()
             .ok_or("the vxlan device has no MAC address")?;
-        let lease = line(store.acquire(attrs, previous).await)?;
+        let lease = line(store.acquire(&config, attrs, previous).await)?;
         if config.fits(lease.subnet) {
             return Ok(lease);
         }
@@ -181,7 +178,7 @@ async fn acquire(store: &ServerStore, agent: &mut Agent, previous: Option<Subnet
 /// Starts everything that events come from.
 async fn follow(
     agent: &mut Agent,
-    store: ServerStore,
+    store: Store,
     lease: Lease,
     stop: &CancellationToken,
 ) -> Result<()> {

@@ -15,7 +15,6 @@ mod api;
 mod clock;
 mod disk;
 mod error;
-mod random;
 mod record;
 mod request;
 mod table;
@@ -218,7 +217,7 @@ fn open_table(
                 "a stored lease lies outside the network; it stays until it ends");
         }
     }
-    let mut table = Table::new(network, lease_ttl, revision, random::index);
+    let mut table = Table::new(network, lease_ttl, revision, crate::random::index);
     let changes = table.load(records, clock.now());
     if !changes.is_empty() {
         info!(

@@ -31,7 +31,8 @@ pub struct Agent {
     namespace: Arc<Namespace>,
     instance: String,
     directory: PathBuf,
-    lease_server: String,
+    /// The flags that name its lease store.
+    store: [String; 2],
     flags: Vec<String>,
     /// Where the daemon looks for programs before anywhere else.
     programs: Option<PathBuf>,
@@ -50,13 +51,22 @@ impl Agent {
 
     /// An agent that is not started yet, with further flags.
     pub fn new(node: &Node, lease_server: &str, flags: &[&str]) -> Self {
+        Self::with_store(node, ["--lease-server", lease_server], flags)
+    }
+
+    /// The same with its lease in etcd, at these endpoints.
+    pub fn on_etcd(node: &Node, endpoints: &str, flags: &[&str]) -> Self {
+        Self::with_store(node, ["--etcd-endpoints", endpoints], flags)
+    }
+
+    fn with_store(node: &Node, store: [&str; 2], flags: &[&str]) -> Self {
         Self {
             daemon: None,
             namespace: Arc::clone(node.namespace()),
             // Unique on this kernel, as the namespace is.
             instance: node.namespace().name().to_owned(),
             directory: node.directory().path().to_owned(),
-            lease_server: lease_server.to_owned(),
+            store: store.map(str::to_owned),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
             programs: None,
             variables: Vec::new(),
@@ -82,7 +92,7 @@ impl Agent {
     pub fn start_again(&mut self) -> Result<()> {
         let mut command = Command::new(binary("twilld")?);
         command
-            .args(["--lease-server", &self.lease_server])
+            .args(&self.store)
             .args(["--iface", UPLINK])
             .args(["--instance", &self.instance])
             .arg("--subnet-file")

@@ -9,11 +9,13 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod certificates;
 pub mod cluster;
 pub mod command;
 pub mod counters;
 pub mod daemon;
 pub mod directory;
+pub mod etcd;
 pub mod forge;
 pub mod gso;
 pub mod lease_server;

@@ -1,7 +1,7 @@
 //! The programs that the demo and the tests run.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::compiler::Compiler;
 use crate::process;
@@ -35,6 +35,7 @@ pub(super) struct Tool {
 enum Kind {
     Command,
     CniPlugin,
+    File,
 }
 
 const fn command(program: &'static str, package: &'static str) -> Tool {
@@ -53,6 +54,14 @@ const fn cni_plugin(program: &'static str) -> Tool {
     }
 }
 
+const fn file(path: &'static str, package: &'static str) -> Tool {
+    Tool {
+        program: path,
+        package,
+        kind: Kind::File,
+    }
+}
+
 const TOOLS: &[Tool] = &[
     command("ip", "iproute2"),
     command("tc", "iproute2"),
@@ -68,6 +77,14 @@ const TOOLS: &[Tool] = &[
     command("unshare", "util-linux"),
     command("ping", "iputils-ping"),
     command("sysctl", "procps"),
+    // What etcd's client is built from.
+    command("protoc", "protobuf-compiler"),
+    file(
+        "/usr/include/google/protobuf/descriptor.proto",
+        "libprotobuf-dev",
+    ),
+    command("etcd", "etcd-server"),
+    command("etcdctl", "etcd-client"),
     cni_plugin("bridge"),
     cni_plugin("host-local"),
     cni_plugin("ptp"),
@@ -94,6 +111,7 @@ impl Tool {
     fn is_there(&self) -> bool {
         match self.kind {
             Kind::Command => process::find(self.program).is_some(),
+            Kind::File => Path::new(self.program).exists(),
             Kind::CniPlugin => process::is_executable(&cni_folder().join(self.program)),
         }
     }

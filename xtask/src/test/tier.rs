@@ -19,6 +19,8 @@ pub(crate) enum Tier {
     E2e,
     /// Restarts, crashes, upgrades and accidents under load; needs root
     Continuity,
+    /// Hosts with flanneld's flags and a real etcd; needs root
+    Flanneld,
     /// The bench sees what is slow, and leaves nothing behind; needs root
     Bench,
 }
@@ -61,6 +63,7 @@ impl Tier {
             Self::Permits => tiers("permits"),
             Self::E2e => tiers("e2e"),
             Self::Continuity => tiers("continuity"),
+            Self::Flanneld => tiers("flanneld"),
             Self::Bench => Runs::Target(Target {
                 name: "harness",
                 package: "twill-bench",
@@ -78,6 +81,7 @@ impl Tier {
             Self::Permits => "fast flows live and end as on the stock kernel path",
             Self::E2e => "whole nodes with real servers and CNI plugins",
             Self::Continuity => "no packet lost over restart, crash, upgrade and accident",
+            Self::Flanneld => "a drop-in for flanneld on hosts with etcd",
             Self::Bench => "the bench tells slow from fast, and cleans up",
         }
     }
@@ -119,6 +123,7 @@ mod tests {
                 Tier::Permits,
                 Tier::E2e,
                 Tier::Continuity,
+                Tier::Flanneld,
                 Tier::Bench
             ]
         );

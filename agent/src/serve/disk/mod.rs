@@ -15,8 +15,8 @@ use tracing::{info, warn};
 use twill_core::subnet::Subnet;
 
 use super::error::Error;
-use super::random;
 use super::record::{Change, Record, StoredRecord};
+use crate::random;
 
 const FILE: &str = "leases.redb";
 const LOCK: &str = "lock";

@@ -7,6 +7,8 @@ use thiserror::Error;
 use twill_core::lease::Lease;
 use twill_core::subnet::Subnet;
 
+use crate::store::known::{List, UnreadLease};
+
 /// How much of an unreadable answer is shown, in characters.
 const SHOWN: usize = 200;
 
@@ -39,30 +41,6 @@ pub enum AnswerError {
         /// How much would be read.
         limit: usize,
     },
-}
-
-/// A list of leases.
-#[derive(Debug)]
-pub(super) struct List {
-    /// The store's name.
-    pub(super) store: String,
-    /// The revision that the list is of.
-    pub(super) revision: u64,
-    /// Every lease that could be read.
-    pub(super) leases: Vec<Lease>,
-    /// The others.
-    pub(super) unread: Vec<UnreadLease>,
-}
-
-/// A lease that could not be read.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct UnreadLease {
-    /// Its subnet, if at least that could be read.
-    pub(super) subnet: Option<Subnet>,
-    /// The beginning of it.
-    pub(super) value: String,
-    /// What is wrong.
-    pub(super) why: String,
 }
 
 /// One line of a watch.

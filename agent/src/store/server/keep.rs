@@ -12,27 +12,14 @@ use twill_core::subnet::Subnet;
 
 use super::ServerStore;
 use super::error::Error;
-use super::trouble::Trouble;
+use crate::store::own::Ended;
+use crate::store::trouble::Trouble;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A lease without end is looked after all the same.
 const RESERVED_TERM: Duration = Duration::from_hours(24);
-
-/// How a kept lease ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// The agent stops. The lease stays, so that the node finds it again.
-    Stopped,
-    /// The subnet is another node's now. This node must not use it any longer.
-    Lost {
-        /// The subnet.
-        subnet: Subnet,
-        /// Why.
-        error: Error,
-    },
-}
 
 struct Keeper<'a> {
     store: &'a ServerStore,
@@ -76,7 +63,8 @@ impl Keeper<'_> {
                 Err(error) => {
                     let subnet = self.subnet;
                     error!(%subnet, %error, "lease lost; this node's pods must move");
-                    return Ended::Lost { subnet, error };
+                    let why = error.to_string();
+                    return Ended::Lost { subnet, why };
                 }
             };
         }

@@ -1,16 +1,14 @@
 //! Twill's lease server as a store: the client of `twilld serve`.
 
 mod answer;
-mod contact;
 mod error;
 mod keep;
-mod known;
+mod line;
 mod lines;
-mod trouble;
 mod watch;
 
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,12 +21,12 @@ use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
 use self::answer::{AnswerError, ErrorBody};
-use self::contact::Contacts;
 
 pub use self::answer::AnswerError as UnreadableAnswer;
-pub use self::contact::Contact;
 pub use self::error::Error;
-pub use self::keep::Ended;
+
+use super::contact::{Contact, Contacts};
+use super::own::OwnLease;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -50,24 +48,6 @@ pub struct ServerStore {
     contacts: Arc<Contacts>,
     /// Connections that were made before this are from an address that the node had.
     moved: Arc<Notify>,
-}
-
-/// What `keep` and `watch` tell each other about the node's own lease.
-#[derive(Debug, Default)]
-struct OwnLease {
-    subnet: Mutex<Option<Subnet>>,
-    /// The store does not have it: it must be claimed again, before somebody else gets it.
-    missing: Notify,
-}
-
-impl OwnLease {
-    fn set(&self, subnet: Option<Subnet>) {
-        *self.subnet.lock().unwrap_or_else(PoisonError::into_inner) = subnet;
-    }
-
-    fn get(&self) -> Option<Subnet> {
-        *self.subnet.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl ServerStore {

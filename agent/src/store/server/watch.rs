@@ -1,6 +1,5 @@
 //! Follows the lease server and turns what it says into events.
 
-use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
@@ -11,12 +10,13 @@ use tracing::{debug, info, warn};
 
 use twill_core::event::Event;
 
-use super::answer::List;
 use super::error::Error;
-use super::known::{Known, Step, WatchError};
+use super::line::WatchError;
 use super::lines::Lines;
-use super::trouble::Trouble;
 use super::{IDLE_TIMEOUT, ServerStore};
+use crate::store::known::{Known, List, Step};
+use crate::store::trouble::Trouble;
+use crate::store::unread::Unread;
 
 /// For a whole list: 50,000 leases are 12 MB.
 const LIST_TIMEOUT: Duration = Duration::from_mins(2);
@@ -32,9 +32,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A watch that stands for so long ends a row of failures: longer than any pause, so that a
 /// server which ends every watch at once is not asked more often than one that is away.
 const STANDS: Duration = Duration::from_secs(6);
-
-/// Leases that could not be read and are remembered, so that each is told once.
-const UNREAD: usize = 256;
 
 /// Why a round of listing and watching ended.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +55,7 @@ struct Watcher {
     trouble: Trouble,
     /// When the first word of this watch came.
     heard_since: Option<Instant>,
-    /// Leases that could not be read, as it was said of them last.
-    unread: BTreeSet<String>,
+    unread: Unread,
 }
 
 impl ServerStore {
@@ -74,7 +70,7 @@ impl ServerStore {
             known: Known::default(),
             trouble: Trouble::new(FIRST_PAUSE, LONGEST_PAUSE),
             heard_since: None,
-            unread: BTreeSet::new(),
+            unread: Unread::default(),
         };
         shutdown.run_until_cancelled_owned(watcher.run()).await;
     }
@@ -197,21 +193,8 @@ impl Watcher {
             unread,
             replaced: _,
         } = step;
-        for lease in unread {
-            let subnet = lease.subnet.map(|subnet| subnet.to_string());
-            if self.unread.len() >= UNREAD
-                || !self
-                    .unread
-                    .insert(format!("{subnet:?} {} {}", lease.value, lease.why))
-            {
-                continue;
-            }
-            warn!(
-                subnet,
-                value = lease.value,
-                why = lease.why,
-                "a lease cannot be read; this one stays as it was, the others are taken"
-            );
+        for lease in &unread {
+            self.unread.tell(lease);
         }
         for event in events {
             if self.events.send(event).await.is_err() {

@@ -8,16 +8,36 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-
 use twill_core::event::Event;
 use twill_core::lease::Lease;
 use twill_core::subnet::Subnet;
 
-use super::answer::{AnswerError, Line, List, UnreadLease};
-
 /// How long a lease lasts where none says it.
 const USUAL_TERM: Duration = Duration::from_hours(24);
+
+/// A list of leases.
+#[derive(Debug)]
+pub(super) struct List {
+    /// The store's name.
+    pub(super) store: String,
+    /// The revision that the list is of.
+    pub(super) revision: u64,
+    /// Every lease that could be read.
+    pub(super) leases: Vec<Lease>,
+    /// The others.
+    pub(super) unread: Vec<UnreadLease>,
+}
+
+/// A lease that could not be read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct UnreadLease {
+    /// Its subnet, if at least that could be read.
+    pub(super) subnet: Option<Subnet>,
+    /// The beginning of it.
+    pub(super) value: String,
+    /// What is wrong.
+    pub(super) why: String,
+}
 
 /// What is known of the store.
 #[derive(Debug, Default)]
@@ -25,9 +45,9 @@ pub(super) struct Known {
     store: Option<String>,
     revision: u64,
     must_list: bool,
-    leases: BTreeMap<Subnet, Lease>,
+    pub(super) leases: BTreeMap<Subnet, Lease>,
     /// Of `leases`, those that only a former store had, and how long they are kept.
-    orphans: BTreeMap<Subnet, Instant>,
+    pub(super) orphans: BTreeMap<Subnet, Instant>,
 }
 
 /// What an answer made of it.
@@ -39,19 +59,6 @@ pub(super) struct Step {
     pub(super) unread: Vec<UnreadLease>,
     /// The store is not the one that was known.
     pub(super) replaced: bool,
-}
-
-/// Why a watch cannot go on, so that a list is needed.
-#[derive(Debug, Error)]
-pub(super) enum WatchError {
-    #[error("a line of the watch is not a lease server's")]
-    Unreadable(#[from] AnswerError),
-    #[error("revision {got} came after {known}: changes were lost on the way")]
-    Lost { known: u64, got: u64 },
-    #[error("the watch is of store {got:?}, not of {known:?}")]
-    OtherStore { known: String, got: String },
-    #[error("the lease server asks to list again: {0}")]
-    Gone(String),
 }
 
 impl Known {
@@ -129,74 +136,48 @@ impl Known {
         }
     }
 
-    /// Takes in one line of a watch. After an error only a list can be taken in.
-    pub(super) fn line(&mut self, text: &[u8], now: Instant) -> Result<Step, WatchError> {
-        let step = Line::parse(text)
-            .map_err(WatchError::from)
-            .and_then(|line| self.apply(line, now));
-        if step.is_err() {
-            self.forget_position();
-        }
+    /// The revision that is known.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The store that is known.
+    pub(super) fn store(&self) -> Option<&str> {
+        self.store.as_deref()
+    }
+
+    /// Everything up to this revision is known.
+    pub(super) fn reached(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// Takes in a lease that is new or changed.
+    pub(super) fn put(&mut self, lease: Lease) -> Step {
+        let mut step = Step::default();
+        self.orphans.remove(&lease.subnet);
+        self.drop_orphans(&mut step, |known, _| {
+            known.subnet.overlaps(lease.subnet) || known.attrs.public_ip == lease.attrs.public_ip
+        });
+        self.leases.insert(lease.subnet, lease.clone());
+        step.events.push(Event::LeaseAdded(lease));
         step
     }
 
-    fn apply(&mut self, line: Line, now: Instant) -> Result<Step, WatchError> {
+    /// Takes in that a lease is gone.
+    pub(super) fn remove(&mut self, subnet: Subnet) -> Step {
+        self.orphans.remove(&subnet);
+        self.leases.remove(&subnet);
+        Step {
+            events: vec![Event::LeaseRemoved(subnet)],
+            ..Step::default()
+        }
+    }
+
+    /// Forgets leases of a former store whose time is over.
+    pub(super) fn prune(&mut self, now: Instant) -> Step {
         let mut step = Step::default();
-        match line {
-            Line::Added { revision, lease } => {
-                self.advance(revision)?;
-                match lease {
-                    Ok(lease) => {
-                        self.orphans.remove(&lease.subnet);
-                        self.drop_orphans(&mut step, |known, _| {
-                            known.subnet.overlaps(lease.subnet)
-                                || known.attrs.public_ip == lease.attrs.public_ip
-                        });
-                        self.leases.insert(lease.subnet, lease.clone());
-                        step.events.push(Event::LeaseAdded(lease));
-                    }
-                    Err(unread) => step.unread.push(unread),
-                }
-            }
-            Line::Removed { revision, subnet } => {
-                self.advance(revision)?;
-                self.orphans.remove(&subnet);
-                self.leases.remove(&subnet);
-                step.events.push(Event::LeaseRemoved(subnet));
-            }
-            Line::Bookmark { revision, store } => {
-                if let Some(known) = &self.store
-                    && *known != store
-                {
-                    return Err(WatchError::OtherStore {
-                        known: known.clone(),
-                        got: store,
-                    });
-                }
-                if revision != self.revision {
-                    return Err(self.lost(revision));
-                }
-                self.drop_orphans(&mut step, |_, until| until <= now);
-            }
-            Line::Gone { why } => return Err(WatchError::Gone(why)),
-        }
-        Ok(step)
-    }
-
-    fn advance(&mut self, revision: u64) -> Result<(), WatchError> {
-        // Every change has the revision after the one before.
-        if self.revision.checked_add(1) != Some(revision) {
-            return Err(self.lost(revision));
-        }
-        self.revision = revision;
-        Ok(())
-    }
-
-    fn lost(&self, got: u64) -> WatchError {
-        WatchError::Lost {
-            known: self.revision,
-            got,
-        }
+        self.drop_orphans(&mut step, |_, until| until <= now);
+        step
     }
 
     fn drop_orphans(&mut self, step: &mut Step, ends: impl Fn(&Lease, Instant) -> bool) {
@@ -234,6 +215,3 @@ fn overlaps_any(subnet: Subnet, leases: &BTreeMap<Subnet, Lease>) -> bool {
         .chain(after)
         .any(|(other, _)| other.overlaps(subnet))
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,13 @@
 //! What each answer makes of what is known.
 
+use std::time::Duration;
+
+use twill_core::event::Event;
+use twill_core::lease::Lease;
+use twill_core::subnet::Subnet;
+
 use super::*;
+use crate::store::known::{List, UnreadLease};
 
 fn subnet(n: u8) -> Subnet {
     format!("10.244.{n}.0/24").parse().unwrap()

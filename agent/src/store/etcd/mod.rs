@@ -1,0 +1,88 @@
+//! etcd as a store: flannel's keys and values, byte for byte
+//! (flannel 0.28.9, `pkg/subnet/etcd`), without what flannel gets wrong there.
+//!
+//! Every write says what it found, in a transaction: two nodes never have one subnet, and what
+//! somebody else has written is never written over.
+
+mod acquire;
+mod error;
+mod keep;
+mod keys;
+mod list;
+mod options;
+mod own;
+mod record;
+mod session;
+mod watch;
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use twill_core::config::NetworkConfig;
+use twill_core::lease::LeaseAttrs;
+
+pub use self::error::Error;
+use self::keys::Keys;
+pub use self::options::{LEASE_TERM, Options, Password, Tls};
+use self::own::Own;
+use self::session::{Session, Turn};
+use super::contact::{Contact, Contacts};
+
+/// The client. Clones share what is known of the cluster.
+#[derive(Clone, Debug)]
+pub struct EtcdStore {
+    options: Arc<Options>,
+    keys: Keys,
+    turn: Arc<Turn>,
+    own: Arc<Own>,
+    contacts: Arc<Contacts>,
+    /// Connections that were made before this are from an address that the node had.
+    moved: Arc<Notify>,
+}
+
+impl EtcdStore {
+    /// A client of this cluster. Connects later.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        options.urls()?;
+        Ok(Self {
+            keys: Keys::new(&options.prefix)?,
+            options: Arc::new(options),
+            turn: Arc::default(),
+            own: Arc::default(),
+            contacts: Arc::default(),
+            moved: Arc::default(),
+        })
+    }
+
+    /// The node's own address has changed: no answer will come to the old one any more.
+    pub fn moved(&self) {
+        self.moved.notify_one();
+    }
+
+    /// What is known of etcd: for people.
+    pub fn contact(&self) -> Contact {
+        self.contacts.get()
+    }
+
+    /// The network config: its text, and what it says.
+    pub async fn config(&self) -> Result<(String, NetworkConfig), Error> {
+        let attempt = "fetch the network config";
+        let key = self.keys.config();
+        let session = self.session(attempt).await?;
+        let answer = session.key(attempt, &key).await?;
+        let Some(kv) = answer.kvs().first() else {
+            return Err(Error::NoConfig { key });
+        };
+        let text = String::from_utf8_lossy(kv.value()).into_owned();
+        let config = NetworkConfig::parse(&text)?;
+        Ok((text, config))
+    }
+
+    async fn session(&self, attempt: &'static str) -> Result<Session, Error> {
+        Session::open(&self.options, &self.turn, &self.keys.config(), attempt).await
+    }
+}
+
+fn json(attrs: &LeaseAttrs) -> Result<String, Error> {
+    serde_json::to_string(attrs).map_err(Error::Attributes)
+}

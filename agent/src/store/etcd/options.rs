@@ -1,0 +1,174 @@
+//! Where etcd is, who we are there, and how long a lease lasts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+
+use super::error::Error;
+
+/// How long an endpoint may take to be connected to.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A silent connection is asked whether it lives this often, and has as long to answer.
+/// etcd takes pings every 5 s at most (`--grpc-keepalive-min-time`).
+const PING: Duration = Duration::from_secs(10);
+
+/// How long a lease lasts without renewal (flannel 0.28.9, `pkg/subnet/etcd/local_manager.go`).
+pub const LEASE_TERM: Duration = Duration::from_hours(24);
+
+/// How the store is reached and used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Members of the cluster, one of which is asked at a time.
+    pub endpoints: Vec<String>,
+    /// What keys begin with.
+    pub prefix: String,
+    /// Files of TLS; read for each connection, so that renewed ones count.
+    pub tls: Tls,
+    /// User and password.
+    pub user: Option<(String, Password)>,
+    /// How long a lease lasts; flannel's are [`LEASE_TERM`].
+    pub term: Duration,
+    /// How long before its end a lease is renewed.
+    pub margin: Duration,
+}
+
+/// Files of TLS, PEM.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// The authority of etcd's certificate; without it, the system's.
+    pub authority: Option<PathBuf>,
+    /// Our certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A password; it is not printed.
+#[derive(Clone)]
+pub struct Password(String);
+
+impl From<&str> for Password {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl Options {
+    /// What flannel's flags mean. `endpoints` is the flag's text, split at commas.
+    pub fn new(endpoints: &str, prefix: &str) -> Self {
+        Self {
+            endpoints: endpoints.split(',').map(str::to_owned).collect(),
+            prefix: prefix.to_owned(),
+            tls: Tls::default(),
+            user: None,
+            term: LEASE_TERM,
+            margin: Duration::from_hours(1),
+        }
+    }
+
+    /// The URLs of the endpoints; one without a scheme is plain, or TLS if we have a certificate.
+    pub(super) fn urls(&self) -> Result<Vec<String>, Error> {
+        let scheme = match self.tls.identity {
+            Some(_) => "https",
+            None => "http",
+        };
+        let url = |endpoint: &String| {
+            let wrong = |why: &str| Error::Endpoint {
+                value: endpoint.clone(),
+                why: why.to_owned(),
+            };
+            let url = match endpoint.split_once("://") {
+                Some(("http" | "https", _)) => endpoint.clone(),
+                Some(_) => return Err(wrong("it is neither http nor https")),
+                None => format!("{scheme}://{endpoint}"),
+            };
+            let parsed: reqwest::Url = url.parse().map_err(|error| wrong(&format!("{error}")))?;
+            match (parsed.host(), parsed.path()) {
+                (None, _) => Err(wrong("it has no host")),
+                (Some(_), "/") => Ok(url),
+                (Some(_), _) => Err(wrong("it has a path")),
+            }
+        };
+        self.endpoints.iter().map(url).collect()
+    }
+
+    /// How this URL is connected to.
+    pub(super) fn connect(&self, url: &str) -> Result<ConnectOptions, Error> {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_keep_alive(PING, PING)
+            // A member that lost its cluster must say so, and not keep us waiting.
+            .with_require_leader(true);
+        if let Some((name, Password(password))) = &self.user {
+            options = options.with_user(name, password);
+        }
+        if url.starts_with("https://") {
+            options = options.with_tls(self.tls.options()?);
+        }
+        Ok(options)
+    }
+}
+
+impl Tls {
+    fn options(&self) -> Result<TlsOptions, Error> {
+        let mut options = TlsOptions::new();
+        options = match &self.authority {
+            Some(file) => options.ca_certificate(Certificate::from_pem(read(file)?)),
+            None => options.with_native_roots(),
+        };
+        if let Some((certificate, key)) = &self.identity {
+            options = options.identity(Identity::from_pem(read(certificate)?, read(key)?));
+        }
+        Ok(options)
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(file).map_err(|source| Error::File {
+        path: file.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_urls_of_a_host() {
+        let urls = |text| Options::new(text, "/x").urls();
+        assert_eq!(
+            urls("http://127.0.0.1:4001,http://127.0.0.1:2379").unwrap(),
+            ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]
+        );
+        assert_eq!(
+            urls("etcd:2379,https://[2001:db8::1]:2379/").unwrap(),
+            ["http://etcd:2379", "https://[2001:db8::1]:2379/"]
+        );
+        for wrong in [
+            "",
+            "http://",
+            "http://a, http://b",
+            "unix:///run/etcd",
+            "http://a:2379/v3",
+            "http://a:99999",
+            "a,,b",
+        ] {
+            let error = urls(wrong).unwrap_err().to_string();
+            assert!(error.contains("--etcd-endpoints"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let mut options = Options::new("http://a", "/x");
+        options.user = Some(("twill".to_owned(), "hunter2".into()));
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,355 @@
+//! Follows the leases in etcd and turns what happens to them into events.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use etcd_client::{Event as Change, EventType, WatchResponse};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use twill_core::event::Event;
+use twill_core::subnet::Subnet;
+
+use super::EtcdStore;
+use super::error::Error;
+use super::keys::Keys;
+use super::list::Listed;
+use super::record::Record;
+use crate::store::known::{Known, List, Step, UnreadLease};
+use crate::store::trouble::Trouble;
+use crate::store::unread::Unread;
+
+const ATTEMPT: &str = "watch the leases";
+
+/// How often etcd is asked whether the watch still stands.
+const ASK: Duration = Duration::from_secs(30);
+/// How long it may be silent all the same.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// Pauses after failures: flannel's, with jitter on top.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A watch that stands for so long ends a row of failures: longer than any pause.
+const STANDS: Duration = Duration::from_secs(6);
+
+/// Why a round of listing and watching ended.
+#[derive(Debug, thiserror::Error)]
+enum RoundEnd {
+    #[error(transparent)]
+    Store(#[from] Error),
+    #[error("this node has another address")]
+    Moved,
+    #[error("nobody takes the events any more")]
+    NobodyListens,
+}
+
+struct Watcher {
+    store: EtcdStore,
+    events: mpsc::Sender<Event>,
+    leases: Leases,
+    trouble: Trouble,
+    /// When the first word of this watch came.
+    heard_since: Option<Instant>,
+    unread: Unread,
+}
+
+/// What is known of the leases. Pure.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    known: Known,
+    /// Subnets that a node with both families holds: two keys may name them.
+    twins: HashSet<Subnet>,
+}
+
+impl EtcdStore {
+    /// Sends what happens to leases until `shutdown`, or until nobody takes it.
+    ///
+    /// The first event, and the first after changes may have been missed, is a
+    /// [`Event::Resync`]. Failures are logged and tried again; they send nothing.
+    pub async fn watch(self, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
+        let watcher = Watcher {
+            store: self,
+            events,
+            leases: Leases::default(),
+            trouble: Trouble::new(FIRST_PAUSE, LONGEST_PAUSE),
+            heard_since: None,
+            unread: Unread::default(),
+        };
+        let run = Box::pin(watcher.run());
+        shutdown.run_until_cancelled_owned(run).await;
+    }
+}
+
+impl Watcher {
+    async fn run(mut self) {
+        loop {
+            let Err(end) = self.round().await;
+            let error = match end {
+                RoundEnd::NobodyListens => return,
+                // Nothing is wrong with etcd, and changes are missed until it is asked again.
+                RoundEnd::Moved => {
+                    info!("this node has another address; watching the leases anew");
+                    continue;
+                }
+                RoundEnd::Store(error) => error.to_string(),
+            };
+            let heard_since = self.heard_since.take();
+            if heard_since.is_some_and(|since| since.elapsed() >= STANDS) {
+                self.trouble.is_over();
+            }
+            self.store.contacts.lost(&error);
+            let pause = self.trouble.pause();
+            if self.trouble.is_news(&error) {
+                warn!(error, "lease watch broke off; peers stay as they are");
+            } else {
+                debug!(error, ?pause, "lease watch broke off again");
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Something came by the watch. One that breaks off right after its first word has not stood.
+    fn heard(&mut self) {
+        self.store.contacts.heard();
+        let now = Instant::now();
+        self.trouble.lives(now);
+        let since = *self.heard_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= STANDS && self.trouble.is_over() {
+            info!("the lease watch stands again");
+        }
+    }
+
+    /// Lists if that is needed, then watches until something ends it.
+    async fn round(&mut self) -> Result<Infallible, RoundEnd> {
+        if self.leases.known.resume().is_none() {
+            self.list().await?;
+        }
+        let watched = self.follow().await;
+        if matches!(
+            watched,
+            Err(RoundEnd::Store(
+                Error::Compacted { .. } | Error::TwoKeys { .. } | Error::Replaced
+            ))
+        ) {
+            self.leases.known.forget_position();
+        }
+        watched
+    }
+
+    async fn list(&mut self) -> Result<(), RoundEnd> {
+        let listed = unless(&self.store.moved, async {
+            let session = self.store.session("list the leases").await?;
+            self.store.list(&session).await
+        })
+        .await??;
+        let (revision, count) = (listed.revision, listed.records.len());
+        if let Some(own) = self.store.own.subnet() {
+            let records = &mut listed.records.iter();
+            let record = records.find(|record| record.key.ipv4 == own);
+            self.store
+                .own
+                .seen(own, record.map_or(0, |record| record.mod_revision));
+        }
+        let step = self.leases.listed(listed, Instant::now());
+        if step.replaced {
+            warn!(
+                revision,
+                "etcd is another cluster than before, or was set back; peers that it does not \
+                 know are kept until their leases would have ended"
+            );
+        }
+        info!(
+            revision,
+            leases = count,
+            unread = step.unread.len(),
+            "leases listed"
+        );
+        self.store.contacts.heard();
+        self.take(step).await
+    }
+
+    async fn follow(&mut self) -> Result<Infallible, RoundEnd> {
+        let session = unless(&self.store.moved, self.store.session(ATTEMPT)).await??;
+        if !self.leases.is_of(session.cluster, session.revision) {
+            return Err(RoundEnd::Store(Error::Replaced));
+        }
+        let from = i64::try_from(self.leases.known.revision()).unwrap_or(i64::MAX);
+        let prefix = self.store.keys.subnets();
+        let stream = session.watch(ATTEMPT, &prefix, from.saturating_add(1));
+        let stream = unless(&self.store.moved, stream).await??;
+        let (mut sender, mut stream) = stream.split();
+        let mut ask = interval(ASK);
+        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = tokio::time::Instant::now();
+        loop {
+            let message = tokio::select! {
+                message = stream.message() => message,
+                () = self.store.moved.notified() => return Err(RoundEnd::Moved),
+                _ = ask.tick() => {
+                    // The answer only shows that etcd is there: its revision may be ahead of
+                    // changes that are still under way (etcd issue 15220).
+                    let asked = sender.request_progress().await;
+                    asked.map_err(|source| session.failed(ATTEMPT, source))?;
+                    continue;
+                }
+                () = tokio::time::sleep_until(heard + SILENCE) => {
+                    return Err(RoundEnd::Store(Error::Silent {
+                        attempt: ATTEMPT,
+                        endpoint: session.endpoint().to_owned(),
+                        limit: SILENCE,
+                    }));
+                }
+            };
+            let ended = |why: &str| Error::WatchEnded {
+                endpoint: session.endpoint().to_owned(),
+                why: why.to_owned(),
+            };
+            let message = message.map_err(|source| session.failed(ATTEMPT, source))?;
+            let message = message.ok_or_else(|| ended("the connection was closed"))?;
+            heard = tokio::time::Instant::now();
+            if message.compact_revision() > 0 {
+                let compacted = message.compact_revision();
+                return Err(RoundEnd::Store(Error::Compacted { compacted }));
+            }
+            if message.canceled() {
+                return Err(RoundEnd::Store(ended(message.cancel_reason())));
+            }
+            self.heard();
+            self.changes(&message).await?;
+        }
+    }
+
+    async fn changes(&mut self, message: &WatchResponse) -> Result<(), RoundEnd> {
+        for change in message.events() {
+            let (step, own) = self.leases.change(&self.store.keys, change)?;
+            if let Some((subnet, revision)) = own {
+                self.store.own.seen(subnet, revision);
+            }
+            self.take(step).await?;
+        }
+        let step = self.leases.known.prune(Instant::now());
+        self.take(step).await
+    }
+
+    /// Sends a step's events and reports what could not be read.
+    async fn take(&mut self, step: Step) -> Result<(), RoundEnd> {
+        for lease in &step.unread {
+            self.unread.tell(lease);
+        }
+        for event in step.events {
+            if self.events.send(event).await.is_err() {
+                return Err(RoundEnd::NobodyListens);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Leases {
+    /// Takes in a list.
+    pub(super) fn listed(&mut self, listed: Listed, now: Instant) -> Step {
+        let Listed {
+            cluster,
+            revision,
+            records,
+            unread,
+        } = listed;
+        // A key that names no subnet is none of those that are known.
+        let (unread, nameless): (Vec<_>, Vec<_>) = unread
+            .into_iter()
+            .partition(|unread| unread.subnet.is_some());
+        let twins = records.iter().filter(|record| record.key.ipv6.is_some());
+        self.twins = twins.map(|record| record.key.ipv4).collect();
+        let list = List {
+            store: store_name(cluster),
+            revision: u64::try_from(revision).unwrap_or_default(),
+            leases: records.iter().map(Record::lease).collect(),
+            unread,
+        };
+        let mut step = self.known.listed(list, now);
+        step.unread.extend(nameless);
+        step
+    }
+
+    /// Whether these are the leases of this cluster, and it is where it was or further: a watch
+    /// of another one would wait for a revision that says nothing.
+    fn is_of(&self, cluster: u64, revision: i64) -> bool {
+        let reached = u64::try_from(revision).is_ok_and(|now| now >= self.known.revision());
+        self.known.store() == Some(&store_name(cluster)) && reached
+    }
+
+    /// Takes in one change, and says what it makes of the key of a subnet: its revision, 0 if
+    /// it is gone. After an error a list is needed.
+    fn change(
+        &mut self,
+        keys: &Keys,
+        change: &Change,
+    ) -> Result<(Step, Option<(Subnet, i64)>), Error> {
+        let Some(kv) = change.kv() else {
+            return Ok((Step::default(), None));
+        };
+        let revision = kv.mod_revision();
+        let outcome = match change.event_type() {
+            EventType::Put => {
+                let read = Record::read(keys, kv.key(), kv.value(), kv.lease(), revision);
+                self.put(read, revision)
+            }
+            EventType::Delete => self.deleted(keys, kv.key())?,
+        };
+        self.known
+            .reached(u64::try_from(revision).unwrap_or_default());
+        Ok(outcome)
+    }
+
+    fn put(
+        &mut self,
+        read: Result<Record, UnreadLease>,
+        revision: i64,
+    ) -> (Step, Option<(Subnet, i64)>) {
+        match read {
+            Ok(record) => {
+                let subnet = record.key.ipv4;
+                if record.key.ipv6.is_some() {
+                    self.twins.insert(subnet);
+                }
+                (self.known.put(record.lease()), Some((subnet, revision)))
+            }
+            Err(unread) => {
+                let subnet = unread.subnet;
+                let step = Step {
+                    unread: vec![unread],
+                    ..Step::default()
+                };
+                (step, subnet.map(|subnet| (subnet, revision)))
+            }
+        }
+    }
+
+    fn deleted(&mut self, keys: &Keys, key: &[u8]) -> Result<(Step, Option<(Subnet, i64)>), Error> {
+        let Ok(key) = keys.parse(key) else {
+            // It was never taken for a lease.
+            return Ok((Step::default(), None));
+        };
+        let subnet = key.ipv4;
+        if self.twins.contains(&subnet) {
+            return Err(Error::TwoKeys { subnet });
+        }
+        Ok((self.known.remove(subnet), Some((subnet, 0))))
+    }
+}
+
+fn store_name(cluster: u64) -> String {
+    format!("{cluster:x}")
+}
+
+/// What `work` gives, unless the node moves meanwhile: then nobody hears the answer.
+async fn unless<T>(moved: &Notify, work: impl Future<Output = T>) -> Result<T, RoundEnd> {
+    tokio::select! {
+        done = work => Ok(done),
+        () = moved.notified() => Err(RoundEnd::Moved),
+    }
+}
