@@ -21,10 +21,11 @@ use clap::{
 };
 use ipnetwork::Ipv4Network;
 use regex::Regex;
-use twill_abi::FastPath;
+use twill_abi::{FastPath, Guard};
 use twill_core::vtep::Vni;
 
 use crate::datapath::filter::Slot;
+use crate::datapath::guard::{GuardAttach, GuardOptions};
 use crate::datapath::hooks::AttachBy;
 use crate::datapath::{Options, Sizes};
 use crate::instance::InstanceName;
@@ -43,6 +44,7 @@ const UPLINK: &str = "Underlay";
 const RULES: &str = "Rules and routes of the host";
 const FAST_PATH: &str = "Fast path";
 const DATAPATH: &str = "Datapath";
+const GUARD: &str = "Guard";
 const HEALTH: &str = "Health";
 const STORE: &str = "Lease store: lease server";
 
@@ -115,6 +117,27 @@ impl From<FastPathChoice> for FastPath {
             FastPathChoice::Permit => Self::Permit,
             FastPathChoice::Direct => Self::Direct,
             FastPathChoice::Off => Self::Off,
+        }
+    }
+}
+
+/// What becomes of VXLAN that no peer sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum GuardChoice {
+    /// It is not looked at.
+    Off,
+    /// It is counted, and goes on as with flannel.
+    Count,
+    /// It is dropped, while this agent hears of every lease; else counted.
+    Enforce,
+}
+
+impl From<GuardChoice> for Guard {
+    fn from(choice: GuardChoice) -> Self {
+        match choice {
+            GuardChoice::Off => Self::Off,
+            GuardChoice::Count => Self::Count,
+            GuardChoice::Enforce => Self::Enforce,
         }
     }
 }
@@ -229,6 +252,31 @@ pub struct AgentArgs {
     /// Host-side veths whose flows are never fast, by name; may be given several times.
     #[arg(long, value_name = "NAME", help_heading = FAST_PATH)]
     pub exclude_link: Vec<String>,
+    /// What becomes of VXLAN that no peer sent, or that is not as a peer would send it.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value = "count",
+        help_heading = GUARD
+    )]
+    pub guard: GuardChoice,
+    /// Where that is looked for: XDP in the driver or in the stack, or TC. What cannot be had is
+    /// done by TC, and twillctl status says why.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHERE",
+        default_value = "auto",
+        help_heading = GUARD
+    )]
+    pub guard_attach: GuardAttach,
+    /// Let pods send to the nodes' VXLAN port: for overlays that end on the nodes of this one. A
+    /// VXLAN among pods does not need it.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", value_parser = go_bool,
+          help_heading = GUARD)]
+    pub allow_pod_vxlan: bool,
     /// Address that /healthz and /readyz are on.
     #[arg(long, value_name = "IP", default_value = "0.0.0.0", help_heading = HEALTH)]
     pub healthz_ip: IpAddr,
@@ -355,6 +403,10 @@ impl AgentArgs {
             slot: Slot {
                 priority: self.tc_priority,
                 handle: self.tc_handle,
+            },
+            guard: GuardOptions {
+                guard: self.guard.into(),
+                attach: self.guard_attach,
             },
         }
     }

@@ -7,6 +7,7 @@ mod counters;
 pub mod explain;
 pub mod permits;
 mod status;
+mod strangers;
 pub mod switch;
 mod table;
 mod teardown;
@@ -68,6 +69,9 @@ pub enum Command {
     Status,
     /// Lists the VTEPs of other nodes with what was sent to them and came from them.
     Vteps,
+    /// Lists who sent VXLAN to this node and is no VTEP, the last one first. Sources may be
+    /// invented.
+    Strangers,
     /// Lists how many packets each program carried or passed on, and why.
     Counters {
         /// Zeroes too.
@@ -126,6 +130,7 @@ pub async fn run(ctl: &Ctl) -> Result<ExitCode> {
     match &ctl.command {
         Command::Status => status::run(place),
         Command::Vteps => vteps::run(place),
+        Command::Strangers => strangers::run(place),
         Command::Counters { all, slow } => {
             let which = match (all, slow) {
                 (_, true) => Which::Slow,

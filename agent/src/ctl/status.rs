@@ -12,7 +12,7 @@ use super::{Place, table};
 use crate::datapath::hooks::Attachment;
 use crate::datapath::pins::{AttachmentKind, AttachmentPin};
 use crate::datapath::reader::{PinnedSettings, Reader};
-use crate::files::status::{self, FastPathStatus, Liveness, PodStatus, Status};
+use crate::files::status::{self, FastPathStatus, GuardStatus, Liveness, PodStatus, Status};
 
 /// twilld is not running.
 const NOT_RUNNING: u8 = 3;
@@ -71,13 +71,14 @@ fn word(liveness: Option<Liveness>) -> &'static str {
 fn by(kind: AttachmentKind) -> String {
     match kind {
         AttachmentKind::Tcx => "tcx".to_owned(),
+        AttachmentKind::Xdp(kind) => format!("xdp, {}", kind.label()),
         AttachmentKind::Filter { priority, handle } => {
             format!("netlink, priority {priority}, handle {handle}")
         }
     }
 }
 
-fn interface(ifindex: u32) -> String {
+pub(super) fn interface(ifindex: u32) -> String {
     if_indextoname(ifindex)
         .ok()
         .and_then(|name| name.into_string().ok())
@@ -175,6 +176,7 @@ fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
         ),
     ];
     rows.extend(fast_path_rows(&said.fast_path));
+    rows.extend(guard_row(&said.guard));
     rows.extend(said.pods.iter().map(pod_row));
     rows.extend(said.attached.iter().map(attached_row));
     let errors = said.errors.iter();
@@ -223,6 +225,27 @@ fn fast_path_rows(said: &FastPathStatus) -> Vec<Row> {
     }
     rows.extend(exclude.iter().map(|prefix| ("excluded", prefix.clone())));
     rows
+}
+
+/// Nothing from a twilld that did not know of it yet.
+fn guard_row(said: &GuardStatus) -> Option<Row> {
+    let GuardStatus {
+        wanted,
+        drops,
+        waits,
+        place,
+    } = said;
+    if wanted.is_empty() {
+        return None;
+    }
+    let does = match (wanted.as_str(), drops, waits) {
+        ("enforce", false, Some(why)) => format!("counts, and drops nothing: {why}"),
+        ("enforce", true, _) => "drops".to_owned(),
+        (wanted, ..) => wanted.to_owned(),
+    };
+    let reason = place.reason.iter().map(|reason| format!(" ({reason})"));
+    let reason: String = reason.collect();
+    Some(("guard", format!("{does}; at {}{reason}", place.by)))
 }
 
 fn pod_row(pod: &PodStatus) -> Row {

@@ -62,6 +62,12 @@ pub const HOOKS: &[Hook] = &[
         turn: Turn::First,
     },
     Hook {
+        program: Program::GuardTc,
+        place: Place::Uplink,
+        direction: TcAttachType::Ingress,
+        turn: Turn::First,
+    },
+    Hook {
         program: Program::ToUplink,
         place: Place::Uplink,
         direction: TcAttachType::Egress,
@@ -100,6 +106,21 @@ pub struct Interfaces {
     pub uplink: Interface,
     /// The host-side veths of pods that may be fast.
     pub pods: Vec<Interface>,
+    /// The host-side veths of other pods, which only may not speak to the nodes' VXLAN port.
+    pub watched: Vec<Interface>,
+    /// The uplink's kind, as `veth`, or its driver.
+    pub uplink_kind: String,
+}
+
+impl Hook {
+    /// Where its tc filter stands: beside that of the other program on the same hook.
+    pub(super) fn slot(&self, slot: Slot) -> Slot {
+        if self.program != Program::GuardTc {
+            return slot;
+        }
+        let handle = slot.handle.checked_add(1).unwrap_or(slot.handle - 1);
+        Slot { handle, ..slot }
+    }
 }
 
 impl Interfaces {

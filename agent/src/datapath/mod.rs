@@ -5,6 +5,7 @@
 
 pub mod bpffs;
 pub mod filter;
+pub mod guard;
 pub mod hooks;
 pub mod maps;
 pub mod object;
@@ -14,7 +15,9 @@ pub mod pins;
 pub mod reader;
 pub mod settings;
 pub mod stats;
+pub mod strangers;
 pub mod tcx;
+pub mod xdp;
 
 mod load;
 
@@ -26,13 +29,14 @@ use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError};
 use thiserror::Error;
 use tracing::{debug, warn};
-use twill_abi::{Config, Mode};
+use twill_abi::{Config, Guard, Mode, Program};
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
 
 use crate::instance::InstanceName;
 use bpffs::BpffsError;
 use filter::{FilterError, Slot};
+use guard::{GuardOptions, GuardPlace, Post};
 use hooks::{AttachBy, Attacher, Attachment, HOOKS, Hook, Interface, Interfaces, Place};
 use maps::{Maps, MapsError};
 use object::ObjectError;
@@ -54,6 +58,8 @@ pub struct Options {
     pub attach_by: AttachBy,
     /// Place of tc filters.
     pub slot: Slot,
+    /// What becomes of strangers' VXLAN.
+    pub guard: GuardOptions,
 }
 
 /// Sizes of the maps, in entries.
@@ -199,6 +205,7 @@ pub struct Datapath {
     vni: u32,
     common_prefix: u8,
     attached: Vec<Attachment>,
+    post: Post,
 }
 
 impl Datapath {
@@ -242,6 +249,7 @@ impl Datapath {
             vni,
             common_prefix,
             attached: Vec::new(),
+            post: Post::default(),
         })
     }
 
@@ -297,6 +305,15 @@ impl Datapath {
     /// the first time only when the maps are filled.
     pub async fn attach(&mut self, interfaces: &Interfaces) -> Result<(), DatapathError> {
         self.keep_pins()?;
+        let guard_pin = self.post.at_xdp(
+            self.options.guard,
+            &mut self.ebpf,
+            &self.pins,
+            &interfaces.uplink,
+            &interfaces.uplink_kind,
+            &mut self.links,
+        );
+        let guard_at_tc = guard_pin.is_none() && self.options.guard.guard != Guard::Off;
         let mut attacher = Attacher {
             pins: &self.pins,
             by: self.options.attach_by,
@@ -306,9 +323,13 @@ impl Datapath {
             links: &mut self.links,
         };
         let mut attached = Vec::new();
-        let mut wanted = Vec::new();
+        let mut wanted: Vec<PathBuf> = guard_pin.iter().cloned().collect();
         let mut unseen = BTreeSet::new();
         for hook in HOOKS {
+            if hook.program == Program::GuardTc && !guard_at_tc {
+                continue;
+            }
+            attacher.slot = hook.slot(self.options.slot);
             let program = load::classifier(&mut self.ebpf, hook.program.label())?;
             for interface in interfaces.at(hook.place) {
                 match attacher.ensure(hook, interface, program).await {
@@ -324,9 +345,31 @@ impl Datapath {
                             attached.extend(before(&self.attached, hook, interface));
                         }
                     }
+                    // Nor does a packet wait for the guard.
+                    Err(error) if hook.program == Program::GuardTc => self.post.nowhere(&error),
                     Err(error) => return Err(error),
                 }
             }
+            if hook.program != Program::FromPod || self.options.attach_by == AttachBy::Netlink {
+                continue;
+            }
+            // Beside somebody else's qdiscs and filters a TCX link disturbs nobody.
+            attacher.by = AttachBy::Tcx;
+            for interface in &interfaces.watched {
+                match attacher.ensure(hook, interface, program).await {
+                    Ok((attachment, pin)) => {
+                        attached.push(attachment);
+                        wanted.push(pin);
+                    }
+                    Err(error) => {
+                        debug!(interface = interface.name, error = %chain(&error), "pod not watched");
+                    }
+                }
+            }
+            attacher.by = self.options.attach_by;
+        }
+        if guard_pin.is_some() {
+            attached.push(xdp_attachment(&interfaces.uplink, &self.post));
         }
         attacher.prune(&wanted, &unseen).await?;
         self.attached = attached;
@@ -371,6 +414,11 @@ impl Datapath {
         Ok(())
     }
 
+    /// Where the guard is.
+    pub fn guard(&self) -> &GuardPlace {
+        &self.post.place
+    }
+
     /// What is attached.
     pub fn attachments(&self) -> &[Attachment] {
         &self.attached
@@ -411,6 +459,18 @@ pub async fn detach_all(pins: &Pins) -> Vec<Removal> {
         });
     }
     removals
+}
+
+fn xdp_attachment(uplink: &Interface, post: &Post) -> Attachment {
+    Attachment {
+        program: Program::Guard.label().to_owned(),
+        interface: uplink.name.clone(),
+        ifindex: uplink.ifindex,
+        direction: "ingress".to_owned(),
+        by: post.place.by.clone(),
+        program_id: post.program_id,
+        others: Vec::new(),
+    }
 }
 
 /// What was attached to a hook when it was looked at last.

@@ -5,6 +5,8 @@
 //!     v<ABI_VERSION>/
 //!         <map>                      every map by its name
 //!         link_<program>_<ifindex>   a TCX link
+//!         xdp_<program>_<ifindex>_<native|generic>
+//!                                    an XDP link
 //!         filter_<program>_<ifindex>_<priority>_<handle>
 //!                                    the program of a tc filter
 //!         next/<map>                 a new set of maps, until the programs use it
@@ -54,6 +56,8 @@ pub struct AttachmentPin {
 pub enum AttachmentKind {
     /// By a TCX link; the pin is the link.
     Tcx,
+    /// By an XDP link; the pin is the link.
+    Xdp(XdpKind),
     /// By a tc filter; the pin is the program.
     Filter {
         /// Priority.
@@ -61,6 +65,25 @@ pub enum AttachmentKind {
         /// Handle.
         handle: u32,
     },
+}
+
+/// Where in the kernel an XDP program runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum XdpKind {
+    /// In the driver.
+    Native,
+    /// In the stack.
+    Generic,
+}
+
+impl XdpKind {
+    /// Its name, in pins and for people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
 }
 
 /// What went wrong with pins.
@@ -169,6 +192,13 @@ impl Pins {
         self.current().join(format!("link_{program}_{ifindex}"))
     }
 
+    /// The pin of a program's XDP link.
+    pub fn xdp(&self, program: &str, ifindex: u32, kind: XdpKind) -> PathBuf {
+        let kind = kind.label();
+        self.current()
+            .join(format!("xdp_{program}_{ifindex}_{kind}"))
+    }
+
     /// The pin of a tc filter's program.
     pub fn filter(&self, program: &str, ifindex: u32, priority: u16, handle: u32) -> PathBuf {
         self.current()
@@ -236,7 +266,9 @@ impl Pins {
         for pin in list(&folder)?.iter().filter_map(|path| attachment(path)) {
             // A pin that is none of ours says nothing about the maps; attaching replaces it.
             let program = match pin.kind {
-                AttachmentKind::Tcx => tcx::program_of(&pin.path).ok().flatten(),
+                AttachmentKind::Tcx | AttachmentKind::Xdp(_) => {
+                    tcx::program_of(&pin.path).ok().flatten()
+                }
                 AttachmentKind::Filter { .. } => {
                     let program = ProgramInfo::from_pin(&pin.path);
                     program.ok().map(|program| program.id())
@@ -399,6 +431,13 @@ pub(super) fn attachment(path: &Path) -> Option<AttachmentPin> {
     let (kind, program, ifindex) = if let Some(rest) = name.strip_prefix("link_") {
         let (program, ifindex) = rest.rsplit_once('_')?;
         (AttachmentKind::Tcx, program, ifindex)
+    } else if let Some(rest) = name.strip_prefix("xdp_") {
+        let (rest, kind) = rest.rsplit_once('_')?;
+        let (program, ifindex) = rest.rsplit_once('_')?;
+        let kind = [XdpKind::Native, XdpKind::Generic]
+            .into_iter()
+            .find(|known| known.label() == kind)?;
+        (AttachmentKind::Xdp(kind), program, ifindex)
     } else {
         let rest = name.strip_prefix("filter_")?;
         let (rest, handle) = rest.rsplit_once('_')?;
@@ -491,6 +530,8 @@ mod tests {
             "link_to_overlay_-1",
             "link_to_overlay_99999999999",
             "filter_a_1_2",
+            "xdp_guard_3",
+            "xdp_guard_3_offload",
             "filter_a_1_70000_1",
             "next",
         ] {
@@ -503,6 +544,9 @@ mod tests {
         let pins = Pins::new(Path::new("/b"), &"x".parse().unwrap());
         let pin = attachment(&pins.link("to_overlay", 7)).unwrap();
         assert_eq!((pin.program.as_str(), pin.ifindex), ("to_overlay", 7));
+        let pin = attachment(&pins.xdp("guard", 7, XdpKind::Generic)).unwrap();
+        assert_eq!((pin.program.as_str(), pin.ifindex), ("guard", 7));
+        assert_eq!(pin.kind, AttachmentKind::Xdp(XdpKind::Generic));
         let pin = attachment(&pins.filter("guard", 7, 50, 9)).unwrap();
         assert_eq!((pin.program.as_str(), pin.ifindex), ("guard", 7));
         assert_eq!(

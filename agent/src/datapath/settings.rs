@@ -4,17 +4,22 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use twill_abi::{
-    Address, Be16, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, Config,
-    FastPath, Mode,
+    Address, Be16, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_POD_VXLAN,
+    CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, Config, FastPath, Guard,
+    Mode,
 };
 use twill_core::subnet::Subnet;
 use twill_core::vtep::{MacAddr, Vni};
 
 /// The kernel's default UDP port for VXLAN, where the configuration names none.
-const KERNEL_VXLAN_PORT: u16 = 8472;
+pub const KERNEL_VXLAN_PORT: u16 = 8472;
 
 /// What the programs must know, before it is put into bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each becomes a flag of its own in the map"
+)]
 pub struct Settings {
     /// Who carries packets.
     pub mode: Mode,
@@ -51,6 +56,14 @@ pub struct Settings {
     /// Whether something that the fast path rests on is missing: no flow is fast then, not even
     /// by the operator's word.
     pub stale: bool,
+    /// What becomes of strangers' VXLAN.
+    pub guard: Guard,
+    /// Whether every lease is in the maps, and new ones are heard of at once.
+    pub leases_complete: bool,
+    /// Whether another vxlan device of the host takes packets at the same port.
+    pub shared_port: bool,
+    /// Whether pods may send to the nodes' VXLAN port.
+    pub pod_vxlan: bool,
 }
 
 impl Settings {
@@ -70,7 +83,7 @@ impl Settings {
             mark_bit: self.mark_bit,
             uplink_ifindex: self.uplink_ifindex,
             overlay_ifindex: self.overlay_ifindex,
-            guard: 0,
+            guard: self.guard as u32,
             vxlan_port: Be16::from_host(self.port.unwrap_or(KERNEL_VXLAN_PORT)),
             source_port_min,
             // udp_flow_src_port() in include/net/udp.h, v6.12, never takes the last port:
@@ -97,6 +110,9 @@ impl Settings {
         set(self.odd_routes, CONFIG_FLAG_ODD_ROUTES)
             | set(self.tcp_permits, CONFIG_FLAG_TCP_PERMITS)
             | set(self.stale, CONFIG_FLAG_STALE)
+            | set(self.leases_complete, CONFIG_FLAG_LEASES_COMPLETE)
+            | set(self.shared_port, CONFIG_FLAG_SHARED_PORT)
+            | set(self.pod_vxlan, CONFIG_FLAG_POD_VXLAN)
     }
 }
 
@@ -124,6 +140,10 @@ mod tests {
             mark_bit: 0x1000,
             tcp_permits: true,
             stale: false,
+            guard: Guard::Enforce,
+            leases_complete: true,
+            shared_port: false,
+            pod_vxlan: true,
         };
         let config = settings.to_config(5, 6);
         assert_eq!(config.vxlan_port.to_host(), 8472);
@@ -134,8 +154,12 @@ mod tests {
         assert_eq!((config.heartbeat_ns, config.generation), (5, 6));
         assert_eq!(
             config.flags,
-            CONFIG_FLAG_ODD_ROUTES | CONFIG_FLAG_TCP_PERMITS
+            CONFIG_FLAG_ODD_ROUTES
+                | CONFIG_FLAG_TCP_PERMITS
+                | CONFIG_FLAG_LEASES_COMPLETE
+                | CONFIG_FLAG_POD_VXLAN
         );
+        assert_eq!(config.guard, 2);
         let stale = Settings {
             stale: true,
             ..settings.clone()

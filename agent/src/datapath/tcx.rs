@@ -207,7 +207,8 @@ pub fn keep_pinned(links: &mut Links, pin: &Path) -> Result<(), TcxError> {
     Ok(())
 }
 
-fn pinned(link: FdLink, pin: &Path) -> Result<FdLink, TcxError> {
+/// Pins a link, and holds it.
+pub(super) fn pinned(link: FdLink, pin: &Path) -> Result<FdLink, TcxError> {
     let pinned = link.pin(pin).map_err(|source| TcxError::Pin {
         pin: pin.to_owned(),
         source,
@@ -232,7 +233,8 @@ pub fn program_of(path: &Path) -> Result<Option<u32>, TcxError> {
     Ok(Some(info.program_id()))
 }
 
-fn open(path: &Path) -> Result<Option<FdLink>, TcxError> {
+/// The link pinned at `path`; `None` if nothing is.
+pub(super) fn open(path: &Path) -> Result<Option<FdLink>, TcxError> {
     match PinnedLink::from_pin(path) {
         Ok(pinned) => Ok(Some(FdLink::from(pinned))),
         Err(LinkError::SyscallError(SyscallError { io_error, .. }))

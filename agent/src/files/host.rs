@@ -55,6 +55,15 @@ pub fn random_mac() -> Result<[u8; 6], FileError> {
     Ok(bytes)
 }
 
+/// The driver of an interface, as `virtio_net`; `None` where it has none, or sysfs does not tell.
+pub fn driver(interface: &str) -> Option<String> {
+    let link = Path::new("/sys/class/net")
+        .join(interface)
+        .join("device/driver");
+    let target = fs::read_link(link).ok()?;
+    Some(target.file_name()?.to_str()?.to_owned())
+}
+
 fn port_range(text: &str) -> Option<(u16, u16)> {
     let mut ports = text.split_whitespace().map(str::parse::<u16>);
     let (low, high) = (ports.next()?.ok()?, ports.next()?.ok()?);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{FileError, atomic};
+use crate::datapath::guard::GuardPlace;
 use crate::datapath::hooks::Attachment;
 
 /// Everything in `status.json`. Fields are added, never renamed.
@@ -64,6 +65,8 @@ pub struct Status {
     pub store: StoreStatus,
     /// Which flows may skip the host's stack.
     pub fast_path: FastPathStatus,
+    /// What becomes of VXLAN that no peer sent.
+    pub guard: GuardStatus,
     /// The pods of this node.
     pub pods: Vec<PodStatus>,
     /// Programs that are attached.
@@ -96,6 +99,21 @@ pub struct FastPathStatus {
     pub permit_milliseconds: u64,
     /// Addresses whose flows never get a permit.
     pub exclude: Vec<String>,
+}
+
+/// What becomes of VXLAN that no peer sent.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct GuardStatus {
+    /// `--guard`.
+    pub wanted: String,
+    /// Whether it drops now.
+    pub drops: bool,
+    /// Why it does not drop though it should.
+    pub waits: Option<String>,
+    /// Where it is.
+    #[serde(flatten)]
+    pub place: GuardPlace,
 }
 
 /// A pod of this node, as far as its packets are concerned.

@@ -22,6 +22,7 @@ use twill_core::vtep::MacAddr;
 use super::acceptance::Acceptance;
 use super::bpf::Bpf;
 use super::failures::Failures;
+use super::guard::Sentry;
 use super::metrics::Meters;
 use super::notice::Notice;
 use super::patience::pauses;
@@ -56,6 +57,7 @@ pub(super) struct Agent {
     pub(super) acceptance: Acceptance,
     pub(super) traffic: Traffic,
     pub(super) pods: Pods,
+    pub(super) sentry: Sentry,
     pub(super) failures: Failures,
     pub(super) readiness: Readiness,
     pub(super) meters: Meters,
@@ -130,6 +132,7 @@ impl Agent {
         report.uplink(&uplink);
         let acceptance = Acceptance::new(&args);
         let pods = Pods::new(&args);
+        let sentry = Sentry::new(&args);
         let bpf = Bpf::new(&args, &config);
         let traffic = Traffic::start(args.iptables_resync);
         Self {
@@ -152,6 +155,7 @@ impl Agent {
             acceptance,
             traffic,
             pods,
+            sentry,
             readiness,
             meters,
             notice: Notice::default(),
@@ -220,6 +224,7 @@ impl Agent {
                 _ = guard.tick() => {
                     self.notice.alive();
                     self.look_again().await;
+                    self.beat(sources.store.contact().trouble.is_none()).await;
                     self.guard_programs().await;
                     self.report.store(&sources.store.contact());
                     self.report.write();

@@ -12,6 +12,7 @@ use twill_core::plan::MapOp;
 
 use super::failures::Failures;
 use crate::args::{AgentArgs, DatapathChoice};
+use crate::datapath::guard::GuardPlace;
 use crate::datapath::hooks::{Attachment, Interface, Interfaces};
 use crate::datapath::permits::VethUse;
 use crate::datapath::pins::Pins;
@@ -240,6 +241,18 @@ impl Bpf {
         }
         self.trouble = Some(reason);
         self.retry_at = Instant::now() + RETRY;
+    }
+
+    /// Where the guard is.
+    pub(super) fn guard(&self) -> GuardPlace {
+        let nowhere = || GuardPlace {
+            by: "nowhere".to_owned(),
+            reason: Some("BPF is not available, or not attached yet".to_owned()),
+        };
+        let place = self.datapath.as_ref().map(Datapath::guard);
+        place
+            .filter(|place| !place.by.is_empty())
+            .map_or_else(nowhere, GuardPlace::clone)
     }
 
     /// What is attached.

@@ -4,6 +4,7 @@ mod acceptance;
 mod agent;
 mod bpf;
 mod failures;
+mod guard;
 mod metrics;
 mod notice;
 mod outlook;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
-use twill_abi::{FastPath, Mode};
+use twill_abi::{FastPath, Guard, Mode};
 use twill_core::event::Event;
 use twill_core::lease::LeaseAttrs;
 use twill_core::mtu::overlay_mtu;
@@ -47,6 +47,7 @@ impl Agent {
         }
         if batch.look == Look::Everywhere || batch.pods {
             self.look_at_pods().await;
+            self.look_for_the_guard().await;
         }
         // A peer like all others changes nothing that the settings say.
         let common = self.state.config().subnet_len;
@@ -297,12 +298,18 @@ impl Agent {
                 FastPath::Off => Vec::new(),
                 FastPath::Permit | FastPath::Direct => self.pods.interfaces(),
             },
+            watched: match (self.sentry.guard, self.acceptance.wanted()) {
+                (Guard::Enforce, FastPath::Off) => self.pods.all(),
+                (Guard::Enforce, _) => self.pods.never_fast(),
+                (Guard::Off | Guard::Count, _) => Vec::new(),
+            },
+            uplink_kind: self.sentry.uplink_kind.clone(),
         })
     }
 
     /// Writes the settings and makes sure that the programs are where they belong, unless they
     /// know all that and nobody asks for more than that.
-    async fn tell_programs(&mut self, look: Look) {
+    pub(super) async fn tell_programs(&mut self, look: Look) {
         let (Some(interfaces), Some(settings)) = (self.interfaces(), self.settings()) else {
             return;
         };
@@ -356,6 +363,10 @@ impl Agent {
             mark_bit: self.acceptance.mark_bit(),
             tcp_permits: allowed.tcp_permits,
             stale: self.acceptance.is_stale(),
+            guard: self.sentry.guard,
+            leases_complete: self.knows_every_node(),
+            shared_port: self.sentry.shared_port,
+            pod_vxlan: self.sentry.pod_vxlan,
         })
     }
 
@@ -419,6 +430,7 @@ impl Agent {
             state: &self.state,
             ready,
             unmapped: &self.unmapped,
+            sentry: &self.sentry,
         });
     }
 }

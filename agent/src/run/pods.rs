@@ -102,6 +102,20 @@ impl Pods {
         interfaces(&self.known)
     }
 
+    /// The veths of pods that are never fast.
+    pub(super) fn never_fast(&self) -> Vec<Interface> {
+        let never = self
+            .known
+            .iter()
+            .filter(|(_, pod)| pod.never_fast.is_some());
+        never.map(interface).collect()
+    }
+
+    /// The veths of all pods.
+    pub(super) fn all(&self) -> Vec<Interface> {
+        self.known.iter().map(interface).collect()
+    }
+
     /// What each veth may do; `None` while nobody knows.
     pub(super) fn uses(&self) -> Option<BTreeMap<u32, VethUse>> {
         let use_of = |pod: &PodVeth| match pod.never_fast {
@@ -151,11 +165,14 @@ fn bridges_under(host: &HostLinks, veths: &[Interface]) -> Vec<Interface> {
 
 fn interfaces(pods: &BTreeMap<u32, PodVeth>) -> Vec<Interface> {
     let fast = pods.iter().filter(|(_, pod)| pod.never_fast.is_none());
-    fast.map(|(&ifindex, pod)| Interface {
+    fast.map(interface).collect()
+}
+
+fn interface((&ifindex, pod): (&u32, &PodVeth)) -> Interface {
+    Interface {
         name: pod.name.clone(),
         ifindex,
-    })
-    .collect()
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use tokio::sync::watch;
 use tracing::warn;
-use twill_abi::{ABI_VERSION, FastPath};
+use twill_abi::{ABI_VERSION, FastPath, Guard};
 use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedDevice;
 use twill_core::pods::{PodVeth, Wiring};
@@ -19,13 +19,14 @@ use twill_core::uplink::Uplink;
 use super::acceptance::Acceptance;
 use super::bpf::Bpf;
 use super::failures::Failures;
+use super::guard::Sentry;
 use super::outlook::Allowed;
 use super::pods::Pods;
 use crate::args::{AgentArgs, device_name};
 use crate::datapath::chain;
 use crate::datapath::operator::fast_path_name;
 use crate::datapath::pins::Pins;
-use crate::files::status::{self, FastPathStatus, PodStatus, Status, StoreStatus};
+use crate::files::status::{self, FastPathStatus, GuardStatus, PodStatus, Status, StoreStatus};
 use crate::store::Contact;
 
 /// The kernel's UDP port for VXLAN, where the configuration names none.
@@ -155,8 +156,10 @@ impl Report {
             state,
             ready,
             unmapped,
+            sentry,
         } = outcome;
         self.fast_path(acceptance);
+        self.guard(bpf, sentry, unmapped, state);
         self.status.pods = pods.known().iter().map(pod).collect();
         let (mode, reason) = bpf.mode();
         mode.clone_into(&mut self.status.mode);
@@ -186,6 +189,26 @@ impl Report {
             (Some(trouble), _) => Some(trouble.to_owned()),
             (None, FastPath::Off) => Some(format!("--fast-path {}", status.wanted)),
             (None, FastPath::Permit | FastPath::Direct) => None,
+        };
+    }
+
+    fn guard(&mut self, bpf: &Bpf, sentry: &Sentry, unmapped: &BTreeSet<Subnet>, state: &State) {
+        let waits = if !state.is_complete() {
+            Some("the list of leases is not complete")
+        } else if !unmapped.is_empty() {
+            Some("the maps have no room for every node")
+        } else if !sentry.hears() {
+            Some("the store is not heard, so nodes may have joined")
+        } else {
+            None
+        };
+        let enforces = sentry.guard == Guard::Enforce;
+        let place = bpf.guard();
+        self.status.guard = GuardStatus {
+            wanted: guard_name(sentry.guard).to_owned(),
+            drops: enforces && waits.is_none() && place.by != "nowhere",
+            waits: waits.filter(|_| enforces).map(str::to_owned),
+            place,
         };
     }
 
@@ -220,6 +243,15 @@ pub(super) struct Outcome<'a> {
     pub(super) state: &'a State,
     pub(super) ready: bool,
     pub(super) unmapped: &'a BTreeSet<Subnet>,
+    pub(super) sentry: &'a Sentry,
+}
+
+fn guard_name(guard: Guard) -> &'static str {
+    match guard {
+        Guard::Off => "off",
+        Guard::Count => "count",
+        Guard::Enforce => "enforce",
+    }
 }
 
 fn pod((&ifindex, pod): (&u32, &PodVeth)) -> PodStatus {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::net::if_::if_nametoindex;
-use twill_abi::{FastPath, Mode};
+use twill_abi::{FastPath, Guard, Mode};
 use twill_agent::datapath::filter::Slot;
+use twill_agent::datapath::guard::{GuardAttach, GuardOptions};
 use twill_agent::datapath::hooks::{AttachBy, Interface, Interfaces};
 use twill_agent::datapath::pins::Pins;
 use twill_agent::datapath::reader::Reader;
@@ -53,6 +54,10 @@ impl Lab {
             sizes: Sizes::default(),
             attach_by,
             slot: SLOT,
+            guard: GuardOptions {
+                guard: Guard::Off,
+                attach: GuardAttach::Auto,
+            },
         };
         Ok(Self { namespace, options })
     }
@@ -73,6 +78,8 @@ impl Lab {
                 overlay: interface("flannel.7")?,
                 uplink: interface("up0")?,
                 pods: Vec::new(),
+                watched: Vec::new(),
+                uplink_kind: "veth".to_owned(),
             };
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -154,6 +161,10 @@ fn settings(interfaces: &Interfaces) -> Result<Settings> {
         mark_bit: 0x1000,
         tcp_permits: false,
         stale: false,
+        guard: Guard::Off,
+        leases_complete: true,
+        shared_port: false,
+        pod_vxlan: false,
     })
 }
 

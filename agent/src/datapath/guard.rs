@@ -1,0 +1,196 @@
+//! Where the guard is: at XDP where it costs nothing, else at TC, which sees the same.
+
+use std::path::PathBuf;
+
+use aya::Ebpf;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Duration, Instant};
+use tracing::{info, warn};
+use twill_abi::{Guard, Program};
+
+use super::chain;
+use super::hooks::Interface;
+use super::pins::{AttachmentKind, Pins, XdpKind};
+use super::tcx::{self, Links};
+use super::xdp::{self, XdpError};
+
+/// How long until XDP is asked for again where it could not be had.
+const RETRY: Duration = Duration::from_mins(1);
+
+/// Where the guard shall be.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum GuardAttach {
+    /// At XDP in the driver, where that costs nothing; else at TC.
+    #[default]
+    Auto,
+    /// At XDP in the driver, even where that costs GRO; where it cannot be had, at TC.
+    Native,
+    /// At XDP in the stack, which every interface has, and which copies packets; where it cannot
+    /// be had, at TC.
+    Generic,
+    /// At TC.
+    Tc,
+}
+
+/// What the guard shall do, and where.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct GuardOptions {
+    /// What becomes of strangers' VXLAN.
+    pub guard: Guard,
+    /// Where.
+    pub attach: GuardAttach,
+}
+
+/// Where the guard is.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct GuardPlace {
+    /// `xdp-native`, `xdp-generic`, `tc` or `nowhere`.
+    pub by: String,
+    /// Why not at XDP, or nowhere.
+    pub reason: Option<String>,
+}
+
+/// The guard's place, as it was found last.
+#[derive(Debug, Default)]
+pub(super) struct Post {
+    pub(super) place: GuardPlace,
+    /// Identity of the program at XDP.
+    pub(super) program_id: u32,
+    /// Why XDP was refused, where, and until when nobody asks again.
+    refused: Option<(Interface, String, Instant)>,
+}
+
+/// Why XDP on such an interface costs more than the guard is worth, if it does.
+fn cost(kind: &str) -> Option<&'static str> {
+    match kind {
+        "veth" => Some("XDP on a veth takes GRO and whole GSO packets away"),
+        "tun" | "tap" => Some("XDP on a tap copies every packet, GSO packets in pieces"),
+        "virtio_net" => {
+            Some("XDP on virtio_net takes the host's large packets (guest offloads) away")
+        }
+        _ => None,
+    }
+}
+
+impl Post {
+    /// Makes sure that the guard is at XDP, if it is to be there and can be; the pin of its link.
+    /// Without one it has to be at TC.
+    pub(super) fn at_xdp(
+        &mut self,
+        options: GuardOptions,
+        ebpf: &mut Ebpf,
+        pins: &Pins,
+        uplink: &Interface,
+        uplink_kind: &str,
+        links: &mut Links,
+    ) -> Option<PathBuf> {
+        if options.guard == Guard::Off {
+            self.place = GuardPlace::at("nowhere", Some("--guard=off".to_owned()));
+            return None;
+        }
+        let kind = match options.attach {
+            GuardAttach::Tc => {
+                self.place = GuardPlace::at("tc", Some("--guard-attach=tc".to_owned()));
+                return None;
+            }
+            GuardAttach::Auto => {
+                if let Some(cost) = cost(uplink_kind) {
+                    let reason = format!("{cost}; --guard-attach=native takes it all the same");
+                    self.place = GuardPlace::at("tc", Some(reason));
+                    return None;
+                }
+                XdpKind::Native
+            }
+            GuardAttach::Native => XdpKind::Native,
+            GuardAttach::Generic => XdpKind::Generic,
+        };
+        if let Some((interface, reason, until)) = &self.refused
+            && interface == uplink
+            && Instant::now() < *until
+        {
+            self.place = GuardPlace::at("tc", Some(reason.clone()));
+            return None;
+        }
+        match ensure(ebpf, pins, uplink, kind, links) {
+            Ok((pin, program_id)) => {
+                self.program_id = program_id;
+                let by = format!("xdp-{}", kind.label());
+                if self.place.by != by {
+                    info!(interface = uplink.name, by, "guard attached");
+                }
+                self.refused = None;
+                self.place = GuardPlace::at(&by, None);
+                Some(pin)
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                if self.place.reason.as_ref() != Some(&reason) {
+                    warn!(reason, "the guard cannot be at XDP; it is at TC");
+                }
+                self.place = GuardPlace::at("tc", Some(reason.clone()));
+                self.refused = Some((uplink.clone(), reason, Instant::now() + RETRY));
+                None
+            }
+        }
+    }
+
+    /// It could not be at TC either.
+    pub(super) fn nowhere(&mut self, error: &dyn std::error::Error) {
+        let reason = chain(error);
+        if self.place.by != "nowhere" || self.place.reason.as_ref() != Some(&reason) {
+            warn!(
+                reason,
+                "there is no guard: strangers' VXLAN is neither counted nor dropped"
+            );
+        }
+        self.place = GuardPlace::at("nowhere", Some(reason));
+    }
+}
+
+impl GuardPlace {
+    fn at(by: &str, reason: Option<String>) -> Self {
+        Self {
+            by: by.to_owned(),
+            reason,
+        }
+    }
+}
+
+fn ensure(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    interface: &Interface,
+    kind: XdpKind,
+    links: &mut Links,
+) -> Result<(PathBuf, u32), XdpError> {
+    let name = Program::Guard.label();
+    let program = xdp::program(ebpf)?;
+    let id = program.info().map_err(XdpError::Load)?.id();
+    let pin = pins.xdp(name, interface.ifindex, kind);
+    let runs =
+        |link: &aya::programs::links::FdLink| link.info().is_ok_and(|info| info.program_id() == id);
+    if links.get(&pin).is_some_and(runs) {
+        tcx::keep_pinned(links, &pin)?;
+        return Ok((pin, id));
+    }
+    links.remove(&pin);
+    let mut old = Vec::new();
+    for found in pins.attachments()? {
+        if found.program != name || found.ifindex != interface.ifindex {
+            continue;
+        }
+        match found.kind {
+            AttachmentKind::Xdp(other) if other == kind => old.push(found.path),
+            // An interface takes one program: that in another mode has to go first.
+            AttachmentKind::Xdp(_) => {
+                links.remove(&found.path);
+                super::pins::remove(&found.path)?;
+            }
+            AttachmentKind::Tcx | AttachmentKind::Filter { .. } => {}
+        }
+    }
+    let link = xdp::attach(program, interface, kind, &pin, &old)?;
+    links.insert(pin.clone(), link);
+    Ok((pin, id))
+}
