@@ -20,7 +20,7 @@ use super::maps::{Maps, MapsError};
 use super::operator::Switch;
 use super::permits::Permits;
 use super::pins::{self, Entries, Pins};
-use super::{DatapathError, Sizes};
+use super::{DatapathError, Sizes, xdp};
 
 /// Programs in the kernel, not attached yet.
 pub(super) struct Loaded {
@@ -71,6 +71,10 @@ pub(super) fn load(
             }
             loaded => loaded?,
         }
+    }
+
+    if let Err(error) = xdp::load(&mut ebpf) {
+        warn!(error = %super::chain(&error), "guard not loaded for XDP");
     }
 
     let mut map_ids = Vec::new();

@@ -26,6 +26,9 @@ pub enum XdpError {
     /// The kernel takes neither form of the program.
     #[error("load the program guard")]
     Load(#[source] ProgramError),
+    /// It was tried, and refused.
+    #[error("the kernel has not taken the program guard; twilld's log says why")]
+    NotLoaded,
     /// The object lacks the program.
     #[error("the BPF object has no program guard")]
     NoProgram,
@@ -77,38 +80,33 @@ fn refusal(interface: &str, kind: XdpKind, errno: Errno) -> String {
     }
 }
 
-/// The guard's program, in the form that this kernel takes.
-pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
-    let mut chosen = None;
-    let mut refused = None;
+/// Brings the guard into the kernel, in the form that it takes. To be called while the object has
+/// its maps.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), XdpError> {
+    let mut refused = XdpError::NoProgram;
     for form in FORMS {
         let program: &mut Xdp = ebpf
             .program_mut(form)
             .and_then(|program| program.try_into().ok())
             .ok_or(XdpError::NoProgram)?;
-        if program.fd().is_ok() {
-            chosen = Some(form);
-            break;
-        }
         match program.load() {
-            Ok(()) => {
-                chosen = Some(form);
-                break;
-            }
+            Ok(()) => return Ok(()),
             Err(error) => {
                 debug!(form, %error, "the kernel does not take this form of the guard");
-                refused = Some(error);
+                refused = XdpError::Load(error);
             }
         }
     }
-    match (chosen, refused) {
-        (Some(form), _) => ebpf
-            .program_mut(form)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(XdpError::NoProgram),
-        (None, Some(error)) => Err(XdpError::Load(error)),
-        (None, None) => Err(XdpError::NoProgram),
-    }
+    Err(refused)
+}
+
+/// The guard, if it was loaded.
+pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
+    let loaded = ebpf.programs_mut().find_map(|(name, program)| {
+        let program: &mut Xdp = program.try_into().ok()?;
+        (FORMS.contains(&name) && program.fd().is_ok()).then_some(program)
+    });
+    loaded.ok_or(XdpError::NotLoaded)
 }
 
 /// Attaches the program and pins the link at `pin`, which is given; if one of `old`, links of the

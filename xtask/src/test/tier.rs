@@ -15,6 +15,8 @@ pub(crate) enum Tier {
     Netns,
     /// Fast flows under attack, with kube-proxy's rules; needs root
     Permits,
+    /// Forged VXLAN from a host that is no node; needs root
+    Guard,
     /// Several agents, real servers and real CNI plugins; needs root
     E2e,
     /// Restarts, crashes, upgrades and accidents under load; needs root
@@ -61,6 +63,7 @@ impl Tier {
             Self::ProgRun => tiers("prog_run"),
             Self::Netns => tiers("netns"),
             Self::Permits => tiers("permits"),
+            Self::Guard => tiers("guard"),
             Self::E2e => tiers("e2e"),
             Self::Continuity => tiers("continuity"),
             Self::Flanneld => tiers("flanneld"),
@@ -79,6 +82,7 @@ impl Tier {
             Self::ProgRun => "every program, verdict, byte and counter",
             Self::Netns => "real packets, against the kernel's own vxlan device",
             Self::Permits => "fast flows live and end as on the stock kernel path",
+            Self::Guard => "strangers reach no pod, peers and new nodes always do",
             Self::E2e => "whole nodes with real servers and CNI plugins",
             Self::Continuity => "no packet lost over restart, crash, upgrade and accident",
             Self::Flanneld => "a drop-in for flanneld on hosts with etcd",
@@ -121,6 +125,7 @@ mod tests {
                 Tier::ProgRun,
                 Tier::Netns,
                 Tier::Permits,
+                Tier::Guard,
                 Tier::E2e,
                 Tier::Continuity,
                 Tier::Flanneld,

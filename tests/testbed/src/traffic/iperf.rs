@@ -33,10 +33,31 @@ pub fn throughput(
     to: Ipv4Addr,
     duration: Duration,
 ) -> Result<Throughput> {
+    run(client, server, to, duration, &[])
+}
+
+/// As [`throughput`], of a stream that sends no more than `rate`, as `100M` bits per second.
+pub fn paced(
+    client: &Namespace,
+    server: &Namespace,
+    to: Ipv4Addr,
+    duration: Duration,
+    rate: &str,
+) -> Result<Throughput> {
+    run(client, server, to, duration, &["--bitrate", rate])
+}
+
+fn run(
+    client: &Namespace,
+    server: &Namespace,
+    to: Ipv4Addr,
+    duration: Duration,
+    further: &[&str],
+) -> Result<Throughput> {
     let serving = Serving::start(server)?;
     let to = to.to_string();
     let seconds = duration.as_secs().max(1).to_string();
-    let text = client.run(&[
+    let words = [
         "iperf3",
         "--client",
         &to,
@@ -45,7 +66,8 @@ pub fn throughput(
         "--json",
         "--connect-timeout",
         "3000",
-    ])?;
+    ];
+    let text = client.run(&[&words, further].concat())?;
     drop(serving);
     parse(&text)
 }

@@ -1,0 +1,89 @@
+//! A pod makes VXLAN to a node's port, to reach another pod past every rule.
+
+use std::net::{Ipv4Addr, UdpSocket};
+
+use anyhow::{Result, ensure};
+use twill_testbed::packet::{Ethernet, Ipv4, Udp, Vxlan};
+use twill_testbed::wait::wait_until;
+use twill_testbed::world::{NODE_A, VNI};
+use twill_tests::required;
+
+use crate::arena::{A, Arena, B, SECONDS};
+use crate::watch::{PORT, Watch};
+
+/// The nodes' VXLAN port.
+const VXLAN_PORT: u16 = twill_testbed::world::PORT;
+
+/// A pod sends VXLAN to an address of the victim.
+fn nested(arena: &Arena, from: usize, to: Ipv4Addr, word: &str) -> Result<()> {
+    let pods = |node: usize| arena.cluster.members[node].pods[0].address();
+    let text = format!("{word}|");
+    let packet = Ipv4::new(pods(B), pods(A)).udp(&Udp::new(4_000, PORT), text.as_bytes());
+    let frame = Ethernet::ipv4([2, 0, 0, 0, 6, 6], arena.vtep_mac).over(&packet);
+    let vxlan = Vxlan::new(VNI).over(&frame);
+    let socket = arena.pod(from).enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+    socket.send_to(&vxlan, (to, VXLAN_PORT))?;
+    Ok(())
+}
+
+/// Each way of a pod to the victim's port: its name, whose pod, to which address.
+fn ways(arena: &Arena) -> [(&'static str, usize, Ipv4Addr); 3] {
+    let gateway = arena.victim().env.subnet.ip();
+    [
+        ("to the gateway", A, gateway),
+        ("to the node", A, NODE_A),
+        // Node B runs no guard, so that the victim's own sees it.
+        ("through the overlay", B, gateway),
+    ]
+}
+
+#[test]
+fn a_pod_does_not_speak_to_the_nodes_port() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut arena = Arena::of(2, &["--guard=off"])?;
+    let peer = &mut arena.cluster.members[B].agent;
+    peer.stop()?;
+    peer.set_flags(&["--guard=off"]);
+    peer.start_again()?;
+    peer.wait_ready()?;
+    let watch = Watch::start(arena.pod(A))?;
+    for flags in [
+        &["--guard=off"][..],
+        &["--guard=enforce", "--allow-pod-vxlan"],
+    ] {
+        if flags.len() > 1 {
+            arena.restart(flags)?;
+        }
+        watch.forget();
+        for (name, from, to) in ways(&arena) {
+            wait_until(&format!("{flags:?}: {name} arrives"), SECONDS, || {
+                nested(&arena, from, to, name).is_ok() && watch.count(name) > 0
+            })?;
+        }
+    }
+    arena.restart(&["--guard=enforce"])?;
+    watch.forget();
+    let counted = |program: &str| {
+        arena
+            .victim()
+            .agent
+            .counters()?
+            .packets(program, "pod_vxlan")
+    };
+    let before = (counted("from_pod")?, counted("guard")?);
+    for (name, from, to) in ways(&arena) {
+        nested(&arena, from, to, name)?;
+    }
+    let after = (before.0 + 2, before.1 + 1);
+    wait_until("each is counted", SECONDS, || {
+        let now = counted("from_pod").and_then(|pod| Ok((pod, counted("guard")?)));
+        now.is_ok_and(|now| now == after)
+    })?;
+    arena.settle(&watch)?;
+    for (name, ..) in ways(&arena) {
+        ensure!(watch.count(name) == 0, "{name} arrived");
+    }
+    Ok(())
+}
