@@ -16,6 +16,7 @@ use crate::talk::{Flow, Server};
 
 const TUPLES: u16 = 200;
 const VICTIM: u16 = 5555;
+const FORGED: u64 = 500;
 
 fn notes(lab: &Lab) -> Result<Vec<Pending>> {
     let map: HashMap<_, u32, Pending> = lab.map(A, PENDING.name)?.try_into()?;
@@ -53,11 +54,19 @@ fn own_tuple_forged(lab: &Lab) -> Result<()> {
     let raw = RawIp::open(hostile.namespace())?;
     let forged = Ipv4::new(victim.address(), *ONE.ip()).udp(&Udp::new(VICTIM, ONE.port()), b"0");
     let bound = lab.permit(A, VICTIM)?.map(|permit| permit.ifindex);
-    for question in 0..500 {
+    let foreign = lab.count(A, "from_pod", "foreign_veth")?;
+    for question in 0..FORGED {
         raw.send(*ONE.ip(), &forged)?;
         let answer = flow.ask().with_context(|| format!("question {question}"))?;
         ensure!(answer.name == "one", "{answer:?}");
     }
+    // The forged ones met the live permit, and none of the victim's own did as a stranger.
+    let foreign = lab.count(A, "from_pod", "foreign_veth")? - foreign;
+    let met = (FORGED / 2..=FORGED).contains(&foreign);
+    ensure!(
+        !lab.has_programs() || met,
+        "{foreign} were of a foreign veth"
+    );
     let now = lab.permit(A, VICTIM)?.map(|permit| permit.ifindex);
     ensure!(
         now == bound,
