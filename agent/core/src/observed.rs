@@ -61,6 +61,11 @@ pub struct ObservedKernel {
     pub addresses: BTreeSet<Ipv4Network>,
     /// Main table routes that leave by the device.
     pub routes: BTreeMap<Subnet, ObservedRoute>,
+    /// Routes that we made past the device, to peers on a link of the host: subnet → gateway.
+    pub direct_routes: BTreeMap<Subnet, IpAddr>,
+    /// Underlay addresses of peers that the host reaches without a gateway, where that matters
+    /// (`DirectRouting`).
+    pub on_link: BTreeSet<IpAddr>,
     /// Permanent neighbour entries on the device.
     pub neighbors: BTreeMap<IpAddr, MacAddr>,
     /// Permanent FDB entries on the device (`NTF_SELF`): a MAC may have several destinations.

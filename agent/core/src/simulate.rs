@@ -27,10 +27,10 @@ fn apply_kernel_op(kernel: &mut ObservedKernel, op: &KernelOp) {
         KernelOp::CreateDevice(ref device) => {
             *kernel = ObservedKernel {
                 device: Some(created(device)),
-                ..ObservedKernel::default()
+                ..without_device(kernel)
             };
         }
-        KernelOp::RemoveDevice { .. } => *kernel = ObservedKernel::default(),
+        KernelOp::RemoveDevice { .. } => *kernel = without_device(kernel),
         KernelOp::SetMtu(mtu) => {
             if let Some(device) = &mut kernel.device {
                 device.mtu = mtu;
@@ -67,10 +67,27 @@ fn apply_kernel_op(kernel: &mut ObservedKernel, op: &KernelOp) {
                 onlink: true,
             };
             kernel.routes.insert(subnet, route);
+            kernel.direct_routes.remove(&subnet);
         }
         KernelOp::RemoveRoute { subnet } => {
             kernel.routes.remove(&subnet);
         }
+        KernelOp::SetDirectRoute { subnet, gateway } => {
+            kernel.direct_routes.insert(subnet, gateway.into());
+            kernel.routes.remove(&subnet);
+        }
+        KernelOp::RemoveDirectRoute { subnet, .. } => {
+            kernel.direct_routes.remove(&subnet);
+        }
+    }
+}
+
+/// What does not hang on the device.
+fn without_device(kernel: &mut ObservedKernel) -> ObservedKernel {
+    ObservedKernel {
+        direct_routes: std::mem::take(&mut kernel.direct_routes),
+        on_link: std::mem::take(&mut kernel.on_link),
+        ..ObservedKernel::default()
     }
 }
 

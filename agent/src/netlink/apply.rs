@@ -152,14 +152,16 @@ fn is_removal(op: &KernelOp) -> bool {
         | KernelOp::RemoveAddress(_)
         | KernelOp::RemoveNeighbor { .. }
         | KernelOp::RemoveFdb { .. }
-        | KernelOp::RemoveRoute { .. } => true,
+        | KernelOp::RemoveRoute { .. }
+        | KernelOp::RemoveDirectRoute { .. } => true,
         KernelOp::CreateDevice(_)
         | KernelOp::SetMtu(_)
         | KernelOp::SetUp
         | KernelOp::AddAddress(_)
         | KernelOp::SetNeighbor { .. }
         | KernelOp::SetFdb { .. }
-        | KernelOp::SetRoute { .. } => false,
+        | KernelOp::SetRoute { .. }
+        | KernelOp::SetDirectRoute { .. } => false,
     }
 }
 
@@ -189,6 +191,10 @@ fn request(op: &KernelOp, ifindex: u32, said: &Said) -> Request {
         }
         KernelOp::SetRoute { subnet, gateway } => route::set(ifindex, subnet, gateway.into()),
         KernelOp::RemoveRoute { subnet } => route::remove(ifindex, subnet),
+        KernelOp::SetDirectRoute { subnet, gateway } => route::set_direct(subnet, gateway.into()),
+        KernelOp::RemoveDirectRoute { subnet, gateway } => {
+            route::remove_direct(subnet, gateway.into())
+        }
     }
 }
 
@@ -207,7 +213,9 @@ fn take_back(op: &KernelOp, said: &Said) {
         | KernelOp::RemoveAddress(_)
         | KernelOp::SetNeighbor { .. }
         | KernelOp::SetRoute { .. }
-        | KernelOp::RemoveRoute { .. } => {}
+        | KernelOp::RemoveRoute { .. }
+        | KernelOp::SetDirectRoute { .. }
+        | KernelOp::RemoveDirectRoute { .. } => {}
     }
 }
 
@@ -226,6 +234,16 @@ fn settle(op: &KernelOp, outcome: Result<(), Failure>, device: &str) -> Option<E
         KernelOp::RemoveDevice { ifindex } => Error::RemoveDevice {
             device,
             ifindex,
+            source,
+        },
+        KernelOp::SetDirectRoute { subnet, gateway } => Error::SetDirectRoute {
+            subnet,
+            gateway,
+            source,
+        },
+        KernelOp::RemoveDirectRoute { subnet, gateway } => Error::RemoveDirectRoute {
+            subnet,
+            gateway,
             source,
         },
         KernelOp::SetMtu(mtu) => Error::SetMtu {

@@ -1,7 +1,7 @@
 //! What can go wrong between the agent and the kernel's network configuration.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::Ipv4Network;
 use nix::errno::Errno;
@@ -94,6 +94,20 @@ pub enum Error {
     HostLinks { what: &'static str, source: Failure },
     #[error("read the routes to {subnet}")]
     Routes { subnet: Subnet, source: Failure },
+    #[error("set the direct route to {subnet} via {gateway}")]
+    SetDirectRoute {
+        subnet: Subnet,
+        gateway: Ipv4Addr,
+        source: Failure,
+    },
+    #[error("remove the direct route to {subnet} via {gateway}")]
+    RemoveDirectRoute {
+        subnet: Subnet,
+        gateway: Ipv4Addr,
+        source: Failure,
+    },
+    #[error("ask for the way to {underlay}")]
+    WayTo { underlay: Ipv4Addr, source: Failure },
     #[error("Failed to setup blackhole route for {subnet}")]
     Blackhole { subnet: Subnet, source: Failure },
     #[error("read the vxlan devices")]

@@ -25,6 +25,7 @@ mod socket;
 mod tc;
 mod uplink;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -147,6 +148,41 @@ impl Netlink {
     ) -> Result<Uplink, Error> {
         let socket = &mut *self.0.socket.lock().await;
         Ok(uplink::find(socket, choice, public_ip).await?)
+    }
+
+    /// The routes into `network` that we made past the device: subnet and gateway.
+    pub async fn direct_routes(&self, network: Subnet) -> Result<BTreeMap<Subnet, IpAddr>, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let routes = route::direct(socket)
+            .await
+            .map_err(|source| Error::Routes {
+                subnet: network,
+                source,
+            })?;
+        let routes = routes
+            .iter()
+            .filter_map(|route| Some((route.observed().0, route.direct_gateway()?)));
+        Ok(routes
+            .filter(|(subnet, _)| network.covers(*subnet))
+            .collect())
+    }
+
+    /// Those of the underlay addresses that the host reaches without a gateway, and not by the
+    /// device with the index `overlay`.
+    pub async fn on_link(
+        &self,
+        underlays: impl IntoIterator<Item = Ipv4Addr>,
+        overlay: u32,
+    ) -> Result<BTreeSet<IpAddr>, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let mut on_link = BTreeSet::new();
+        for underlay in underlays {
+            let found = route::is_on_link(socket, underlay, overlay).await;
+            if found.map_err(|source| Error::WayTo { underlay, source })? {
+                on_link.insert(underlay.into());
+            }
+        }
+        Ok(on_link)
     }
 
     /// The gateway of a route of the main table to exactly this subnet.

@@ -50,6 +50,8 @@ pub struct Watch {
     pub device: String,
     /// The whole overlay prefix: routes into it matter, whoever's they are.
     pub network: Subnet,
+    /// Whether every route matters: a peer may come onto a link of the host, or leave it.
+    pub every_route: bool,
     /// Size of the receive buffer, normally [`RECEIVE_BUFFER_BYTES`].
     pub receive_buffer: usize,
 }
@@ -338,6 +340,7 @@ impl Filter {
         route.in_main_table()
             && (destination.prefix() == 0
                 || overlay
+                || (self.watch.every_route && !self.watch.network.covers(destination))
                 || self.device.is_some_and(|device| route.uses(device)))
     }
 

@@ -17,6 +17,9 @@ use super::link::unexpected;
 use super::message::{Message, attribute};
 use super::socket::{Request, Socket};
 
+/// Routes past the device carry this, so that we know them again: `ip route` shows it as
+/// `proto 84`. No other program has it in iproute2's `rt_protos`.
+const PROTOCOL: u8 = 84;
 /// `struct rtmsg`, bytes (`include/uapi/linux/rtnetlink.h`).
 const RTMSG_BYTES: usize = 12;
 /// The attribute with the destination.
@@ -36,6 +39,7 @@ pub(super) struct Route {
     pub(super) metric: u32,
     pub(super) tos: u8,
     pub(super) table: u32,
+    pub(super) protocol: u8,
 }
 
 impl Route {
@@ -53,6 +57,7 @@ impl Route {
             metric: 0,
             tos: header.tos,
             table: header.table.into(),
+            protocol: header.protocol.into(),
         };
         for attribute in &message.attributes {
             match attribute {
@@ -98,6 +103,12 @@ impl Route {
         self.metric == 0 && self.tos == 0 && self.unicast && self.in_main_table()
     }
 
+    /// The gateway of a route that we made past the device.
+    pub(super) fn direct_gateway(&self) -> Option<IpAddr> {
+        let ours = self.protocol == PROTOCOL && self.in_our_place() && !self.onlink;
+        self.gateway.filter(|_| ours)
+    }
+
     /// As the plan sees it.
     pub(super) fn observed(&self) -> (Subnet, ObservedRoute) {
         let route = ObservedRoute {
@@ -111,14 +122,36 @@ impl Route {
 /// Routes of the main table in the kernel's order: by prefix, then by metric. Only those that
 /// may leave by `ifindex`, if one is given; the kernel sorts the others out where it can.
 pub(super) async fn list(socket: &mut Socket, ifindex: Option<u32>) -> Result<Vec<Route>, Failure> {
+    let mut message = main_table();
+    message.attributes.extend(ifindex.map(RouteAttribute::Oif));
+    let keep = |route: &Route| ifindex.is_none_or(|ifindex| route.uses(ifindex));
+    listed(socket, message, keep).await
+}
+
+/// Routes of the main table that carry our protocol number; the kernel sorts the others out where
+/// it can.
+pub(super) async fn direct(socket: &mut Socket) -> Result<Vec<Route>, Failure> {
+    let mut message = main_table();
+    message.header.protocol = PROTOCOL.into();
+    listed(socket, message, |route| route.protocol == PROTOCOL).await
+}
+
+fn main_table() -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.attributes.extend(ifindex.map(RouteAttribute::Oif));
+    message
+}
+
+async fn listed(
+    socket: &mut Socket,
+    message: RouteMessage,
+    keep: impl Fn(&Route) -> bool,
+) -> Result<Vec<Route>, Failure> {
     let keep = |answer| match answer? {
-        RouteNetlinkMessage::NewRoute(message) => Ok(Route::read(&message).filter(|route| {
-            route.in_main_table() && ifindex.is_none_or(|ifindex| route.uses(ifindex))
-        })),
+        RouteNetlinkMessage::NewRoute(message) => {
+            Ok(Route::read(&message).filter(|route| route.in_main_table() && keep(route)))
+        }
         other => Err(unexpected(&other)),
     };
     socket
@@ -199,6 +232,53 @@ pub(super) async fn lookup(
         }
         other => Err(unexpected(&other)),
     }
+}
+
+/// Whether the kernel would send to `destination` without a gateway, by another interface than
+/// `overlay`.
+pub(super) async fn is_on_link(
+    socket: &mut Socket,
+    destination: Ipv4Addr,
+    overlay: u32,
+) -> Result<bool, Failure> {
+    let mut message = to(Subnet::containing(IpNetwork::from(IpAddr::V4(destination))));
+    message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    match socket.get(RouteNetlinkMessage::GetRoute(message)).await {
+        Ok(RouteNetlinkMessage::NewRoute(message)) => {
+            Ok(Route::read(&message).is_some_and(|route| {
+                route.unicast && route.gateway.is_none() && route.interface != Some(overlay)
+            }))
+        }
+        Ok(other) => Err(unexpected(&other)),
+        // No way at all.
+        Err(Failure::Refused { .. }) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// `<subnet> via <gateway>`, past the device, as flannel with `DirectRouting`.
+pub(super) fn set_direct(subnet: Subnet, gateway: IpAddr) -> Request {
+    let mut message = to(subnet);
+    message.header.protocol = PROTOCOL.into();
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    let gateway = RouteAttribute::Gateway(gateway.into());
+    message.attributes.push(gateway);
+    (
+        RouteNetlinkMessage::NewRoute(message),
+        NLM_F_CREATE | NLM_F_REPLACE,
+    )
+}
+
+/// Removes the route that [`set_direct`] makes, and no other one to the same subnet.
+pub(super) fn remove_direct(subnet: Subnet, gateway: IpAddr) -> Request {
+    let mut message = to(subnet);
+    message.header.protocol = PROTOCOL.into();
+    message.header.scope = RouteScope::NoWhere;
+    message.header.kind = RouteType::Unicast;
+    let gateway = RouteAttribute::Gateway(gateway.into());
+    message.attributes.push(gateway);
+    (RouteNetlinkMessage::DelRoute(message), 0)
 }
 
 /// `<subnet> via <gateway> dev <ifindex> onlink`, proto boot, as flannel's `RouteReplace`.

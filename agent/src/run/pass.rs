@@ -1,7 +1,7 @@
 //! One pass: look, plan, carry out, attach, tell.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -65,10 +65,26 @@ impl Agent {
     pub(super) async fn reconcile(&mut self, look: Look, subnets: &BTreeSet<Subnet>) {
         let begin = Instant::now();
         let device = self.state.device().name;
+        // Which way a peer is reached, only the kernel knows.
+        let direct = self.state.config().backend.direct_routing;
+        let look = if direct && !subnets.is_empty() {
+            look.max(Look::Kernel)
+        } else {
+            look
+        };
         if look >= Look::Kernel {
             let network = self.state.config().network;
             match self.netlink.observe(&device, network).await {
-                Ok(kernel) => self.observed.kernel = kernel,
+                Ok(kernel) => {
+                    let before = std::mem::replace(&mut self.observed.kernel, kernel);
+                    // Without DirectRouting there may be routes of a start with it.
+                    if direct || look == Look::Everywhere {
+                        self.look_for_direct_routes(before.direct_routes).await;
+                    }
+                    if direct {
+                        self.look_for_links(before.on_link).await;
+                    }
+                }
                 Err(error) => {
                     // Planning against what is not known would do harm.
                     self.failures.add("netlink", &error);
@@ -103,6 +119,42 @@ impl Agent {
         let mtu = self.state.config().backend.mtu;
         if let Err(error) = overlay_mtu(mtu, self.state.uplink().mtu) {
             self.failures.add("mtu", &error);
+        }
+    }
+
+    async fn look_for_direct_routes(&mut self, before: BTreeMap<Subnet, IpAddr>) {
+        let network = self.state.config().network;
+        let found = self.netlink.direct_routes(network).await;
+        self.observed.kernel.direct_routes = found.unwrap_or_else(|error| {
+            self.failures.add("netlink", &error);
+            before
+        });
+    }
+
+    /// Asks for each peer whether it is on a link of this host. What is not known stays as it
+    /// was.
+    async fn look_for_links(&mut self, before: BTreeSet<IpAddr>) {
+        let overlay = self.observed.kernel.device.as_ref();
+        let overlay = overlay.map_or(0, |device| device.ifindex);
+        let peers = self.state.peers().iter();
+        let underlays: BTreeSet<Ipv4Addr> = peers
+            .filter_map(|(_, vtep)| match vtep.underlay {
+                IpAddr::V4(underlay) => Some(underlay),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        match self.netlink.on_link(underlays, overlay).await {
+            Ok(on_link) => {
+                for underlay in on_link.symmetric_difference(&before) {
+                    let direct = on_link.contains(underlay);
+                    info!(%underlay, direct, "way to a peer");
+                }
+                self.observed.kernel.on_link = on_link;
+            }
+            Err(error) => {
+                self.failures.add("netlink", &error);
+                self.observed.kernel.on_link = before;
+            }
         }
     }
 

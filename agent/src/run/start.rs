@@ -186,6 +186,7 @@ async fn follow(
     let watched = Watch {
         device: agent.state.device().name,
         network: agent.state.config().network,
+        every_route: agent.state.config().backend.direct_routing,
         receive_buffer: RECEIVE_BUFFER_BYTES,
     };
     let monitor = Monitor::start(agent.netlink.clone(), watched, sender.clone())

@@ -9,6 +9,7 @@ mod agent_daemon;
 mod agent_datapath;
 mod ctl;
 
+mod direct_routing;
 mod health;
 mod host_files;
 mod netlink;

@@ -1,7 +1,7 @@
 //! `Backend`: the settings of the vxlan backend.
 
+use super::ConfigError;
 use super::json::{Fields, Json};
-use super::{ConfigError, NOT_YET};
 use crate::mtu::{MAX_UNDERLAY_MTU, MIN_UNDERLAY_MTU};
 use crate::vtep::Vni;
 
@@ -86,11 +86,6 @@ impl VxlanConfig {
             learning: fields.boolean("Learning", false)?,
             direct_routing: fields.boolean("DirectRouting", false)?,
         };
-        if config.direct_routing {
-            warnings.push(format!(
-                "Backend.DirectRouting is true: {NOT_YET}, packets are encapsulated"
-            ));
-        }
         warnings.extend(fields.unknown(&KEYS));
         Ok(config)
     }

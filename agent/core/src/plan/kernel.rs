@@ -63,9 +63,23 @@ impl<'a> KernelPlan<'a> {
             }
             Some(_) => self.set_fdb(vtep),
         }
+        if self.wanted.is_direct(vtep) {
+            self.set_direct_route(subnet, vtep);
+            return;
+        }
         let route = self.observed.routes.get(&subnet);
         if !route.is_some_and(|route| is_ours(subnet, route)) {
             self.ops.push(KernelOp::SetRoute { subnet, gateway });
+        }
+    }
+
+    /// Replaces the route by the device, if there is one.
+    fn set_direct_route(&mut self, subnet: Subnet, vtep: RemoteVtep) {
+        if self.observed.direct_routes.get(&subnet) != Some(&vtep.underlay)
+            && let IpAddr::V4(gateway) = vtep.underlay
+        {
+            let op = KernelOp::SetDirectRoute { subnet, gateway };
+            self.ops.push(op);
         }
     }
 
@@ -75,9 +89,23 @@ impl<'a> KernelPlan<'a> {
         for &subnet in observed.routes.keys() {
             self.remove_stale_route(subnet);
         }
+        for (&subnet, &gateway) in &observed.direct_routes {
+            if self.is_stale(subnet)
+                && let IpAddr::V4(gateway) = gateway
+            {
+                let op = KernelOp::RemoveDirectRoute { subnet, gateway };
+                self.ops.push(op);
+            }
+        }
         for &address in observed.neighbors.keys() {
             self.remove_stale_neighbor(address);
         }
+    }
+
+    fn is_stale(&self, subnet: Subnet) -> bool {
+        self.wanted.complete
+            && self.wanted.network.covers(subnet)
+            && self.wanted.peers.get(subnet).is_none()
     }
 
     /// The same for one subnet.
@@ -88,11 +116,7 @@ impl<'a> KernelPlan<'a> {
 
     fn remove_stale_route(&mut self, subnet: Subnet) {
         let route = self.observed.routes.get(&subnet);
-        let stale = self.wanted.complete
-            && self.wanted.network.covers(subnet)
-            && self.wanted.peers.get(subnet).is_none()
-            && route.is_some_and(|route| is_ours(subnet, route));
-        if stale {
+        if self.is_stale(subnet) && route.is_some_and(|route| is_ours(subnet, route)) {
             self.remove_neighbor(subnet.network());
             self.ops.push(KernelOp::RemoveRoute { subnet });
         }

@@ -109,7 +109,9 @@ impl<'a> MapPlan<'a> {
             {
                 ops.push(MapOp::SetSource { underlay, index });
             }
-            if self.observed.routes.get(&subnet) != Some(&index) || self.evicted.contains(&subnet) {
+            let has_route = self.observed.routes.get(&subnet) == Some(&index)
+                && !self.evicted.contains(&subnet);
+            if !has_route && !self.wanted.is_direct(vtep) {
                 ops.push(MapOp::SetRoute { subnet, index });
             }
         }
@@ -225,7 +227,10 @@ impl<'a> MapPlan<'a> {
         let mut movers: BTreeMap<u32, Vec<Subnet>> = BTreeMap::new();
         for (&subnet, &index) in &self.observed.routes {
             let peer = self.wanted.peers.get(subnet);
-            match peer.filter(|_| !self.unmapped.contains(&subnet)) {
+            let mapped = |&vtep: &RemoteVtep| {
+                !self.unmapped.contains(&subnet) && !self.wanted.is_direct(vtep)
+            };
+            match peer.filter(mapped) {
                 Some(vtep) if self.index.get(&vtep.underlay) == Some(&index) => {}
                 Some(_) => movers.entry(index).or_default().push(subnet),
                 None if peer.is_some() || self.wanted.complete => {
@@ -319,10 +324,10 @@ impl<'a> MapPlan<'a> {
         let removals = |op: &&MapOp| matches!(op, MapOp::RemoveRoute { .. });
         let removed = self.early.iter().filter(removals).count();
         let mut routes = observed.routes.len() - removed;
-        for (subnet, _) in self.wanted.peers.iter() {
+        for (subnet, vtep) in self.wanted.peers.iter() {
             let has_route =
                 observed.routes.contains_key(&subnet) && !self.evicted.contains(&subnet);
-            if has_route || self.unmapped.contains(&subnet) {
+            if has_route || self.unmapped.contains(&subnet) || self.wanted.is_direct(vtep) {
                 continue;
             }
             if exceeds(routes + 1, observed.route_capacity) {

@@ -13,6 +13,7 @@ mod tests;
 
 pub use op::{KernelOp, MapOp, Op};
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::desired::Desired;
@@ -39,7 +40,20 @@ struct Wanted<'a> {
     network: Subnet,
     complete: bool,
     peers: &'a Peers,
+    /// Underlay addresses of peers that packets reach without encap.
+    direct: &'a BTreeSet<IpAddr>,
 }
+
+impl Wanted<'_> {
+    /// Whether packets to this VTEP go past the device. In the kernel everything else is as for
+    /// other peers, so that only the route has to change when the way does.
+    fn is_direct(self, vtep: RemoteVtep) -> bool {
+        self.direct.contains(&vtep.underlay)
+    }
+}
+
+/// No peer is direct.
+static NOBODY: BTreeSet<IpAddr> = BTreeSet::new();
 
 /// Plans everything.
 ///
@@ -56,6 +70,7 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
         network: desired.network,
         complete: desired.complete,
         peers: &peers,
+        direct: &observed.kernel.on_link,
     };
     let mut kernel_ops = Vec::new();
     let empty = ObservedKernel::default();
@@ -91,11 +106,13 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
 /// Says for the subnet what [`plan`] would say, in logarithmic time, where the other peers
 /// are as they should be. The exception is a map without room: then all maps are planned.
 /// While there is no usable device, only maps are: making the device replays every peer.
+/// With `DirectRouting` everything is to be planned: this knows nothing of it.
 pub fn plan_peer(observed: &Observed, state: &State, subnet: Subnet) -> Plan {
     let wanted = Wanted {
         network: state.config().network,
         complete: state.is_complete(),
         peers: state.peers(),
+        direct: &NOBODY,
     };
     let usable = device::is_usable(&observed.kernel, &state.device());
     plan_one(observed, wanted, usable, subnet)

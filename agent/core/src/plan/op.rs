@@ -64,6 +64,20 @@ pub enum KernelOp {
         /// The peer's subnet.
         subnet: Subnet,
     },
+    /// Route `<subnet> via <underlay address>`, past the device; replaces.
+    SetDirectRoute {
+        /// The peer's subnet.
+        subnet: Subnet,
+        /// The peer's underlay address.
+        gateway: Ipv4Addr,
+    },
+    /// Remove a route past the device.
+    RemoveDirectRoute {
+        /// The subnet.
+        subnet: Subnet,
+        /// The gateway that it leads to.
+        gateway: Ipv4Addr,
+    },
 }
 
 /// One map write.

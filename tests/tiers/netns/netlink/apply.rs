@@ -43,6 +43,7 @@ fn all_set() -> ObservedKernel {
             .iter()
             .map(|peer| (peer.mac(), peer.underlay()))
             .collect(),
+        ..ObservedKernel::default()
     }
 }
 

@@ -33,6 +33,7 @@ impl Ear {
         let watch = Watch {
             device: OVERLAY_LINK.to_owned(),
             network: network(),
+            every_route: false,
             receive_buffer,
         };
         let monitor = Monitor::start(netlink.clone(), watch, sender).await?;

@@ -82,6 +82,7 @@ impl<'a> Watched<'a> {
         let watch = Watch {
             device: OVERLAY_LINK.to_owned(),
             network: NETWORK.parse()?,
+            every_route: false,
             receive_buffer: RECEIVE_BUFFER_BYTES,
         };
         let monitor = Monitor::start(netlink.clone(), watch, sender).await?;

@@ -2,6 +2,7 @@
 
 mod changes;
 mod device;
+mod direct;
 mod properties;
 mod scale;
 mod world;

@@ -11,7 +11,7 @@ use crate::peers::Peers;
 use crate::plan::tests::world::{
     add_foreign, apply, at, desired, fresh, mac, parse, route_via, subnet, underlay,
 };
-use crate::plan::{Plan, Wanted, plan, plan_one};
+use crate::plan::{NOBODY, Plan, Wanted, plan, plan_one};
 use crate::subnet::Subnet;
 use crate::vtep::RemoteVtep;
 
@@ -281,7 +281,7 @@ proptest! {
             if lost(2) { kernel.fdb.remove(&(old.mac, old.underlay)); }
             if lost(3) { maps.sources.remove(&old.underlay); }
         }
-        let wanted = Wanted { network: after.network, complete, peers: &peers };
+        let wanted = Wanted { network: after.network, complete, peers: &peers, direct: &NOBODY };
         let full = plan(&observed, &after);
         // What stale entries leave no room for is everybody's affair.
         prop_assume!(complete || full.unmapped.is_empty());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::desired::Desired;
 use crate::peers::Peers;
 use crate::plan::tests::world::{apply, desired, fresh, parse};
-use crate::plan::{Wanted, plan, plan_one};
+use crate::plan::{NOBODY, Wanted, plan, plan_one};
 use crate::subnet::Subnet;
 use crate::vtep::{MacAddr, RemoteVtep};
 
@@ -60,6 +60,7 @@ fn fifty_thousand_peers_are_planned_at_once() {
         network: wanted.network,
         complete: true,
         peers: &peers,
+        direct: &NOBODY,
     };
     let (single, single_time) = timed(|| plan_one(&observed, wanted, true, gone));
     assert_eq!(single.ops.len(), 6);

@@ -150,6 +150,12 @@ fn describe(op: &Op) -> String {
             }
             KernelOp::SetRoute { subnet, gateway } => format!("route {subnet} via {gateway}"),
             KernelOp::RemoveRoute { subnet } => format!("remove route {subnet}"),
+            KernelOp::SetDirectRoute { subnet, gateway } => {
+                format!("direct route {subnet} via {gateway}")
+            }
+            KernelOp::RemoveDirectRoute { subnet, gateway } => {
+                format!("remove direct route {subnet} via {gateway}")
+            }
         },
         Op::Map(op) => match op {
             MapOp::SetVtep { index, vtep, .. } => {
