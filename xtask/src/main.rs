@@ -11,6 +11,7 @@ mod bench;
 mod build;
 mod console;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod lint;
 mod places;
@@ -55,6 +56,8 @@ enum Task {
     Demo(demo::Args),
     /// Overlays side by side on this machine, measured in turns (needs root)
     Bench(bench::Args),
+    /// Noise for the parsers of what others write, from a stored corpus
+    Fuzz(fuzz::Args),
     /// Compare docs/abi.md with the types that kernel and userspace share
     Abi(abi::Args),
 }
@@ -77,6 +80,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Lint => lint::run()?,
         Task::Demo(args) => return demo::run(args),
         Task::Bench(args) => return bench::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args)?,
         Task::Abi(args) => abi::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
