@@ -3,6 +3,7 @@
 mod acceptance;
 mod agent;
 mod bpf;
+mod direct;
 mod failures;
 mod guard;
 mod metrics;

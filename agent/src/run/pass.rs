@@ -1,7 +1,7 @@
 //! One pass: look, plan, carry out, attach, tell.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -119,42 +119,6 @@ impl Agent {
         let mtu = self.state.config().backend.mtu;
         if let Err(error) = overlay_mtu(mtu, self.state.uplink().mtu) {
             self.failures.add("mtu", &error);
-        }
-    }
-
-    async fn look_for_direct_routes(&mut self, before: BTreeMap<Subnet, IpAddr>) {
-        let network = self.state.config().network;
-        let found = self.netlink.direct_routes(network).await;
-        self.observed.kernel.direct_routes = found.unwrap_or_else(|error| {
-            self.failures.add("netlink", &error);
-            before
-        });
-    }
-
-    /// Asks for each peer whether it is on a link of this host. What is not known stays as it
-    /// was.
-    async fn look_for_links(&mut self, before: BTreeSet<IpAddr>) {
-        let overlay = self.observed.kernel.device.as_ref();
-        let overlay = overlay.map_or(0, |device| device.ifindex);
-        let peers = self.state.peers().iter();
-        let underlays: BTreeSet<Ipv4Addr> = peers
-            .filter_map(|(_, vtep)| match vtep.underlay {
-                IpAddr::V4(underlay) => Some(underlay),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
-        match self.netlink.on_link(underlays, overlay).await {
-            Ok(on_link) => {
-                for underlay in on_link.symmetric_difference(&before) {
-                    let direct = on_link.contains(underlay);
-                    info!(%underlay, direct, "way to a peer");
-                }
-                self.observed.kernel.on_link = on_link;
-            }
-            Err(error) => {
-                self.failures.add("netlink", &error);
-                self.observed.kernel.on_link = before;
-            }
         }
     }
 
