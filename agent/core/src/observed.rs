@@ -77,6 +77,9 @@ pub struct ObservedKernel {
 pub struct ObservedMaps {
     /// Index of `vteps` → what it says, for active entries.
     pub vteps: BTreeMap<u32, RemoteVtep>,
+    /// Index of `vteps` → largest outer packet that the route to it takes, bytes, where one is
+    /// said.
+    pub path_mtus: BTreeMap<u32, u32>,
     /// Overlay routes: subnet → index of `vteps`.
     pub routes: BTreeMap<Subnet, u32>,
     /// Underlay address → index of `vteps`.

@@ -95,9 +95,17 @@ fn apply_map_op(maps: &mut ObservedMaps, op: MapOp) {
     match op {
         MapOp::SetVtep { index, vtep, .. } => {
             maps.vteps.insert(index, vtep);
+            maps.path_mtus.remove(&index);
         }
         MapOp::ClearVtep { index } => {
             maps.vteps.remove(&index);
+            maps.path_mtus.remove(&index);
+        }
+        MapOp::SetPathMtu { index, bytes } => {
+            match bytes {
+                Some(bytes) => maps.path_mtus.insert(index, bytes),
+                None => maps.path_mtus.remove(&index),
+            };
         }
         MapOp::SetSource { underlay, index } => {
             maps.sources.insert(underlay, index);

@@ -4,7 +4,7 @@
 //! else is reported as a VTEP that is nowhere, so that the plan writes it again.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
@@ -13,25 +13,18 @@ use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use twill_abi::maps::{CONFIG, ODD_ROUTES, OVERLAY_ROUTES, VTEP_SOURCES, VTEPS};
 use twill_abi::{
-    Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, MapSpec, Mode, RouteKey,
-    VTEP_FLAG_ACTIVE, Vtep,
+    Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, MapSpec, Mode, RouteKey, Vtep,
 };
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
 use twill_core::subnet::Subnet;
-use twill_core::vtep::{MacAddr, RemoteVtep};
 
 use super::operator::Override;
 use super::settings::Settings;
+use super::vtep_entry::{self, mapped_prefix, remote};
 
 /// How many bits of an address in the map's form come before an IPv4 prefix.
-const V4_OFFSET: u8 = Address::V4_PREFIX_OFFSET;
-
-/// A VTEP that is nowhere.
-const NOBODY: RemoteVtep = RemoteVtep {
-    underlay: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-    mac: MacAddr([0; 6]),
-};
+pub(super) const V4_OFFSET: u8 = Address::V4_PREFIX_OFFSET;
 
 /// The maps of the control plane, open.
 pub struct Maps {
@@ -165,10 +158,14 @@ impl Maps {
     pub fn observe(&self, vni: u32) -> Result<ObservedMaps, MapsError> {
         let common_prefix = self.config()?.common_prefix_v4.saturating_add(V4_OFFSET);
         let mut vteps = BTreeMap::new();
+        let mut path_mtus = BTreeMap::new();
         for (index, vtep) in (0..).zip(self.vteps.iter()) {
             let vtep = vtep.map_err(read(VTEPS.name))?;
             if let Some(remote) = remote(&vtep, vni) {
                 vteps.insert(index, remote);
+                if vtep.path_mtu != 0 {
+                    path_mtus.insert(index, vtep.path_mtu);
+                }
             }
         }
         let mut routes = BTreeMap::new();
@@ -192,6 +189,7 @@ impl Maps {
         }
         Ok(ObservedMaps {
             vteps,
+            path_mtus,
             routes,
             sources,
             vtep_capacity: self.vteps.len(),
@@ -209,25 +207,21 @@ impl Maps {
         match *op {
             MapOp::SetVtep {
                 index,
-                vtep: RemoteVtep { underlay, mac },
+                vtep,
                 subnet,
             } => {
-                let entry = Vtep {
-                    underlay: Address::from(underlay),
-                    subnet: Address::from(subnet.network()),
-                    mac: mac.0,
-                    subnet_prefix: mapped_prefix(subnet),
-                    reserved: 0,
-                    vni,
-                    flags: VTEP_FLAG_ACTIVE,
-                    generation: self.next_generation(index)?,
-                    reserved_tail: [0; 3],
-                };
-                self.set_vtep(index, entry)
+                let before = self.vtep(index)?;
+                vtep_entry::set(&before, vtep, subnet, vni)
+                    .into_iter()
+                    .try_for_each(|value| self.set_vtep(index, value))
             }
             MapOp::ClearVtep { index } => {
-                let entry = empty_vtep(self.next_generation(index)?);
-                self.set_vtep(index, entry)
+                let value = vtep_entry::clear(&self.vtep(index)?);
+                self.set_vtep(index, value)
+            }
+            MapOp::SetPathMtu { index, bytes } => {
+                let value = vtep_entry::with_path_mtu(&self.vtep(index)?, bytes);
+                self.set_vtep(index, value)
             }
             MapOp::SetSource { underlay, index } => self
                 .sources
@@ -256,10 +250,6 @@ impl Maps {
                 }
             }
         }
-    }
-
-    fn next_generation(&self, index: u32) -> Result<u32, MapsError> {
-        Ok(self.vtep(index)?.generation.wrapping_add(1))
     }
 
     fn set_vtep(&mut self, index: u32, entry: Vtep) -> Result<(), MapsError> {
@@ -303,44 +293,6 @@ pub(super) fn subnet(network: Address, mapped_prefix: u8) -> Option<Subnet> {
     };
     let parsed = IpNetwork::new(address, prefix).ok()?;
     (parsed.network() == address).then(|| Subnet::containing(parsed))
-}
-
-fn remote(entry: &Vtep, vni: u32) -> Option<RemoteVtep> {
-    if entry.flags == 0 {
-        return None;
-    }
-    let as_we_write = entry.flags == VTEP_FLAG_ACTIVE
-        && entry.vni == vni
-        && entry.reserved == 0
-        && subnet(entry.subnet, entry.subnet_prefix).is_some();
-    if !as_we_write {
-        return Some(NOBODY);
-    }
-    Some(RemoteVtep {
-        underlay: IpAddr::from(entry.underlay),
-        mac: MacAddr(entry.mac),
-    })
-}
-
-fn empty_vtep(generation: u32) -> Vtep {
-    Vtep {
-        underlay: Address::default(),
-        subnet: Address::default(),
-        mac: [0; 6],
-        subnet_prefix: 0,
-        reserved: 0,
-        vni: 0,
-        flags: 0,
-        generation,
-        reserved_tail: [0; 3],
-    }
-}
-
-fn mapped_prefix(subnet: Subnet) -> u8 {
-    match subnet.network() {
-        IpAddr::V4(_) => subnet.prefix().saturating_add(V4_OFFSET),
-        IpAddr::V6(_) => subnet.prefix(),
-    }
 }
 
 fn is_common(subnet: Subnet, common_prefix: u8) -> bool {
@@ -387,63 +339,9 @@ pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
-
-    fn entry() -> Vtep {
-        Vtep {
-            underlay: Address::from(Ipv4Addr::new(192, 0, 2, 2)),
-            subnet: Address::from(Ipv4Addr::new(10, 244, 2, 0)),
-            mac: [2, 0, 0, 0, 0, 2],
-            subnet_prefix: 96 + 24,
-            flags: VTEP_FLAG_ACTIVE,
-            vni: 1,
-            ..empty_vtep(3)
-        }
-    }
-
-    #[test]
-    fn an_entry_as_we_write_it_is_read_back() {
-        let expected = RemoteVtep {
-            underlay: "192.0.2.2".parse().unwrap(),
-            mac: MacAddr([2, 0, 0, 0, 0, 2]),
-        };
-        assert_eq!(remote(&entry(), 1), Some(expected));
-        assert_eq!(remote(&empty_vtep(9), 1), None);
-    }
-
-    #[test]
-    fn any_other_entry_is_written_again() {
-        let others = [
-            Vtep { vni: 2, ..entry() },
-            Vtep {
-                flags: 3,
-                ..entry()
-            },
-            Vtep {
-                flags: 2,
-                ..entry()
-            },
-            Vtep {
-                reserved: 1,
-                ..entry()
-            },
-            Vtep {
-                subnet_prefix: 95,
-                ..entry()
-            },
-            Vtep {
-                subnet_prefix: 129,
-                ..entry()
-            },
-            Vtep {
-                subnet: Address::from(Ipv4Addr::new(10, 244, 2, 1)),
-                ..entry()
-            },
-        ];
-        for other in others {
-            assert_eq!(remote(&other, 1), Some(NOBODY), "{other:?}");
-        }
-    }
 
     #[test]
     fn a_key_with_host_bits_is_no_subnet() {

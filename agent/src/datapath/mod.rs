@@ -20,6 +20,7 @@ pub mod tcx;
 pub mod xdp;
 
 mod load;
+mod vtep_entry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -148,6 +148,8 @@ pub enum Error {
         alias: String,
         source: Failure,
     },
+    #[error("read the MTUs of routes")]
+    RouteMtus { source: Failure },
     #[error("set {device} up")]
     SetUp { device: String, source: Failure },
     #[error(

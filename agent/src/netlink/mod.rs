@@ -18,6 +18,7 @@ mod message;
 pub mod monitor;
 mod neigh;
 mod outbox;
+mod path_mtu;
 mod pods;
 mod route;
 mod said;

@@ -9,7 +9,7 @@
 //! tells nobody.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -30,6 +30,7 @@ use super::link::Link;
 use super::message::Message;
 use super::neigh::{self, Entry};
 use super::outbox::{Changed, Outbox};
+use super::path_mtu::mtu_of;
 use super::route::Route;
 use super::said::Fact;
 use super::socket::Socket;
@@ -73,6 +74,7 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Monitor {
     uplink: Arc<AtomicU32>,
+    mtus: Arc<AtomicBool>,
     counters: Arc<Counters>,
     task: JoinHandle<()>,
 }
@@ -92,16 +94,19 @@ impl Monitor {
             .await?
             .map(|device| device.ifindex);
         let uplink = Arc::new(AtomicU32::new(0));
+        let mtus = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(Counters::default());
         let filter = Filter {
             netlink,
             watch,
             device,
             uplink: Arc::clone(&uplink),
+            mtus: Arc::clone(&mtus),
         };
         let task = tokio::spawn(run(socket, filter, events, Arc::clone(&counters)));
         Ok(Self {
             uplink,
+            mtus,
             counters,
             task,
         })
@@ -111,6 +116,12 @@ impl Monitor {
     /// matters, since it may become the uplink.
     pub fn watch_uplink(&self, ifindex: Option<u32>) {
         self.uplink.store(ifindex.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Tells whether routes carry MTUs: then every route that comes or goes may change the way to
+    /// another node; otherwise only those that carry one.
+    pub fn watch_mtus(&self, carried: bool) {
+        self.mtus.store(carried, Ordering::Relaxed);
     }
 
     /// What the monitor has been through.
@@ -202,6 +213,8 @@ struct Filter {
     device: Option<u32>,
     /// Interface index of the uplink, 0 if there is none.
     uplink: Arc<AtomicU32>,
+    /// Whether routes carry MTUs.
+    mtus: Arc<AtomicBool>,
 }
 
 impl Filter {
@@ -337,6 +350,11 @@ impl Filter {
         let destination = Subnet::containing(IpNetwork::V4(route.destination));
         // Host routes inside the network are pods', not peers'.
         let overlay = self.watch.network.covers(destination) && destination.prefix() < 32;
+        let underlay = !self.watch.network.covers(destination);
+        let may_limit = mtu_of(message).is_some() || self.mtus.load(Ordering::Relaxed);
+        if underlay && may_limit {
+            return true;
+        }
         route.in_main_table()
             && (destination.prefix() == 0
                 || overlay

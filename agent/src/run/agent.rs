@@ -74,6 +74,8 @@ pub(super) struct Agent {
     /// Subnets for which the maps had no room.
     pub(super) unmapped: BTreeSet<Subnet>,
     pub(super) sources: Option<Sources>,
+    /// Whether some route carries an MTU.
+    pub(super) mtus_carried: bool,
     /// Whether the node has had another address since the store was told.
     pub(super) moved: bool,
     /// Held as long as the agent lives.
@@ -146,6 +148,7 @@ impl Agent {
             may_attach: false,
             unmapped: BTreeSet::new(),
             sources: None,
+            mtus_carried: false,
             moved: false,
             _lock: lock,
             args,

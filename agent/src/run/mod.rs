@@ -10,6 +10,7 @@ mod metrics;
 mod notice;
 mod outlook;
 mod pass;
+mod path_mtu;
 mod patience;
 mod pods;
 mod report;

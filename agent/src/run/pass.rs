@@ -42,6 +42,8 @@ impl Agent {
             }
         }
         self.reconcile(batch.look, &batch.subnets).await;
+        self.follow_path_mtus(batch.look, &batch.subnets).await;
+        monitor.watch_mtus(self.mtus_carried);
         if batch.look == Look::Everywhere {
             self.assert_netfilter().await;
         }

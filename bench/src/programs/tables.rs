@@ -196,7 +196,8 @@ fn vtep(place: u32) -> Vtep {
         vni: VNI,
         flags: VTEP_FLAG_ACTIVE,
         generation: GENERATION,
-        reserved_tail: [0; 3],
+        path_mtu: 0,
+        reserved_tail: [0; 2],
     }
 }
 

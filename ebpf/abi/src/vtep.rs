@@ -8,7 +8,9 @@ pub const VTEP_FLAG_ACTIVE: u32 = 1 << 0;
 
 abi_struct! {
     /// Where to send a packet whose destination lies in a remote subnet. Written by the
-    /// agent alone; index of the map `vteps`.
+    /// agent alone; index of the map `vteps`. What `flags` says is in use is never rewritten but
+    /// for `flags`, `generation` and `path_mtu`: a reader on another CPU sees no mixture of two
+    /// VTEPs.
     pub struct Vtep: 64, align 4 {
         /// Underlay address of the remote node: outer destination, and the only trusted outer source.
         pub underlay: Address = 0,
@@ -26,8 +28,11 @@ abi_struct! {
         pub flags: u32 = 44,
         /// Changes whenever the entry does: a [`VtepState`] of another generation is void.
         pub generation: u32 = 48,
+        /// Largest outer IP packet that the route to it takes, bytes, where that says so (`mtu`
+        /// of `ip route`); 0: nothing said. The programs' own lookup knows learned limits only.
+        pub path_mtu: u32 = 52,
         /// Room.
-        pub reserved_tail: [u32; 3] = 52,
+        pub reserved_tail: [u32; 2] = 56,
     }
 }
 

@@ -156,7 +156,7 @@ fn fast(
     if vtep.generation != permit.vtep_generation {
         return pass(Reason::StaleVtep);
     }
-    let way = nexthop::resolve(packet, config, vtep, state, now).and_then(|path| {
+    let way = nexthop::resolve(packet, config, (index, vtep), state, now).and_then(|path| {
         if !nexthop::fits(packet, flow.headers_len, &path) {
             return Err(Reason::OverPathMtu);
         }

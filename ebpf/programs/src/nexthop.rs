@@ -8,6 +8,7 @@ use twill_abi::{Config, Reason, Vtep, VtepState};
 use twill_packet::vxlan::ENCAP_OVERHEAD;
 
 use crate::access::{Fib, Packet};
+use crate::maps;
 
 /// How long a next hop is used before the kernel is asked again.
 const NEXTHOP_NS: u64 = 1_000_000_000;
@@ -43,10 +44,11 @@ pub fn refresh_generation(state: &mut VtepState, vtep: &Vtep) {
 pub fn resolve(
     packet: &Packet,
     config: &Config,
-    vtep: &Vtep,
+    (index, vtep): (u32, &Vtep),
     state: &mut VtepState,
     now: u64,
 ) -> Result<Path, Reason> {
+    let generation = vtep.generation;
     refresh_generation(state, vtep);
     // Of another uplink nothing is remembered: it may be gone, and what is sent there lost.
     if now < state.nexthop_until_ns && state.ifindex == config.uplink_ifindex {
@@ -54,7 +56,7 @@ pub fn resolve(
             ifindex: state.ifindex,
             source_mac: unpack_mac(state.source_mac),
             mac: unpack_mac(state.nexthop_mac),
-            mtu: state.path_mtu,
+            mtu: least(state.path_mtu, vtep.path_mtu),
         });
     }
     let (source, destination) = (config.underlay.last_word(), vtep.underlay.last_word());
@@ -66,16 +68,31 @@ pub fn resolve(
             state.path_mtu = next.mtu;
             // Last, so that another CPU never takes the rest for fresh before it is.
             state.nexthop_until_ns = now + NEXTHOP_NS;
+            // The index was given to another VTEP meanwhile: what was just remembered is the old
+            // one's, and another CPU may have begun to remember the new one's.
+            if maps::vtep(index).is_none_or(|vtep| vtep.generation != generation) {
+                state.nexthop_until_ns = 0;
+            }
             Ok(Path {
                 ifindex: next.ifindex,
                 source_mac: next.source_mac,
                 mac: next.mac,
-                mtu: next.mtu,
+                mtu: least(next.mtu, vtep.path_mtu),
             })
         }
         Fib::Found(_) => Err(Reason::NextHopElsewhere),
         Fib::NoNeighbour => Err(Reason::NextHopUnresolved),
         Fib::Unusable => Err(Reason::NextHopUnusable),
+    }
+}
+
+/// The smaller limit; `said` is none where it is 0.
+#[inline(always)]
+fn least(found: u32, said: u32) -> u32 {
+    if said != 0 && said < found {
+        said
+    } else {
+        found
     }
 }
 

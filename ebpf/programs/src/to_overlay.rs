@@ -66,7 +66,8 @@ fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
         Err(_) if packet.gso_size() == 0 => 0,
         Err(_) => return pass(Reason::UnknownGso),
     };
-    let path = nexthop::resolve(packet, config, vtep, state, now).map_err(Failure::Untouched)?;
+    let path =
+        nexthop::resolve(packet, config, (index, vtep), state, now).map_err(Failure::Untouched)?;
     if !nexthop::fits(packet, headers_len, &path) {
         return pass(Reason::OverPathMtu);
     }

@@ -21,6 +21,7 @@ mod a06_vlan;
 mod a07_spoofing;
 mod a08_forged_nat;
 mod a09_outer;
+mod a17_route_mtu;
 mod absence;
 mod connections;
 mod conntrack;

@@ -235,3 +235,31 @@ fn the_mtu_of_the_route_is_kept() {
     });
     check(&lab, &too_long);
 }
+
+#[test]
+fn the_mtu_that_the_agent_found_is_kept_where_it_is_the_smaller() {
+    let Some(lab) = Lab::open() else { return };
+    let next_hop = NextHop::of_node_b(&lab);
+    for (said, mtu) in [(1400, 1400), (9000, 1500), (0, 1500)] {
+        let longest = mtu - 50;
+        let tables = |tables: &mut super::tables::Tables| {
+            tables.vteps[VTEP_B as usize].path_mtu = said;
+        };
+        let inner = segment(&to_pod_b(), longest - 40);
+        let fits = Case::encapped("fits", &lab, &inner, &Outer::to_node_b()).with(tables);
+        check(&lab, &fits);
+        let packet = leaving(&segment(&to_pod_b(), longest - 40 + 1));
+        let case = Case::passed(
+            "one byte more",
+            Program::ToOverlay,
+            lab.tables(),
+            packet,
+            Reason::OverPathMtu,
+        );
+        let too_long = case.with(tables).with(|tables| {
+            let generation = tables.vteps[VTEP_B as usize].generation;
+            tables.states[VTEP_B as usize] = next_hop.known(generation, u64::MAX);
+        });
+        check(&lab, &too_long);
+    }
+}

@@ -264,7 +264,8 @@ const NO_VTEP: Vtep = Vtep {
     vni: 0,
     flags: 0,
     generation: 0,
-    reserved_tail: [0; 3],
+    path_mtu: 0,
+    reserved_tail: [0; 2],
 };
 
 /// A zeroed `vtep_state` entry.

@@ -8,10 +8,12 @@ mod device;
 mod kernel;
 mod maps;
 mod op;
+mod path_mtu;
 #[cfg(test)]
 mod tests;
 
 pub use op::{KernelOp, MapOp, Op};
+pub use path_mtu::plan_path_mtus;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

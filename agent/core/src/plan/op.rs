@@ -97,6 +97,13 @@ pub enum MapOp {
         /// Index.
         index: u32,
     },
+    /// Say how large an outer packet may be on the way to a VTEP.
+    SetPathMtu {
+        /// Index.
+        index: u32,
+        /// Bytes; `None`: nothing is said.
+        bytes: Option<u32>,
+    },
     /// Map an outer source to its VTEP.
     SetSource {
         /// Underlay address.

@@ -57,7 +57,8 @@ fn vtep() -> Vtep {
         vni: 1,
         flags: 1,
         generation: 3,
-        reserved_tail: [0; 3],
+        path_mtu: 0,
+        reserved_tail: [0; 2],
     }
 }
 

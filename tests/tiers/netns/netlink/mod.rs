@@ -8,6 +8,7 @@
 mod apply;
 mod device;
 mod monitor;
+mod path_mtu;
 mod scale;
 mod uplink;
 

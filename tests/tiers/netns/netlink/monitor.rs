@@ -21,8 +21,8 @@ const SOON: Duration = Duration::from_secs(5);
 /// Time in which none may come: many times the monitor's own delays.
 const QUIET: Duration = Duration::from_millis(600);
 
-struct Ear {
-    monitor: Monitor,
+pub(super) struct Ear {
+    pub(super) monitor: Monitor,
     events: mpsc::Receiver<Event>,
 }
 
@@ -53,12 +53,12 @@ impl Ear {
     }
 
     /// One event and no other one, whatever number of changes it stands for.
-    async fn hears(&mut self, what: &str) {
+    pub(super) async fn hears(&mut self, what: &str) {
         let event = timeout(SOON, self.next()).await;
         assert_eq!(event, Ok(Some(Event::KernelChanged)), "{what}");
     }
 
-    async fn hears_nothing(&mut self, what: &str) {
+    pub(super) async fn hears_nothing(&mut self, what: &str) {
         let event = timeout(QUIET, self.next()).await;
         assert!(event.is_err(), "{what}: {event:?}");
     }
@@ -69,7 +69,7 @@ impl Ear {
     }
 }
 
-async fn listening(netlink: &Netlink) -> Result<Ear> {
+pub(super) async fn listening(netlink: &Netlink) -> Result<Ear> {
     create(netlink).await?;
     let peer: Vec<KernelOp> = Peer(2).set().into();
     apply(netlink, &peer).await;

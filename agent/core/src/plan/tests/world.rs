@@ -162,6 +162,7 @@ fn describe(op: &Op) -> String {
                 format!("vtep[{index}] = {} {}", last(vtep.mac), vtep.underlay)
             }
             MapOp::ClearVtep { index } => format!("clear vtep[{index}]"),
+            MapOp::SetPathMtu { index, bytes } => format!("path mtu[{index}] = {bytes:?}"),
             MapOp::SetSource { underlay, index } => format!("source[{underlay}] = {index}"),
             MapOp::RemoveSource { underlay } => format!("remove source[{underlay}]"),
             MapOp::SetRoute { subnet, index } => format!("route[{subnet}] = {index}"),

@@ -1,0 +1,103 @@
+//! MTUs that routes carry (`ip route add … mtu`), for the way to other nodes.
+//!
+//! The kernel's vxlan device keeps to them; `bpf_fib_lookup` does so only where they are locked
+//! (`ip_mtu_from_fib_result()` in `net/ipv4/fib_frontend.c`, v6.18). MTUs that the kernel learned
+//! it knows by itself.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::Netlink;
+use super::error::{Error, Failure};
+use super::link::unexpected;
+use super::message::{Message, attribute};
+use super::socket::Socket;
+
+/// `struct rtmsg`, bytes (`include/uapi/linux/rtnetlink.h`).
+const RTMSG_BYTES: usize = 12;
+const RTA_METRICS: u16 = 8;
+const RTAX_MTU: u16 = 2;
+
+impl Netlink {
+    /// Whether any IPv4 route carries an MTU, whatever its table: nearly nowhere one does.
+    pub async fn routes_carry_mtus(&self) -> Result<bool, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        let keep = |message: &Message<'_>| Ok(carries_mtu(message.payload).then_some(()));
+        socket
+            .dump_raw(RouteNetlinkMessage::GetRoute(request), keep)
+            .await
+            .map(|found| !found.is_empty())
+            .map_err(|source| Error::RouteMtus { source })
+    }
+
+    /// The MTU of the route that the kernel takes to each of these addresses by this interface,
+    /// bytes, where it carries one.
+    pub async fn route_mtus(
+        &self,
+        interface: u32,
+        destinations: impl IntoIterator<Item = Ipv4Addr>,
+    ) -> Result<BTreeMap<IpAddr, u32>, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let mut found = BTreeMap::new();
+        for destination in destinations {
+            let mtu = route_mtu(socket, interface, destination)
+                .await
+                .map_err(|source| Error::RouteMtus { source })?;
+            found.extend(mtu.map(|mtu| (IpAddr::V4(destination), mtu)));
+        }
+        Ok(found)
+    }
+}
+
+async fn route_mtu(
+    socket: &mut Socket,
+    interface: u32,
+    destination: Ipv4Addr,
+) -> Result<Option<u32>, Failure> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.destination_prefix_length = 32;
+    // The route itself, not what has been learned of the way since.
+    request.header.flags = RouteFlags::FibMatch;
+    request.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(destination)),
+        RouteAttribute::Oif(interface),
+    ];
+    match socket.get(RouteNetlinkMessage::GetRoute(request)).await {
+        Ok(RouteNetlinkMessage::NewRoute(route)) => Ok(mtu_of(&route)),
+        Ok(other) => Err(unexpected(&other)),
+        // No way there: nothing to say of it.
+        Err(failure) if failure.refusal().is_some() => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The MTU that a route carries, bytes.
+pub(super) fn mtu_of(route: &RouteMessage) -> Option<u32> {
+    let metrics = route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Metrics(metrics) = attribute {
+            Some(metrics)
+        } else {
+            None
+        }
+    })?;
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(bytes) if *bytes > 0 => Some(*bytes),
+        _ => None,
+    })
+}
+
+/// Whether these bytes, a `struct rtmsg` and its attributes, say an MTU.
+fn carries_mtu(payload: &[u8]) -> bool {
+    let attributes = payload.get(RTMSG_BYTES..).unwrap_or_default();
+    attribute(attributes, RTA_METRICS)
+        .and_then(|metrics| attribute(metrics, RTAX_MTU))
+        .is_some()
+}
