@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use serde_json::json;
-use twill_abi::{FastPath, Mode, PERMIT_FLAG_DIRECT, Program};
+use twill_abi::{CONFIG_FLAG_STALE, FastPath, Mode, PERMIT_FLAG_DIRECT, Program};
 
 use super::{Place, table};
 use crate::datapath::operator::{Override, Switch, Word};
@@ -100,6 +100,15 @@ fn can_be_on(place: &Place, switch: &Switch) -> Result<()> {
     }
     let path = status::path(&place.run_dir, place.instance.as_str());
     let said = status::read(&path).ok().flatten();
+    // Off for somebody's policy on the uplink: all that the fast path rests on is there, and
+    // whether to go past that policy is the operator's to say.
+    let stale = switch.agent()?.flags & CONFIG_FLAG_STALE != 0;
+    let wanted = said
+        .as_ref()
+        .is_some_and(|said| ["permit", "direct"].contains(&said.fast_path.wanted.as_str()));
+    if wanted && !stale {
+        return Ok(());
+    }
     let reason = said
         .and_then(|said| said.fast_path.reason)
         .unwrap_or_else(|| "no reason is known".to_owned());

@@ -244,7 +244,7 @@ impl Filter {
     fn changed(&mut self, message: &Message<'_>) -> Result<Changed, Failure> {
         if let Some(change) = tc::change(message) {
             return Ok(Changed {
-                kernel: false,
+                kernel: self.tc_concerns_uplink(change),
                 pods: self.tc_concerns_pods(change),
             });
         }
@@ -307,6 +307,11 @@ impl Filter {
             tc::Change::OfAny => true,
             tc::Change::Other => false,
         }
+    }
+
+    fn tc_concerns_uplink(&self, change: tc::Change) -> bool {
+        let uplink = self.uplink.load(Ordering::Relaxed);
+        change == tc::Change::Of(uplink) && uplink != 0
     }
 
     /// Whether a link is neither our device nor the uplink, as far as these are known.

@@ -51,6 +51,25 @@ impl Netlink {
     }
 }
 
+impl Netlink {
+    /// Reads the qdiscs and filters of one link.
+    pub async fn traffic_control(&self, name: &str, ifindex: u32) -> Result<HostLink, Error> {
+        let error = |what| move |source| Error::HostLinks { what, source };
+        let socket = &mut *self.0.socket.lock().await;
+        let qdiscs = tc::qdiscs(socket).await.map_err(error("qdiscs"))?;
+        let of_link = qdiscs.into_iter().filter(|(index, _)| *index == ifindex);
+        let mut link = HostLink {
+            name: name.to_owned(),
+            qdiscs: of_link.map(|(_, qdisc)| qdisc).collect(),
+            ..HostLink::default()
+        };
+        add_filters(socket, ifindex, &mut link)
+            .await
+            .map_err(error("filters"))?;
+        Ok(link)
+    }
+}
+
 fn read(message: &LinkMessage) -> (u32, HostLink) {
     let mut link = HostLink {
         up: message.header.flags.contains(LinkFlags::LowerUp),
@@ -147,16 +166,23 @@ async fn read_filters(
     host: &mut HostLinks,
     veths: &Veths,
 ) -> Result<(), Failure> {
-    let clsact = Qdisc::Ingress("clsact".to_owned());
     let mut indexes = masters(veths);
     indexes.extend(veths.keys());
     for ifindex in indexes {
-        let Some(link) = host.links.get_mut(&ifindex) else {
-            continue;
-        };
-        if !link.qdiscs.contains(&clsact) {
-            continue;
+        if let Some(link) = host.links.get_mut(&ifindex) {
+            add_filters(socket, ifindex, link).await?;
         }
+    }
+    Ok(())
+}
+
+/// Filters hang on a clsact qdisc, which is known.
+async fn add_filters(
+    socket: &mut Socket,
+    ifindex: u32,
+    link: &mut HostLink,
+) -> Result<(), Failure> {
+    if link.qdiscs.contains(&Qdisc::Ingress("clsact".to_owned())) {
         for hook in [Hook::Ingress, Hook::Egress] {
             link.filters
                 .extend(tc::filters(socket, ifindex, hook).await?);

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
+use tracing::{info, warn};
 use twill_abi::{Config, FastPath};
 use twill_core::subnet::Subnet;
 
@@ -25,6 +26,8 @@ pub(super) struct Acceptance {
     /// Whether a table of an earlier start was looked for, where none is wanted.
     cleared: bool,
     outlook: Outlook,
+    /// Why nothing may be fast for now, though all is in order here.
+    policy: Option<String>,
 }
 
 impl Acceptance {
@@ -38,6 +41,7 @@ impl Acceptance {
             table: Keeper::default(),
             cleared: false,
             outlook: Outlook::new(args.permit_time),
+            policy: None,
         }
     }
 
@@ -48,7 +52,7 @@ impl Acceptance {
 
     /// Why the fast path is off, or off for TCP, or will be, though it is wanted.
     pub(super) fn trouble(&self) -> Option<&str> {
-        self.outlook.trouble()
+        self.outlook.trouble().or(self.policy.as_deref())
     }
 
     /// What the operator wants, whether or not it may be right now.
@@ -56,14 +60,32 @@ impl Acceptance {
         self.wanted
     }
 
-    /// Whether what is wanted may not be: then nobody's word makes flows fast.
+    /// Whether what is wanted may not be: then nobody's word makes flows fast. Past somebody's
+    /// policy the operator's word does.
     pub(super) fn is_stale(&self) -> bool {
-        self.allowed().fast_path != self.wanted
+        self.outlook.allowed().fast_path != self.wanted
+    }
+
+    /// Somebody's policy that fast packets would go past, or none.
+    pub(super) fn set_policy(&mut self, reason: Option<String>) {
+        let policy = reason.map(|reason| format!("the fast path is off: {reason}"));
+        if policy != self.policy && self.wanted != FastPath::Off {
+            if let Some(reason) = &policy {
+                warn!(reason, "somebody else's policy is on the uplink");
+            } else {
+                info!("nobody else's policy is on the uplink any more");
+            }
+        }
+        self.policy = policy;
     }
 
     /// What flows may do, as it was found last.
     pub(super) fn allowed(&self) -> Allowed {
-        self.outlook.allowed()
+        let mut allowed = self.outlook.allowed();
+        if self.policy.is_some() {
+            allowed.fast_path = FastPath::Off;
+        }
+        allowed
     }
 
     /// Whether it is time to look again at what was not in order.

@@ -1,6 +1,6 @@
 //! The state's one owner: takes events, observes, plans, carries out, tells.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -33,6 +33,7 @@ use super::uplink::Finder;
 use crate::admin::Readiness;
 use crate::args::AgentArgs;
 use crate::datapath::hooks::Interfaces;
+use crate::datapath::permits::VethUse;
 use crate::datapath::settings::Settings;
 use crate::files::InstanceLock;
 use crate::netlink::Netlink;
@@ -67,8 +68,8 @@ pub(super) struct Agent {
     pub(super) attrs: Option<watch::Sender<LeaseAttrs>>,
     /// What has been written to `subnet.env`.
     pub(super) told: Option<SubnetEnv>,
-    /// Interfaces and settings as the programs know them.
-    pub(super) told_programs: Option<(Interfaces, Settings)>,
+    /// What the programs know.
+    pub(super) told_programs: Option<Told>,
     /// Whether the maps were complete once, so that programs may be attached.
     pub(super) may_attach: bool,
     /// Subnets for which the maps had no room.
@@ -81,6 +82,9 @@ pub(super) struct Agent {
     /// Held as long as the agent lives.
     pub(super) _lock: InstanceLock,
 }
+
+/// Interfaces, settings, and what each pod's veth may do: also of pods without programs.
+pub(super) type Told = (Interfaces, Settings, Option<BTreeMap<u32, VethUse>>);
 
 /// Where events come from.
 pub(super) struct Sources {
@@ -228,6 +232,7 @@ impl Agent {
                     self.notice.alive();
                     self.look_again().await;
                     self.beat(sources.store.contact().trouble.is_none()).await;
+                    self.bpf.hear_operator(&mut self.failures);
                     self.guard_programs().await;
                     self.report.store(&sources.store.contact());
                     self.report.write();

@@ -144,9 +144,16 @@ impl Bpf {
             Ok(()) => self.filled.settings = true,
             Err(error) => failures.add(error.label(), &error),
         }
-        match datapath.operator_mode() {
-            Ok(operator) => self.operator = operator,
-            Err(error) => failures.add(error.label(), &error),
+        self.hear_operator(failures);
+    }
+
+    /// Reads what the operator asks for, which may change at any moment.
+    pub(super) fn hear_operator(&mut self, failures: &mut Failures) {
+        if let Some(datapath) = &self.datapath {
+            match datapath.operator_mode() {
+                Ok(operator) => self.operator = operator,
+                Err(error) => failures.add(error.label(), &error),
+            }
         }
     }
 

@@ -108,7 +108,7 @@ impl Agent {
     pub(super) async fn beat(&mut self, store_is_heard: bool) {
         self.sentry.heard(store_is_heard);
         self.tell_programs(Look::Nowhere).await;
-        if let Some((_, settings)) = &self.told_programs {
+        if let Some((_, settings, _)) = &self.told_programs {
             self.bpf.write_settings(settings, &mut self.failures);
         }
     }

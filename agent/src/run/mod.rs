@@ -13,6 +13,7 @@ mod pass;
 mod path_mtu;
 mod patience;
 mod pods;
+mod policy;
 mod report;
 mod start;
 mod store;

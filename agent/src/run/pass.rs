@@ -47,6 +47,9 @@ impl Agent {
         if batch.look == Look::Everywhere {
             self.assert_netfilter().await;
         }
+        if batch.look >= Look::Kernel {
+            self.look_at_policy().await;
+        }
         if batch.look == Look::Everywhere || batch.pods {
             self.look_at_pods().await;
             self.look_for_the_guard().await;
@@ -331,14 +334,14 @@ impl Agent {
         let (Some(interfaces), Some(settings)) = (self.interfaces(), self.settings()) else {
             return;
         };
-        let told = (interfaces, settings);
+        let told = (interfaces, settings, self.pods.uses());
         if look < Look::Everywhere && self.told_programs.as_ref() == Some(&told) {
             return;
         }
-        let (interfaces, settings) = &told;
+        let (interfaces, settings, uses) = &told;
         self.bpf.write_settings(settings, &mut self.failures);
-        if let Some(uses) = self.pods.uses() {
-            self.bpf.set_pods(&uses, &mut self.failures);
+        if let Some(uses) = uses {
+            self.bpf.set_pods(uses, &mut self.failures);
         }
         if self.state.is_complete() {
             self.bpf.attach(interfaces, &mut self.failures).await;

@@ -13,6 +13,7 @@ pub mod args;
 mod answer;
 mod api;
 mod clock;
+mod connections;
 mod disk;
 mod error;
 mod record;
@@ -39,6 +40,7 @@ use twill_core::config::NetworkConfig;
 use self::api::Api;
 use self::args::ServeArgs;
 use self::clock::Clock;
+use self::connections::Bounded;
 use self::disk::{Disk, Stored};
 use self::table::Table;
 use self::view::View;
@@ -159,7 +161,7 @@ impl Server {
         info!(%address, store = writer.view.store(), revision = writer.table.revision(),
             "lease server listens");
 
-        let http = axum::serve(listener, router)
+        let http = axum::serve(Bounded::new(listener), router)
             .with_graceful_shutdown(stopping.clone().cancelled_owned())
             .into_future();
         let farewell = async {

@@ -14,5 +14,6 @@ mod health;
 mod host_files;
 mod netlink;
 mod pods;
+mod policy;
 mod testbed;
 mod traffic_rules;

@@ -9,6 +9,11 @@ use std::fmt;
 use super::links::{Filter, Hook, HostLink, Qdisc};
 use super::{Excluded, Rules};
 
+/// Root qdiscs that a network card has without anybody's wanting a policy: the kernel's own
+/// choices and those of `net.core.default_qdisc` in common distributions (`net/sched/sch_generic.c`,
+/// v6.12). None of them goes by marks.
+const DEFAULT_QDISCS: &[&str] = &["noqueue", "mq", "pfifo_fast", "fq_codel", "fq", "noop"];
+
 /// A reason to keep a pod's packets on the slow path.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum NeverFast {
@@ -141,15 +146,42 @@ impl Excluded {
     }
 }
 
+/// Why no packet of this node may be fast, for what the uplink carries: fast packets come past
+/// what would run after our program there, and leave without the marks and priorities that a
+/// shaper goes by.
+pub fn judge_uplink(
+    uplink: &HostLink,
+    ours: &OurFilters,
+    foreign_program: Option<&str>,
+) -> Option<NeverFast> {
+    first_foreign(uplink, Some(ours), foreign_program, DEFAULT_QDISCS)
+}
+
 fn foreign(
     rules: &Rules,
     ifindex: u32,
     link: &HostLink,
     ours: Option<&OurFilters>,
 ) -> Option<NeverFast> {
+    let program = rules.foreign_programs.get(&ifindex).map(String::as_str);
+    // What the kernel gives a virtual link.
+    first_foreign(link, ours, program, &["noqueue"])
+}
+
+/// The first of qdiscs, filters and programs that is not ours, where the root qdisc may be one
+/// of these `usual` ones.
+fn first_foreign(
+    link: &HostLink,
+    ours: Option<&OurFilters>,
+    foreign_program: Option<&str>,
+    usual: &[&str],
+) -> Option<NeverFast> {
     let name = || link.name.clone();
     let qdisc = || {
-        let kind = link.qdiscs.iter().find_map(foreign_kind)?.to_owned();
+        let mut qdiscs = link.qdiscs.iter();
+        let kind = qdiscs
+            .find_map(|qdisc| foreign_kind(qdisc, usual))?
+            .to_owned();
         Some(NeverFast::ForeignQdisc { link: name(), kind })
     };
     let filter = || {
@@ -162,20 +194,19 @@ fn foreign(
         })
     };
     let program = || {
-        let program = rules.foreign_programs.get(&ifindex)?.clone();
         Some(NeverFast::ForeignProgram {
             link: name(),
-            program,
+            program: foreign_program?.to_owned(),
         })
     };
     qdisc().or_else(filter).or_else(program)
 }
 
-/// The kind of a qdisc that is there for a purpose. `noqueue` is what the kernel gives a virtual
-/// link, and `clsact` does nothing but hold filters; `ingress` is not what we would add.
-fn foreign_kind(qdisc: &Qdisc) -> Option<&str> {
+/// The kind of a qdisc that is there for a purpose. `clsact` does nothing but hold filters;
+/// `ingress` is not what we would add.
+fn foreign_kind<'a>(qdisc: &'a Qdisc, usual: &[&str]) -> Option<&'a str> {
     match qdisc {
-        Qdisc::Root(kind) => (kind != "noqueue").then_some(kind),
+        Qdisc::Root(kind) => (!usual.contains(&kind.as_str())).then_some(kind),
         Qdisc::Ingress(kind) => (kind != "clsact").then_some(kind),
     }
 }

@@ -234,3 +234,51 @@ fn the_operators_word_comes_first_and_the_bridge_last() {
     ];
     assert_eq!(reasons, expected.concat());
 }
+
+#[test]
+fn what_an_uplink_has_by_default_is_nobody_s_policy() {
+    let ours = OurFilters {
+        ingress: "from_uplink".to_owned(),
+        egress: "to_uplink".to_owned(),
+        ..rules().our_filters
+    };
+    let judge = |qdiscs: &[Qdisc], filters: &[Filter], program| {
+        let uplink = HostLink {
+            name: "eth0".to_owned(),
+            qdiscs: qdiscs.iter().cloned().collect(),
+            filters: filters.iter().cloned().collect(),
+            ..HostLink::default()
+        };
+        judge_uplink(&uplink, &ours, program).map(|reason| reason.label())
+    };
+    let root = |kind: &str| Qdisc::Root(kind.to_owned());
+    let clsact = Qdisc::Ingress("clsact".to_owned());
+    for kind in ["noqueue", "mq", "pfifo_fast", "fq_codel", "fq"] {
+        assert_eq!(judge(&[root(kind)], &[], None), None, "{kind}");
+    }
+    for kind in ["htb", "tbf", "prio", "netem", "cake", ""] {
+        assert_eq!(
+            judge(&[root(kind)], &[], None),
+            Some("foreign_qdisc"),
+            "{kind}"
+        );
+    }
+    let ingress = Qdisc::Ingress("ingress".to_owned());
+    assert_eq!(judge(&[ingress], &[], None), Some("foreign_qdisc"));
+    let filter = |hook, program: &str| Filter {
+        hook,
+        priority: ours.priority,
+        handle: ours.handle,
+        kind: "bpf".to_owned(),
+        program: Some(program.to_owned()),
+    };
+    let own = [
+        filter(Hook::Ingress, "from_uplink"),
+        filter(Hook::Egress, "to_uplink"),
+    ];
+    let usual = [root("mq"), clsact];
+    assert_eq!(judge(&usual, &own, None), None);
+    let other = filter(Hook::Ingress, "retis");
+    assert_eq!(judge(&usual, &[other], None), Some("foreign_filter"));
+    assert_eq!(judge(&usual, &own, Some("retis")), Some("foreign_program"));
+}
