@@ -24,7 +24,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut bench = if measures(&args.arguments) {
         privilege::require_root("the bench")?;
-        let toolchain = setup::ensure()?;
+        let toolchain = setup::ensure(setup::Purpose::Machine)?;
         privilege::require_kernel("the bench")?;
         console::step("build optimised binaries (the first time this takes several minutes)");
         let built = build::build(&toolchain, Profile::RELEASE)?;

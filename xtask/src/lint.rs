@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::setup::Purpose;
 use crate::{abi, build, console, process, setup};
 
 type Check = fn() -> Result<()>;
@@ -48,7 +49,7 @@ fn host() -> Result<()> {
 }
 
 fn programs() -> Result<()> {
-    let toolchain = setup::ensure()?;
+    let toolchain = setup::ensure(Purpose::Machine)?;
     let mut clippy = toolchain.compiler.clippy();
     build::environment(&mut clippy, &toolchain);
     // What they depend on is linted with the host, by the pinned toolchain.

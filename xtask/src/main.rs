@@ -13,6 +13,7 @@ mod console;
 mod demo;
 mod fuzz;
 mod interrupt;
+mod kernels;
 mod lint;
 mod places;
 mod privilege;

@@ -20,7 +20,7 @@ use super::maps::{Maps, MapsError};
 use super::operator::Switch;
 use super::permits::Permits;
 use super::pins::{self, Entries, Pins};
-use super::{DatapathError, Sizes, xdp};
+use super::{DatapathError, Sizes, probe, xdp};
 
 /// Programs in the kernel, not attached yet.
 pub(super) struct Loaded {
@@ -59,6 +59,8 @@ pub(super) fn load(
         .map_err(|source| DatapathError::Load {
             source: Box::new(source),
         })?;
+    // Before the programs: the verifier would say the same thing worse, or nothing at all.
+    probe::encap(&mut ebpf)?;
     for hook in HOOKS {
         let name = hook.program.label();
         let loaded = classifier(&mut ebpf, name)?

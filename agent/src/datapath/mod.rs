@@ -12,8 +12,10 @@ pub mod object;
 pub mod operator;
 pub mod permits;
 pub mod pins;
+pub mod probe;
 pub mod reader;
 pub mod settings;
+pub mod source_ports;
 pub mod stats;
 pub mod strangers;
 pub mod tcx;
@@ -43,6 +45,7 @@ use maps::{Maps, MapsError};
 use object::ObjectError;
 use permits::{Permits, VethUse};
 use pins::{PinError, Pins};
+use probe::ProbeError;
 use settings::Settings;
 use tcx::{Links, TcxError};
 
@@ -108,6 +111,9 @@ pub enum DatapathError {
     /// The kernel has no BPF for traffic control.
     #[error("the kernel does not know BPF programs for traffic control")]
     OldKernel,
+    /// The kernel lacks something that no program can do without.
+    #[error(transparent)]
+    Kernel(#[from] ProbeError),
     /// The kernel refuses maps or programs.
     #[error("load the BPF object")]
     Load {
@@ -178,7 +184,7 @@ impl DatapathError {
             Self::Pins(_) => "pins",
             Self::Maps(_) => "maps",
             Self::MayNotLoad(_) => "permission",
-            Self::OldKernel => "old_kernel",
+            Self::OldKernel | Self::Kernel(_) => "old_kernel",
             Self::Load { .. } => "bpf_load",
             Self::Verifier { .. } => "verifier",
             Self::NoProgram(_) => "no_program",

@@ -31,7 +31,8 @@ pub struct Settings {
     pub uplink_ifindex: u32,
     /// Interface index of the vxlan device.
     pub overlay_ifindex: u32,
-    /// Lowest and highest UDP source port (`net.ipv4.ip_local_port_range`).
+    /// The lowest UDP source port, and the first behind those that the kernel takes
+    /// ([`super::source_ports`]).
     pub source_ports: (u16, u16),
     /// Prefix length of most subnets (`SubnetLen`).
     pub common_prefix: u8,
@@ -70,7 +71,7 @@ impl Settings {
     /// The value for the map, with the agent's sign of life (`CLOCK_MONOTONIC`, ns) and
     /// the count of writes.
     pub fn to_config(&self, heartbeat_ns: u64, generation: u64) -> Config {
-        let (source_port_min, source_port_last) = self.source_ports;
+        let (source_port_min, source_port_max) = self.source_ports;
         let permit_ns = u64::try_from(self.permit_time.as_nanos()).unwrap_or(u64::MAX);
         Config {
             permit_ns,
@@ -86,9 +87,9 @@ impl Settings {
             guard: self.guard as u32,
             vxlan_port: Be16::from_host(self.port.unwrap_or(KERNEL_VXLAN_PORT)),
             source_port_min,
-            // udp_flow_src_port() in include/net/udp.h, v6.12, never takes the last port:
-            // `((u64) hash * (max - min)) >> 32 + min`, and the programs count the same way.
-            source_port_max: source_port_last,
+            // As udp_flow_src_port() in include/net/udp.h, v6.12, the programs never take it:
+            // `((u64) hash * (max - min)) >> 32 + min`.
+            source_port_max,
             common_prefix_v4: self.common_prefix,
             common_prefix_v6: 0,
             underlay: Address::from(self.underlay),

@@ -85,6 +85,11 @@ pub enum TcxError {
 /// How often a hook is asked whose programs come and go meanwhile.
 const QUERIES: u32 = 3;
 
+/// Whether the kernel knows TCX, by asking for what is on a hook of loopback.
+pub fn is_there() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
+}
+
 /// The programs on the hook, in the order they run; none where the kernel knows no TCX: whoever
 /// attaches by it is told so. Any other error is no answer: it says nothing of the hook.
 pub fn on_hook(interface: &Interface, direction: TcAttachType) -> Result<Vec<OnHook>, TcxError> {

@@ -31,6 +31,15 @@ const DEFAULT_TIMEOUT: u64 = 300;
 /// Why TCP flows cannot have permits.
 #[derive(Debug, Error)]
 pub enum ConntrackError {
+    /// The kernel's conntrack does not know a setting.
+    #[error(
+        "this kernel's conntrack has no {name}, without which a connection that was fast may hang \
+         when it is reset; UDP may be fast"
+    )]
+    Unknown {
+        /// The setting.
+        name: &'static str,
+    },
     /// A setting could not be read.
     #[error("read {}; is the module nf_conntrack loaded?", path.display())]
     Read {
@@ -92,6 +101,9 @@ impl Conntrack {
             .into_iter()
             .chain(TIMEOUTS.map(|name| (name, established)));
         for (name, value) in wanted {
+            if !self.path(name).exists() {
+                return Err(ConntrackError::Unknown { name });
+            }
             let was = self.read(name)?;
             if was == value {
                 continue;

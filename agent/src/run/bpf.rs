@@ -13,11 +13,12 @@ use twill_core::plan::MapOp;
 use super::failures::Failures;
 use crate::args::{AgentArgs, DatapathChoice};
 use crate::datapath::guard::GuardPlace;
-use crate::datapath::hooks::{Attachment, Interface, Interfaces};
+use crate::datapath::hooks::{AttachBy, Attachment, Interface, Interfaces};
 use crate::datapath::permits::VethUse;
 use crate::datapath::pins::Pins;
 use crate::datapath::settings::Settings;
-use crate::datapath::{Datapath, DatapathError, Options, chain, detach_all};
+use crate::datapath::source_ports::LastPort;
+use crate::datapath::{Datapath, DatapathError, Options, chain, detach_all, tcx};
 
 /// How long until what did not work is tried again.
 const RETRY: Duration = Duration::from_secs(30);
@@ -51,6 +52,7 @@ pub(super) struct Bpf {
     /// Whether what earlier starts attached is gone, where BPF is not available.
     cleared: bool,
     operator: Option<Mode>,
+    last_port: LastPort,
 }
 
 impl Bpf {
@@ -67,8 +69,23 @@ impl Bpf {
             refused_by: None,
             doubt: None,
             cleared: false,
+            last_port: LastPort::default(),
             operator: None,
         }
+    }
+
+    /// Whether programs are attached by filters of traffic control, which need a qdisc.
+    pub(super) fn attaches_by_filter(&self) -> bool {
+        match self.options.attach_by {
+            AttachBy::Auto => !tcx::is_there(),
+            AttachBy::Tcx => false,
+            AttachBy::Netlink => true,
+        }
+    }
+
+    /// Which ports the kernel's device sends from, and so do the programs.
+    pub(super) fn last_port(&self) -> LastPort {
+        self.last_port
     }
 
     /// Loads the programs, if they are wanted, not loaded, and it is time to try.
@@ -89,6 +106,11 @@ impl Bpf {
                 self.datapath = Some(datapath);
                 self.filled = Filled::default();
                 self.trouble = None;
+                match LastPort::find() {
+                    Ok(last_port) => self.last_port = last_port,
+                    // One port of thousands: a flow may change its way as it becomes fast.
+                    Err(error) => info!(error = chain(&error), "vxlan's source ports not tried"),
+                }
             }
             Err(error) => self.failed(&error, failures),
         }

@@ -5,6 +5,7 @@ mod agent;
 mod bpf;
 mod direct;
 mod failures;
+mod grace;
 mod guard;
 mod metrics;
 mod notice;

@@ -353,7 +353,7 @@ impl Agent {
     fn settings(&mut self) -> Option<Settings> {
         let (interfaces, own_subnet) = (self.interfaces()?, self.state.own_subnet()?);
         let source_ports = match host::local_port_range() {
-            Ok(ports) => ports,
+            Ok((lowest, last)) => (lowest, self.bpf.last_port().end(last)),
             Err(error) => {
                 self.failures.add("host", &error);
                 return None;

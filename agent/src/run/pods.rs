@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tokio::time::Instant;
 use tracing::info;
 use twill_abi::Program;
-use twill_core::pods::{Excluded, HostLinks, OurFilters, PodVeth, Rules, find};
+use twill_core::pods::{Excluded, HostLinks, OurFilters, PodVeth, Qdisc, Rules, find};
 use twill_core::subnet::Subnet;
 
 use super::bpf::Bpf;
 use super::failures::Failures;
+use super::grace::Grace;
 use crate::args::AgentArgs;
 use crate::datapath::hooks::Interface;
 use crate::datapath::permits::VethUse;
@@ -27,6 +29,9 @@ pub(super) struct Pods {
     our_filters: OurFilters,
     excluded: Excluded,
     known: BTreeMap<u32, PodVeth>,
+    grace: Grace,
+    /// Veths that have to wait before programs are attached.
+    waiting: BTreeSet<u32>,
     /// TCX programs of others: name by interface index.
     foreign: BTreeMap<u32, String>,
     /// Whether a look has succeeded: before, nothing of an earlier start may be taken back.
@@ -50,6 +55,8 @@ impl Pods {
             our_filters,
             excluded,
             known: BTreeMap::new(),
+            grace: Grace::default(),
+            waiting: BTreeSet::new(),
             foreign: BTreeMap::new(),
             seen: false,
         }
@@ -95,11 +102,33 @@ impl Pods {
         }
         self.known = found;
         self.seen = true;
+        self.waiting = if around.bpf.attaches_by_filter() {
+            self.look_at_qdiscs(&host, Instant::now())
+        } else {
+            BTreeSet::new()
+        };
+    }
+
+    /// The pods' veths that may not get a clsact qdisc yet.
+    fn look_at_qdiscs(&mut self, host: &HostLinks, now: Instant) -> BTreeSet<u32> {
+        let clsact = Qdisc::Ingress("clsact".to_owned());
+        let has_clsact = |ifindex: &u32| {
+            let link = host.links.get(ifindex);
+            link.is_some_and(|link| link.qdiscs.contains(&clsact))
+        };
+        let pods = self.known.keys().copied();
+        let bare = pods.filter(|ifindex| !has_clsact(ifindex)).collect();
+        self.grace.note(&bare, now);
+        bare.into_iter()
+            .filter(|ifindex| !self.grace.is_over(*ifindex, now))
+            .collect()
     }
 
     /// The veths that programs belong on.
     pub(super) fn interfaces(&self) -> Vec<Interface> {
-        interfaces(&self.known)
+        let mut interfaces = interfaces(&self.known);
+        interfaces.retain(|veth| !self.waiting.contains(&veth.ifindex));
+        interfaces
     }
 
     /// The veths of pods that are never fast.

@@ -4,12 +4,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// How often a condition is asked.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How many times longer than usual everything may take: a number, for emulated machines.
+const PATIENCE: &str = "TWILL_PATIENCE";
+
+fn patience() -> Result<u32> {
+    let Ok(text) = std::env::var(PATIENCE) else {
+        return Ok(1);
+    };
+    text.parse().with_context(|| format!("{PATIENCE}={text}"))
+}
 
 /// Ends every wait of this process with an error: somebody pressed Ctrl-C.
 pub fn interrupt() {
@@ -40,6 +50,7 @@ pub fn wait_for<T>(
     deadline: Duration,
     mut attempt: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    let deadline = deadline * patience()?;
     let end = Instant::now() + deadline;
     loop {
         check_interrupt()?;

@@ -7,6 +7,8 @@ use aya::maps::HashMap;
 use twill_abi::maps::{LOCAL_PODS, MAPPINGS, PENDING, PERMITS_POD, PERMITS_WIRE, VETH_FLAGS};
 use twill_abi::{Address, FlowTuple, LocalPod, Mapping, Pending, Permit, VethFlags};
 
+use super::lab::monotonic_ns;
+
 /// In what is expected, a time: the moment when the program ran, and this much more nanoseconds
 /// (see [`at`]). No time that a case starts with may be as late.
 const RUN: u64 = 1 << 62;
@@ -16,6 +18,11 @@ pub(crate) const PAST: u64 = 1;
 pub(crate) const FAR: u64 = 1 << 60;
 /// Never.
 pub(crate) const NEVER: u64 = u64::MAX;
+/// Of a note that a case starts with: when the maps are written, which on a slow machine is long
+/// after the case was. Something subtracted from it is an age, nanoseconds.
+pub(crate) const JUST_NOW: u64 = 1 << 61;
+/// The oldest of such.
+const OLDEST_NS: u64 = 1_000_000_000;
 /// In what is expected, the key of the one note that is new in `pending`.
 pub(crate) const ITS_HASH: u32 = 0xffff_fffe;
 
@@ -126,15 +133,28 @@ pub(crate) fn open<'a, K: aya::Pod, V: aya::Pod>(
     HashMap::try_from(map).unwrap_or_else(|error| panic!("open {name}: {error}"))
 }
 
+/// How long before [`JUST_NOW`] this is, if it is such a time.
+fn age(time_ns: u64) -> Option<u64> {
+    let age_ns = JUST_NOW.checked_sub(time_ns)?;
+    (age_ns <= OLDEST_NS).then_some(age_ns)
+}
+
 impl FlowTables {
     /// Makes the maps hold exactly this.
     pub(crate) fn write(&self, ebpf: &mut Ebpf) {
         self.permits.write(ebpf, PERMITS_POD.name);
         self.wire.write(ebpf, PERMITS_WIRE.name);
         self.mappings.write(ebpf, MAPPINGS.name);
-        self.pending.write(ebpf, PENDING.name);
         self.local_pods.write(ebpf, LOCAL_PODS.name);
         self.veth_flags.write(ebpf, VETH_FLAGS.name);
+        // Last: their time runs.
+        let mut pending = self.pending.clone();
+        for (_, note) in &mut pending.0 {
+            if let Some(age_ns) = age(note.written_ns) {
+                note.written_ns = monotonic_ns() - age_ns;
+            }
+        }
+        pending.write(ebpf, PENDING.name);
     }
 
     /// What the maps hold.
@@ -181,6 +201,11 @@ impl FlowTables {
         }
         let mut run = None;
         for (wanted, found) in times.iter_mut().zip(found) {
+            if let Some(age_ns) = age(**wanted)
+                && found + age_ns <= time_ns.0
+            {
+                **wanted = found;
+            }
             if **wanted < RUN || **wanted == NEVER {
                 continue;
             }

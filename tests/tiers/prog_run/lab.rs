@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use aya::maps::{MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp, tc};
 use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
@@ -136,9 +136,9 @@ impl Lab {
     /// Makes the maps hold exactly `tables`, and forgets what was counted.
     pub(crate) fn prepare(&self, tables: &Tables) {
         let ebpf = &mut *self.ebpf.borrow_mut();
-        tables.write(ebpf);
         *self.counters.borrow_mut() = read_counters(ebpf);
         *self.vtep_counters.borrow_mut() = read_vtep_counters(ebpf);
+        tables.write(ebpf);
     }
 
     /// Gives one packet to a program. `Err` where the kernel refuses to run it on such a
@@ -293,6 +293,15 @@ pub(crate) fn object() -> Option<Vec<u8>> {
     Some(object.unwrap_or_else(|error| panic!("read the object {}: {error}", path.display())))
 }
 
+/// How often a property is tried: as often as it says, unless `PROPTEST_CASES` does.
+pub(crate) fn cases(usual: u32) -> u32 {
+    let Ok(text) = std::env::var("PROPTEST_CASES") else {
+        return usual;
+    };
+    text.parse()
+        .unwrap_or_else(|error| panic!("PROPTEST_CASES={text}: {error}"))
+}
+
 /// The name of a place in the map `counters`.
 pub(crate) fn counter_name(place: u32) -> String {
     for &program in Program::ALL {
@@ -368,6 +377,11 @@ link add {OTHER_VETH} type veth peer name pod-a2
 link set {OTHER_VETH} up
 "
     ));
+    // What programs are attached to where the kernel has no TCX.
+    for interface in [UPLINK, OVERLAY] {
+        tc::qdisc_add_clsact(interface)
+            .unwrap_or_else(|error| panic!("add clsact to {interface}: {error}"));
+    }
 }
 
 fn index_of(interface: &str) -> u32 {

@@ -11,6 +11,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use twill_abi::{Counter, Mode, Program, Reason, counter_index};
+use twill_agent::datapath::source_ports::LastPort;
 use twill_testbed::packet::{
     DONT_FRAGMENT, ETHER_TYPE_VLAN, Ethernet, Ipv4, MORE_FRAGMENTS, Tcp, Udp, side_by_side,
 };
@@ -233,8 +234,10 @@ fn the_wire_cannot_tell_bpf_from_the_kernels_device() {
     teach_the_kernel();
     attach(&lab, Program::ToOverlay, OVERLAY, TcAttachType::Egress);
     let (overlay, wire) = (Frames::on(OVERLAY), Frames::on(WIRE));
+    let (lowest, last) = DEFAULT_PORTS;
+    let last_port = LastPort::find().expect("try the kernel's source ports");
     let mut bpf = lab.tables();
-    (bpf.config.source_port_min, bpf.config.source_port_max) = DEFAULT_PORTS;
+    (bpf.config.source_port_min, bpf.config.source_port_max) = (lowest, last_port.end(last));
     let kernel = bpf.clone().with_mode(Mode::Kernel);
 
     for (name, inner) in flows() {
@@ -253,7 +256,7 @@ fn the_wire_cannot_tell_bpf_from_the_kernels_device() {
         let by_kernel = numbered_as(&by_bpf, across(&kernel));
         assert!(
             by_kernel == by_bpf,
-            "{name}\n{}",
+            "{name}, {last_port:?}\n{}",
             side_by_side("kernel", &by_kernel, "BPF", &by_bpf)
         );
     }

@@ -31,6 +31,7 @@ mod object;
 mod outer_permit;
 mod packets;
 mod permits;
+mod probe;
 mod sk_buff;
 mod source_port;
 mod tables;

@@ -9,7 +9,7 @@ use twill_abi::{Program, counter_index};
 use twill_testbed::packet::Ethernet;
 
 use super::check::{NEXT, REDIRECT};
-use super::lab::{Lab, Output, SHORTEST, counter_name};
+use super::lab::{Lab, Output, SHORTEST, cases, counter_name};
 use super::packets::{Outer, datagram, echo, from_pod_b, leaving, numbered_as, segment, to_pod_b};
 use super::sk_buff::SkBuff;
 use super::tables::MARK_BIT;
@@ -53,7 +53,7 @@ fn for_all(
     let Some(lab) = Lab::open() else { return };
     let tables = lab.tables();
     let config = Config {
-        cases: CASES,
+        cases: cases(CASES),
         failure_persistence: None,
         ..Config::default()
     };

@@ -128,7 +128,6 @@ impl Tables {
 
     /// Makes the maps hold exactly this.
     pub(crate) fn write(&self, ebpf: &mut Ebpf) {
-        self.flows.write(ebpf);
         self.write_config(ebpf);
 
         let mut vteps: Array<_, Vtep> = array(ebpf, VTEPS.name);
@@ -159,6 +158,7 @@ impl Tables {
             odd.insert(&Key::new(length, network), place, 0)
                 .expect("insert into odd_routes");
         }
+        self.flows.write(ebpf);
     }
 
     /// Makes the settings be this, and leaves the other maps.

@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result};
 
 use crate::build::Profile;
+use crate::setup::Purpose;
 use crate::{build, console, interrupt, places, privilege, process, setup};
 
 /// What `demo` takes.
@@ -28,7 +29,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         profile,
     } = args;
     privilege::require_root("the demo")?;
-    let toolchain = setup::ensure()?;
+    let toolchain = setup::ensure(Purpose::Machine)?;
     privilege::require_kernel("the demo")?;
     let built = build::build(&toolchain, profile)?;
     let demo = build::binary("twill-testbed", "twill-demo", profile)?;

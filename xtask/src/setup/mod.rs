@@ -28,6 +28,15 @@ pub(crate) struct Toolchain {
     pub(crate) linker: PathBuf,
 }
 
+/// What things must be there for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    /// Building, the demo and the tests on this machine's kernel.
+    Machine,
+    /// Tests on other kernels as well.
+    Kernels,
+}
+
 /// What is here, and what is not.
 struct Found {
     compiler: Option<Compiler>,
@@ -37,7 +46,7 @@ struct Found {
 
 /// The command.
 pub(crate) fn run() -> Result<()> {
-    let toolchain = ensure()?;
+    let toolchain = ensure(Purpose::Machine)?;
     console::step("everything is here");
     console::note(&format!("BPF compiler: {}", toolchain.compiler));
     console::note(&format!("BPF linker: {}", toolchain.linker.display()));
@@ -45,8 +54,8 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Makes sure that everything is here, and says nothing when it is.
-pub(crate) fn ensure() -> Result<Toolchain> {
-    let found = look()?;
+pub(crate) fn ensure(purpose: Purpose) -> Result<Toolchain> {
+    let found = look(purpose)?;
     if !found.missing.is_empty() {
         install(&found.missing)?;
     }
@@ -57,7 +66,7 @@ pub(crate) fn ensure() -> Result<Toolchain> {
     } = if found.missing.is_empty() {
         found
     } else {
-        look()?
+        look(purpose)?
     };
     match (compiler, linker) {
         (Some(compiler), Some(linker)) if missing.is_empty() => Ok(Toolchain { compiler, linker }),
@@ -70,17 +79,17 @@ pub(crate) fn toolchain() -> Result<Toolchain> {
     let compiler = Compiler::find();
     match (compiler, linker::find()?) {
         (Some(compiler), Some(linker)) => Ok(Toolchain { compiler, linker }),
-        _ => ensure(),
+        _ => ensure(Purpose::Machine),
     }
 }
 
-fn look() -> Result<Found> {
+fn look(purpose: Purpose) -> Result<Found> {
     let compiler = Compiler::find();
     let linker = linker::find()?;
     let missing = Missing {
         compiler: compiler.is_none(),
         linker: linker.is_none(),
-        tools: tools::missing(compiler.as_ref()),
+        tools: tools::missing(purpose, compiler.as_ref()),
     };
     Ok(Found {
         compiler,

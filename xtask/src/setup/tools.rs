@@ -3,6 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use super::Purpose;
 use super::compiler::Compiler;
 use crate::process;
 
@@ -92,16 +93,34 @@ const TOOLS: &[Tool] = &[
     cni_plugin("loopback"),
 ];
 
+/// What other kernels need beside [`TOOLS`]: something to boot them in, and to take them apart.
+const KERNEL_TOOLS: &[Tool] = &[
+    command("qemu-system-x86_64", "qemu-system-x86"),
+    command("busybox", "busybox-static"),
+    command("depmod", "kmod"),
+    command("xz", "xz-utils"),
+    command("setpriv", "util-linux"),
+    command("ipvsadm", "ipvsadm"),
+    command("bridge", "iproute2"),
+    command("apt-get", "apt"),
+    command("dpkg", "dpkg"),
+];
+
 /// The clippy of the BPF compiler. rustup's nightly has it as a component of its own.
 const CLIPPY: &Tool = &command("cargo-clippy", "rust-web-clippy");
 
-/// Every tool that is not there; the linter only once its compiler is.
-pub(super) fn missing(compiler: Option<&Compiler>) -> Vec<&'static Tool> {
+/// Every tool that `purpose` needs and is not there; the linter only once its compiler is.
+pub(super) fn missing(purpose: Purpose, compiler: Option<&Compiler>) -> Vec<&'static Tool> {
+    let more: &[Tool] = match purpose {
+        Purpose::Machine => &[],
+        Purpose::Kernels => KERNEL_TOOLS,
+    };
     let clippy = compiler
         .is_some_and(|compiler| !compiler.has_clippy())
         .then_some(CLIPPY);
     TOOLS
         .iter()
+        .chain(more)
         .filter(|tool| !tool.is_there())
         .chain(clippy)
         .collect()

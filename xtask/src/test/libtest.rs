@@ -10,13 +10,26 @@ use crate::process;
 
 /// What came of test binaries.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Count {
-    pub(super) passed: u64,
-    pub(super) failed: u64,
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
     /// Tests that were not run: there are none by rule, so one is a failure.
-    pub(super) ignored: u64,
+    pub(crate) ignored: u64,
     /// Binaries that ended without a summary, or badly in spite of a good one.
-    pub(super) broken: u64,
+    pub(crate) broken: u64,
+}
+
+impl Count {
+    /// Whether tests ran and nothing is wrong with any.
+    pub(crate) fn is_good(&self) -> bool {
+        let Self {
+            passed,
+            failed,
+            ignored,
+            broken,
+        } = *self;
+        passed > 0 && failed + ignored + broken == 0
+    }
 }
 
 impl AddAssign for Count {
@@ -62,15 +75,15 @@ pub(super) fn run(command: &mut Command, shown: &mut impl Write) -> Result<Count
 }
 
 /// Reads libtest's output line by line.
-#[derive(Default)]
-struct Reader {
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
     count: Count,
     /// A binary said `running N tests` and has not summed up yet.
     running: bool,
 }
 
 impl Reader {
-    fn read(&mut self, line: &str) {
+    pub(crate) fn read(&mut self, line: &str) {
         let line = line.trim_end();
         if is_begin(line) {
             self.count.broken += u64::from(self.running);
@@ -82,7 +95,7 @@ impl Reader {
     }
 
     /// The sum, once the process ended.
-    fn finish(mut self, success: bool) -> Count {
+    pub(crate) fn finish(mut self, success: bool) -> Count {
         self.count.broken += u64::from(self.running);
         let explained = self.count.failed > 0 || self.count.broken > 0;
         if !success && !explained {

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: the tiers, one after the other, and what came of them.
 
-mod libtest;
+pub(crate) mod libtest;
 mod summary;
 mod table;
 mod tier;
@@ -12,7 +12,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::build::{Artifacts, Built, Profile};
-use crate::{build, console, places, privilege, process, setup};
+use crate::setup::Purpose;
+use crate::{build, console, kernels, places, privilege, process, setup};
 use libtest::Count;
 use summary::Outcome;
 use tier::{Runs, Target, Tier};
@@ -25,6 +26,8 @@ pub(crate) struct Args {
     tiers: Vec<Tier>,
     #[command(flatten)]
     profile: Profile,
+    #[command(flatten)]
+    kernels: kernels::Choice,
     /// Leave out the tiers after one that failed
     #[arg(long)]
     fail_fast: bool,
@@ -45,7 +48,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let task = format!("the tier {tier}");
     privilege::require_root(&task)?;
-    let toolchain = setup::ensure()?;
+    let purpose = if tiers.contains(&Tier::Kernels) {
+        Purpose::Kernels
+    } else {
+        Purpose::Machine
+    };
+    let toolchain = setup::ensure(purpose)?;
     privilege::require_kernel(&task)?;
     let built = build::build(&toolchain, args.profile)?;
     Ok(report(&run_tiers(&tiers, Some(&built), args)))
@@ -70,6 +78,7 @@ fn run_tier(tier: Tier, built: Option<&Built>, args: &Args) -> Outcome {
     let begin = Instant::now();
     let result = match tier.runs() {
         Runs::Workspace => workspace(args),
+        Runs::Kernels => kernels::run(&args.kernels, &args.libtest),
         Runs::Target(target) => built
             .context("the binaries were not built")
             .and_then(|built| target_of_tests(target, built, args)),

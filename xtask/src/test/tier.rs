@@ -25,6 +25,8 @@ pub(crate) enum Tier {
     Flanneld,
     /// The bench sees what is slow, and leaves nothing behind; needs root
     Bench,
+    /// Every program and the tiers above on older and newer kernels, in QEMU; needs root
+    Kernels,
 }
 
 /// What a tier runs.
@@ -34,6 +36,8 @@ pub(super) enum Runs {
     Workspace,
     /// A test target of a package.
     Target(Target),
+    /// Guests with other kernels.
+    Kernels,
 }
 
 /// A test target.
@@ -72,6 +76,7 @@ impl Tier {
                 package: "twill-bench",
                 folder: "bench",
             }),
+            Self::Kernels => Runs::Kernels,
         }
     }
 
@@ -87,6 +92,7 @@ impl Tier {
             Self::Continuity => "no packet lost over restart, crash, upgrade and accident",
             Self::Flanneld => "a drop-in for flanneld on hosts with etcd",
             Self::Bench => "the bench tells slow from fast, and cleans up",
+            Self::Kernels => "every program and the tiers above, on every kernel",
         }
     }
 
@@ -103,10 +109,12 @@ impl fmt::Display for Tier {
     }
 }
 
-/// The tiers that were asked for, each once, cheapest first; all when none was.
+/// The tiers that were asked for, each once, cheapest first; when none was, all but the one
+/// that fetches kernels.
 pub(super) fn in_order(asked: &[Tier]) -> Vec<Tier> {
     let all = Tier::value_variants().iter().copied();
-    all.filter(|tier| asked.is_empty() || asked.contains(tier))
+    let usual = |tier| asked.is_empty() && tier != Tier::Kernels;
+    all.filter(|tier| usual(*tier) || asked.contains(tier))
         .collect()
 }
 

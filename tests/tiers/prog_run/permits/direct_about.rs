@@ -10,8 +10,8 @@ use super::flow::{
 };
 use super::from_uplink::judged;
 use crate::check::{Case, NEXT, REDIRECT, check};
-use crate::flow_tables::at;
-use crate::lab::{Lab, monotonic_ns};
+use crate::flow_tables::{JUST_NOW, at};
+use crate::lab::Lab;
 use crate::packets::{Outer, leaving};
 use crate::sk_buff::SkBuff;
 use crate::tables::{MARK_BIT, Tables};
@@ -168,7 +168,7 @@ fn an_error_must_come_from_where_the_flow_goes() {
 fn translated(lab: &Lab, name: &str, protocol: u8, seen: super::flow::Side) -> Case {
     let (pod, wire) = (tuple(protocol, CLIENT, seen), plain(protocol));
     let packet = Inner::sent(&wire).routed().bytes();
-    let note = pending(lab, pod, monotonic_ns());
+    let note = pending(lab, pod, JUST_NOW);
     let case = Case::encapped(name, lab, &packet, &Outer::to_node_b()).with(|tables| {
         *tables = direct_holding(lab, &[]);
         tables.flows.pending.set(0, note);

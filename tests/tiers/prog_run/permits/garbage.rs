@@ -17,7 +17,7 @@ use super::flow::{
 };
 use crate::check::{NEXT, REDIRECT};
 use crate::flow_tables::open;
-use crate::lab::{Lab, monotonic_ns};
+use crate::lab::{Lab, cases, monotonic_ns};
 use crate::packets::{Outer, leaving};
 use crate::sk_buff::SkBuff;
 use crate::tables::{MARK_BIT, Tables};
@@ -129,18 +129,18 @@ fn packets() -> Vec<(Program, Vec<u8>)> {
 fn no_content_of_the_maps_breaks_a_packet() {
     let Some(lab) = Lab::open() else { return };
     let config = Config {
-        cases: CASES,
+        cases: cases(CASES),
         failure_persistence: None,
         ..Config::default()
     };
     let fast_paths = [FastPath::Permit, FastPath::Direct];
-    let cases = (
+    let inputs = (
         sample::select(packets()),
         sample::select(fast_paths.to_vec()),
         any::<bool>(),
         damages(),
     );
-    let result = TestRunner::new(config).run(&cases, |(packet, fast_path, direct, damages)| {
+    let result = TestRunner::new(config).run(&inputs, |(packet, fast_path, direct, damages)| {
         let (program, packet) = packet;
         lab.prepare(&good(&lab, fast_path, direct));
         for damage in &damages {

@@ -11,7 +11,7 @@ use super::flow::{
     permitting, plain, to_service, tuple,
 };
 use crate::check::{Case, check};
-use crate::flow_tables::{FAR, PAST, at};
+use crate::flow_tables::{FAR, JUST_NOW, PAST, at};
 use crate::lab::{Lab, monotonic_ns};
 use crate::packets::Outer;
 use crate::sk_buff::SkBuff;
@@ -32,7 +32,7 @@ enum Said {
 /// The pod has sent `pod` just now, and it comes to the overlay as `inner`.
 fn learning(lab: &Lab, name: &str, said: Said, pod: FlowTuple, inner: &Inner) -> Case {
     let mut tables = permitting(lab);
-    let note = pending(lab, pod, monotonic_ns());
+    let note = pending(lab, pod, JUST_NOW);
     tables.flows.pending.set(NO_HASH, note);
     let mark = match said {
         Said::Accepted => MARK_BIT | 5,
@@ -166,7 +166,7 @@ fn nothing_is_learned_from_another_packets_note() {
         // 100 ms are not too old, as far as a test can be that quick.
         let made = fresh(&lab, to_service(protocol), wire);
         let young = usual(&lab, "young", Said::Accepted, protocol).learned();
-        let written_ns = monotonic_ns() - 50_000_000;
+        let written_ns = JUST_NOW - 50_000_000;
         let young = young.with(|tables| tables.flows.pending.at(&NO_HASH).written_ns = written_ns);
         check(&lab, &young.then(|flows| flows.file(made)));
     }

@@ -14,7 +14,7 @@ use super::flow::{
     Inner, PROTOCOLS, Side, holding, into_pod, out_of_pod, permit, permitting, tuple,
 };
 use crate::check::REDIRECT;
-use crate::lab::Lab;
+use crate::lab::{Lab, cases};
 use crate::sk_buff::SkBuff;
 use crate::tables::Tables;
 use crate::world::{NODE_A, NODE_B, VTEP_B, VTEP_MAC_A, VTEP_MAC_B};
@@ -147,7 +147,7 @@ fn across(
 fn what_arrives_is_what_was_sent() {
     let Some(lab) = Lab::open() else { return };
     let config = Config {
-        cases: CASES,
+        cases: cases(CASES),
         failure_persistence: None,
         ..Config::default()
     };

@@ -1,0 +1,133 @@
+//! One guest: QEMU without acceleration, with a deadline, gone when this process is.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::guest;
+use super::report::Report;
+use super::store::Stored;
+use crate::process;
+
+/// Memory of a guest, MiB.
+const MEMORY: &str = "1536";
+/// Processors of a guest: more than one, so that per-CPU maps and races are real.
+const PROCESSORS: &str = "2";
+/// The processor. With `rdrand`: a guest without it has no randomness for minutes. Without
+/// `cmpxchg16b`: QEMU 7.2 with two processors now and then leaves rubbish in the flags behind
+/// it, and the guest's allocator dies of that.
+const PROCESSOR: &str = "qemu64,+rdrand,-cx16";
+/// What the kernel is told. Mitigations cost an emulated processor more than a real one.
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 mitigations=off random.trust_cpu=on";
+/// Lines of the console that are shown when a guest dies.
+const CONSOLE_LINES: usize = 30;
+
+/// A running QEMU, killed when it is dropped.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // An error means that it has ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Where a guest's console is kept.
+pub(super) fn console_of(series: &str) -> PathBuf {
+    guest::folder().join(format!("console-{series}.log"))
+}
+
+/// Boots a kernel, and reads what the guest says until it ends or the time is up.
+///
+/// To be called from a thread that lives as long as the guest: QEMU is killed with it.
+pub(super) fn run(
+    kernel: &Stored,
+    initramfs: &Path,
+    time: Duration,
+    show: impl Fn(&str),
+) -> Result<Report> {
+    let console = console_of(kernel.kernel.series);
+    let mut command = command(kernel, initramfs, &console);
+    let line = process::line(&command);
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {line}"))?;
+    let mut machine = Machine(child);
+    let output = machine.0.stdout.take().context("the output is not piped")?;
+    let (sender, lines) = channel();
+    let reader = thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n') {
+            let Ok(line) = line else { return };
+            if sender
+                .send(String::from_utf8_lossy(&line).into_owned())
+                .is_err()
+            {
+                return;
+            }
+        }
+    });
+    let mut report = Report::default();
+    let deadline = Instant::now() + time;
+    let why = loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                if let Some(text) = report.read(&line)? {
+                    show(&text);
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break None,
+            Err(RecvTimeoutError::Timeout) => {
+                break Some(format!("not done within {} s", time.as_secs()));
+            }
+        }
+    };
+    drop(machine);
+    // It ends with the pipe, which ended with QEMU.
+    drop(reader.join());
+    report.finish(
+        &kernel.release,
+        why.map(|why| format!("{why}\n{}", end_of(&console))),
+    );
+    Ok(report)
+}
+
+/// The kernel kills the process when the thread that started it is gone, however it went.
+fn command(kernel: &Stored, initramfs: &Path, console: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ])
+        .args(["-accel", "tcg,thread=multi", "-cpu", PROCESSOR])
+        .args(["-smp", PROCESSORS, "-m", MEMORY])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .args(["-serial", "stdio"])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", COMMAND_LINE]);
+    command
+}
+
+fn end_of(console: &Path) -> String {
+    let bytes = fs::read(console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")
+}

@@ -1,0 +1,280 @@
+//! What a guest says, read line by line. `tests/guest/src/message.rs` says it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use crate::test::libtest::{Count, Reader};
+
+/// Programs that a kernel may reject, and the one that the agent takes then: before 5.18 XDP takes
+/// no programs for packets in fragments (`f45d5b6ce2e8`).
+const STAND_INS: [(&str, &str); 1] = [("guard", "guard_whole")];
+
+/// One message.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum Message {
+    Kernel {
+        release: String,
+    },
+    Program {
+        name: String,
+        instructions: Option<u32>,
+        rejected: Option<String>,
+    },
+    Feature {
+        name: String,
+        missing: Option<String>,
+    },
+    TierBegin {
+        tier: String,
+    },
+    Output {
+        line: String,
+    },
+    TierEnd {
+        tier: String,
+        success: bool,
+    },
+    LeftOut {
+        tier: String,
+        why: String,
+    },
+    Trouble {
+        text: String,
+    },
+    End {},
+}
+
+/// What came of a test binary.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Outcome {
+    /// Its tests.
+    Ran(Count),
+    /// It did not run: the kernel lacks what it is about.
+    LeftOut(String),
+}
+
+/// Everything that one guest said.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// What `uname -r` said.
+    pub(super) release: Option<String>,
+    /// The verifier's answers: processed instructions, where it counted and took the program;
+    /// else the end of its log.
+    pub(super) programs: BTreeMap<String, Result<Option<u32>, String>>,
+    /// What was tried, in order, with the reason where it is missing.
+    pub(super) features: Vec<(String, Option<String>)>,
+    /// What came of the test binaries that ended, in order.
+    pub(super) tiers: Vec<(String, Outcome)>,
+    /// Everything that went wrong otherwise.
+    pub(super) troubles: Vec<String>,
+    running: Option<(String, Reader)>,
+    ended: bool,
+}
+
+impl Report {
+    /// Takes in one line, and gives what a person may want to see of it.
+    pub(super) fn read(&mut self, line: &str) -> Result<Option<String>> {
+        let message = serde_json::from_str(line.trim())
+            .with_context(|| format!("the guest said {line:?}"))?;
+        let shown = match message {
+            Message::Kernel { release } => {
+                let text = format!("{release} is up");
+                self.release = Some(release);
+                Some(text)
+            }
+            Message::Program {
+                name,
+                instructions,
+                rejected,
+            } => {
+                let text = match &rejected {
+                    None => format!("program {name}: loaded"),
+                    Some(log) => format!("program {name}: rejected\n{log}"),
+                };
+                self.programs
+                    .insert(name, rejected.map_or(Ok(instructions), Err));
+                Some(text)
+            }
+            Message::Feature { name, missing } => {
+                let text = missing
+                    .as_ref()
+                    .map(|why| format!("missing: {name}: {why}"));
+                self.features.push((name, missing));
+                text
+            }
+            Message::TierBegin { tier } => {
+                let text = format!("tier {tier}");
+                self.running = Some((tier, Reader::default()));
+                Some(text)
+            }
+            Message::Output { line } => {
+                if let Some((_, reader)) = &mut self.running {
+                    reader.read(&line);
+                }
+                Some(line)
+            }
+            Message::TierEnd { tier, success } => {
+                if let Some((begun, reader)) =
+                    self.running.take().filter(|(begun, _)| *begun == tier)
+                {
+                    self.tiers
+                        .push((begun, Outcome::Ran(reader.finish(success))));
+                } else {
+                    self.troubles
+                        .push(format!("the tier {tier} ended without having begun"));
+                }
+                None
+            }
+            Message::LeftOut { tier, why } => {
+                let text = format!("tier {tier}: left out, {why}");
+                self.tiers.push((tier, Outcome::LeftOut(why)));
+                Some(text)
+            }
+            Message::Trouble { text } => {
+                self.troubles.push(text.clone());
+                Some(text)
+            }
+            Message::End {} => {
+                self.ended = true;
+                None
+            }
+        };
+        Ok(shown)
+    }
+
+    /// Closes the report on the kernel `release`: whatever has not ended has died.
+    pub(super) fn finish(&mut self, release: &str, why: Option<String>) {
+        if self.release.as_deref().is_some_and(|up| up != release) {
+            self.troubles
+                .push(format!("another kernel than {release} came up"));
+        }
+        if let Some((tier, reader)) = self.running.take() {
+            self.tiers.push((tier, Outcome::Ran(reader.finish(false))));
+        }
+        if !self.ended {
+            let why = why.unwrap_or_else(|| "the guest died; its console says more".to_owned());
+            self.troubles.push(why);
+        }
+    }
+
+    /// Tests that passed, everything that failed; a program is a test as well.
+    pub(super) fn count(&self) -> Count {
+        let mut sum = Count::default();
+        for (name, answer) in &self.programs {
+            match answer {
+                Ok(_) => sum.passed += 1,
+                // The table says which of the two it is.
+                Err(_) if self.is_stood_in_for(name) => {}
+                Err(_) => sum.failed += 1,
+            }
+        }
+        for (_, outcome) in &self.tiers {
+            if let Outcome::Ran(count) = outcome {
+                sum += *count;
+            }
+        }
+        sum.broken += self.troubles.len() as u64;
+        sum
+    }
+}
+
+impl Report {
+    fn is_stood_in_for(&self, program: &str) -> bool {
+        STAND_INS.iter().any(|(name, stand_in)| {
+            *name == program && self.programs.get(*stand_in).is_some_and(Result::is_ok)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[&str]) -> Report {
+        let mut report = Report::default();
+        for line in lines {
+            report.read(line).unwrap();
+        }
+        report.finish("6.1.0", None);
+        report
+    }
+
+    const PROGRAM: &str = r#"{"kind":"program","name":"a","instructions":7,"rejected":null}"#;
+    const BAD: &str =
+        r#"{"kind":"program","name":"b","instructions":null,"rejected":"R1 !read_ok"}"#;
+    const BEGIN: &str = r#"{"kind":"tier_begin","tier":"t"}"#;
+    const RUNNING: &str = r#"{"kind":"output","line":"running 1 test"}"#;
+    const RESULT: &str =
+        r#"{"kind":"output","line":"test result: ok. 1 passed; 0 failed; 0 ignored"}"#;
+    const TIER_END: &str = r#"{"kind":"tier_end","tier":"t","success":true}"#;
+    const END: &str = r#"{"kind":"end"}"#;
+
+    #[test]
+    fn programs_and_tests_are_counted() {
+        let report = read(&[PROGRAM, BEGIN, RUNNING, RESULT, TIER_END, END]);
+        assert_eq!(
+            report.count(),
+            Count {
+                passed: 2,
+                ..Count::default()
+            }
+        );
+        let report = read(&[PROGRAM, BAD, END]);
+        assert_eq!(
+            report.count(),
+            Count {
+                passed: 1,
+                failed: 1,
+                ..Count::default()
+            }
+        );
+    }
+
+    #[test]
+    fn a_program_with_a_stand_in_may_be_rejected() {
+        let named = |line: &str, name: &str| line.replace("\"a\"", name).replace("\"b\"", name);
+        let rejected = named(BAD, "\"guard\"");
+        let stand_in = named(PROGRAM, "\"guard_whole\"");
+        assert_eq!(read(&[&rejected, END]).count().failed, 1);
+        assert_eq!(read(&[&rejected, &stand_in, END]).count().failed, 0);
+        let both = named(BAD, "\"guard_whole\"");
+        assert_eq!(read(&[&rejected, &both, END]).count().failed, 2);
+    }
+
+    #[test]
+    fn a_guest_that_dies_is_a_failure() {
+        for lines in [
+            &[][..],
+            &[PROGRAM],
+            &[PROGRAM, BEGIN, RUNNING],
+            &[PROGRAM, BEGIN, RUNNING, RESULT],
+        ] {
+            assert!(read(lines).count().broken > 0, "{lines:?}");
+        }
+        assert_eq!(read(&[PROGRAM, BEGIN, RUNNING, END]).count().broken, 1);
+    }
+
+    #[test]
+    fn another_kernel_proves_nothing() {
+        let kernel = |release| format!(r#"{{"kind":"kernel","release":"{release}"}}"#);
+        assert_eq!(read(&[&kernel("6.1.0"), END]).count().broken, 0);
+        assert_eq!(read(&[&kernel("6.1.1"), END]).count().broken, 1);
+    }
+
+    #[test]
+    fn what_nobody_expects_is_an_error() {
+        for line in [
+            "",
+            "[   0.1] Linux version",
+            r#"{"kind":"other"}"#,
+            r#"{"kind":"end","x":1}"#,
+        ] {
+            assert!(Report::default().read(line).is_err(), "{line}");
+        }
+        let trouble = read(&[r#"{"kind":"trouble","text":"no module"}"#, END]);
+        assert_eq!(trouble.count().broken, 1);
+    }
+}
