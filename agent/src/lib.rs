@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod args;
+mod crash;
 pub mod ctl;
 pub mod datapath;
 pub mod files;

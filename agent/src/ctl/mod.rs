@@ -20,7 +20,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use self::counters::Which;
-use self::teardown::Sysctl;
+use self::teardown::{Device, Sysctl};
 use crate::datapath::pins::Pins;
 use crate::instance::InstanceName;
 
@@ -104,6 +104,15 @@ pub enum Command {
         #[arg(value_enum, value_name = "WHICH")]
         which: Option<switch::FastPathChoice>,
     },
+    /// Leaves the node to flannel: detaches the programs, removes the nftables table and the maps,
+    /// and leaves the vxlan device with all that hangs on it, so that flannel can start on it
+    /// without losing a flow. Stop twilld first.
+    Handover {
+        /// Puts the kernel's defaults of the four conntrack settings back. Breaks every flow
+        /// that was ever fast and is still alive.
+        #[arg(long)]
+        restore_sysctl: bool,
+    },
     /// Takes away everything that Twill made: attached programs, the nftables table, maps, the
     /// vxlan device if it is ours. Goes on after an error. What others made stays, and so do the
     /// conntrack settings that flows which were ever fast need.
@@ -143,16 +152,16 @@ pub async fn run(ctl: &Ctl) -> Result<ExitCode> {
         Command::Explain(flow) => explain::run(place, *flow),
         Command::Mode { who } => switch::mode(place, *who),
         Command::FastPath { which } => switch::fast_path(place, *which),
+        Command::Handover { restore_sysctl } => {
+            let sysctl = Sysctl::asked(*restore_sysctl);
+            teardown::run(place, false, Device::Leave, sysctl).await
+        }
         Command::Teardown {
             force,
             restore_sysctl,
         } => {
-            let sysctl = if *restore_sysctl {
-                Sysctl::Restore
-            } else {
-                Sysctl::Keep
-            };
-            teardown::run(place, *force, sysctl).await
+            let sysctl = Sysctl::asked(*restore_sysctl);
+            teardown::run(place, *force, Device::Remove, sysctl).await
         }
     }
 }

@@ -1,4 +1,6 @@
-//! `twillctl teardown`: takes away what Twill made, and says so step by step.
+//! `twillctl teardown` and `twillctl handover`: take Twill off the node, step by step and past
+//! errors. Teardown takes everything that Twill made; handover leaves the node to flannel as
+//! flannel would have left it, so that no flow is lost.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -32,7 +34,28 @@ pub(super) enum Sysctl {
     Restore,
 }
 
-pub(super) async fn run(place: &Place, force: bool, sysctl: Sysctl) -> Result<ExitCode> {
+impl Sysctl {
+    pub(super) fn asked(restore: bool) -> Self {
+        if restore { Self::Restore } else { Self::Keep }
+    }
+}
+
+/// What becomes of the vxlan device that Twill made, and of what hangs on it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Device {
+    /// It goes.
+    Remove,
+    /// It stays with its addresses, neighbours, FDB entries and routes, and is nobody's from
+    /// here on: flannel takes it as its own.
+    Leave,
+}
+
+pub(super) async fn run(
+    place: &Place,
+    force: bool,
+    device: Device,
+    sysctl: Sysctl,
+) -> Result<ExitCode> {
     let status_path = status::path(&place.run_dir, place.instance.as_str());
     let alive = match status::read(&status_path) {
         Ok(Some(said)) => (said.liveness() == Liveness::Alive).then_some(said.pid),
@@ -57,7 +80,7 @@ pub(super) async fn run(place: &Place, force: bool, sysctl: Sysctl) -> Result<Ex
     }
     steps.extend(remove_table().await);
     steps.extend(remove_pins(place));
-    steps.extend(remove_devices(place).await);
+    steps.extend(end_devices(place, device).await);
     if status_path.exists() {
         let removed = std::fs::remove_file(&status_path);
         steps.push(Step {
@@ -151,26 +174,36 @@ fn remove_pins(place: &Place) -> Vec<Step> {
         .collect()
 }
 
-/// Removes the vxlan devices that carry this instance's mark: those that it made. One that
-/// it found and used has no such mark, and stays.
-async fn remove_devices(place: &Place) -> Vec<Step> {
-    match ours(place).await {
-        Err(error) => vec![Step {
-            what: "find the vxlan device".to_owned(),
-            error: Some(format!("{error:#}")),
-        }],
-        Ok((netlink, devices)) => {
-            let mut steps = Vec::new();
-            for (name, ifindex) in devices {
-                let removed = netlink.remove_device(&name, ifindex).await;
-                steps.push(Step {
-                    what: format!("remove the device {name}"),
-                    error: removed.err().map(|error| chain(&error)),
-                });
-            }
-            steps
+/// Removes the vxlan devices that carry this instance's mark, those that it made, or takes the
+/// mark off them. One that it found and used has no such mark, and stays as it is.
+async fn end_devices(place: &Place, device: Device) -> Vec<Step> {
+    let (netlink, devices) = match ours(place).await {
+        Ok(found) => found,
+        Err(error) => {
+            return vec![Step {
+                what: "find the vxlan device".to_owned(),
+                error: Some(format!("{error:#}")),
+            }];
         }
+    };
+    let mut steps = Vec::new();
+    for (name, ifindex) in devices {
+        let (what, result) = match device {
+            Device::Remove => (
+                format!("remove the device {name}"),
+                netlink.remove_device(&name, ifindex).await,
+            ),
+            Device::Leave => (
+                format!("take our mark off the device {name}, which stays"),
+                netlink.set_alias(&name, ifindex, "").await,
+            ),
+        };
+        steps.push(Step {
+            what,
+            error: result.err().map(|error| chain(&error)),
+        });
     }
+    steps
 }
 
 async fn ours(place: &Place) -> Result<(Netlink, Vec<(String, u32)>)> {

@@ -36,6 +36,7 @@ use twill_abi::{Config, Guard, Mode, Program};
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
 
+use crate::crash;
 use crate::instance::InstanceName;
 use bpffs::BpffsError;
 use filter::{FilterError, Slot};
@@ -341,6 +342,7 @@ impl Datapath {
             for interface in interfaces.at(hook.place) {
                 match attacher.ensure(hook, interface, program).await {
                     Ok((attachment, pin)) => {
+                        crash::point("attach");
                         attached.push(attachment);
                         wanted.push(pin);
                     }
@@ -379,6 +381,7 @@ impl Datapath {
             attached.push(xdp_attachment(&interfaces.uplink, &self.post));
         }
         attacher.prune(&wanted, &unseen).await?;
+        crash::point("prune");
         self.attached = attached;
         if self.fresh {
             self.pins.promote()?;

@@ -27,6 +27,7 @@ use thiserror::Error;
 use twill_abi::{ABI_VERSION, MapSpec};
 
 use super::tcx;
+use crate::crash;
 use crate::instance::InstanceName;
 
 /// Only root looks at maps.
@@ -302,6 +303,7 @@ impl Pins {
             let to = self.current().join(name);
             // Renaming onto a pin replaces it: the old map lives as long as a program uses it.
             fs::rename(&from, &to).map_err(|source| PinError::Rename { from, to, source })?;
+            crash::point("promote");
         }
         remove_directory(&self.next())
     }

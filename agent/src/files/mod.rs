@@ -4,6 +4,7 @@
 
 pub mod docker_opts;
 pub mod host;
+pub mod making;
 pub mod status;
 pub mod subnet_env;
 

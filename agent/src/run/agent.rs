@@ -36,6 +36,7 @@ use crate::datapath::hooks::Interfaces;
 use crate::datapath::permits::VethUse;
 use crate::datapath::settings::Settings;
 use crate::files::InstanceLock;
+use crate::files::making::Making;
 use crate::netlink::Netlink;
 use crate::netlink::monitor::Monitor;
 use crate::store::{Ended, Store};
@@ -52,6 +53,7 @@ pub(super) struct Agent {
     pub(super) args: AgentArgs,
     pub(super) netlink: Netlink,
     pub(super) finder: Finder,
+    pub(super) making: Making,
     pub(super) state: State,
     pub(super) observed: Observed,
     pub(super) bpf: Bpf,
@@ -148,6 +150,7 @@ impl Agent {
             mac: None,
             attrs: None,
             told: None,
+            making: Making::new(&args.instance_dir()),
             told_programs: None,
             may_attach: false,
             unmapped: BTreeSet::new(),

@@ -12,6 +12,7 @@ use twill_core::plan::MapOp;
 
 use super::failures::Failures;
 use crate::args::{AgentArgs, DatapathChoice};
+use crate::crash;
 use crate::datapath::guard::GuardPlace;
 use crate::datapath::hooks::{AttachBy, Attachment, Interface, Interfaces};
 use crate::datapath::permits::VethUse;
@@ -104,6 +105,7 @@ impl Bpf {
             Ok(datapath) => {
                 info!(instance = %self.options.instance, "BPF programs loaded");
                 self.datapath = Some(datapath);
+                crash::point("load");
                 self.filled = Filled::default();
                 self.trouble = None;
                 match LastPort::find() {

@@ -20,6 +20,8 @@ use twill_core::uplink::Uplink;
 use super::agent::{Agent, Batch, Look};
 use super::pods::Surroundings;
 use super::report::Outcome;
+use crate::crash;
+use crate::datapath::chain;
 use crate::datapath::hooks::{Interface, Interfaces};
 use crate::datapath::settings::Settings;
 use crate::files::{host, subnet_env};
@@ -134,6 +136,12 @@ impl Agent {
             return written;
         }
         let begin = Instant::now();
+        if ops.iter().any(creates_device)
+            && let Err(error) = self.making.begin(self.state.device().mac)
+        {
+            // It works without; only a death before its mark would make it nobody's.
+            warn!(error = %chain(&error), "note that a device is made");
+        }
         let same_side = |a: &Op, b: &Op| matches!(a, Op::Map(_)) == matches!(b, Op::Map(_));
         for run in ops.chunk_by(same_side) {
             let mut kernel = Vec::new();
@@ -146,20 +154,21 @@ impl Agent {
                         } else {
                             written = false;
                         }
+                        crash::point("map");
                     }
                 }
             }
-            if kernel.is_empty() {
-                continue;
-            }
-            let failed = self.netlink.apply(device, &kernel).await;
-            for (_, error) in &failed {
-                self.failures.add("netlink", error);
-            }
-            for op in kernel {
-                if !failed.iter().any(|(other, _)| *other == op) {
-                    apply_op(&mut self.observed, &Op::Kernel(op));
+            for ops in kernel.chunks(crash::at_once(kernel.len())) {
+                let failed = self.netlink.apply(device, ops).await;
+                for (_, error) in &failed {
+                    self.failures.add("netlink", error);
                 }
+                for op in ops {
+                    if !failed.iter().any(|(other, _)| other == op) {
+                        apply_op(&mut self.observed, &Op::Kernel(op.clone()));
+                    }
+                }
+                crash::point("kernel");
             }
         }
         let peers = self.state.peers().len();
@@ -169,9 +178,6 @@ impl Agent {
 
     /// Reads the device again if a step may have changed it, and follows its MAC address.
     async fn look_at_device(&mut self, name: &str, ops: &[Op]) {
-        let created = ops
-            .iter()
-            .any(|op| matches!(op, Op::Kernel(KernelOp::CreateDevice(_))));
         if ops.iter().any(touches_device) {
             match self.netlink.device(name).await {
                 Ok(device) => self.observed.kernel.device = device,
@@ -184,7 +190,7 @@ impl Agent {
         let Some(device) = self.observed.kernel.device.clone() else {
             return;
         };
-        if created {
+        if self.making.is_begun(device.mac) {
             self.mark(name, &device).await;
         }
         if self.mac != Some(device.mac) {
@@ -203,9 +209,11 @@ impl Agent {
     async fn mark(&mut self, name: &str, device: &ObservedDevice) {
         let mark = self.args.instance.device_mark();
         info!(device = name, mac = %device.mac, "vxlan device created");
-        if let Err(error) = self.netlink.set_alias(name, device.ifindex, &mark).await {
-            self.failures.add("netlink", &error);
+        match self.netlink.set_alias(name, device.ifindex, &mark).await {
+            Ok(()) => self.making.end(),
+            Err(error) => self.failures.add("netlink", &error),
         }
+        crash::point("mark");
     }
 
     pub(super) async fn look_for_uplink(&mut self) {
@@ -340,8 +348,10 @@ impl Agent {
         }
         let (interfaces, settings, uses) = &told;
         self.bpf.write_settings(settings, &mut self.failures);
+        crash::point("settings");
         if let Some(uses) = uses {
             self.bpf.set_pods(uses, &mut self.failures);
+            crash::point("pods");
         }
         if self.state.is_complete() {
             self.bpf.attach(interfaces, &mut self.failures).await;
@@ -422,7 +432,10 @@ impl Agent {
             return;
         }
         match subnet_env::write(&self.args.subnet_file, &env) {
-            Ok(()) => self.told = Some(env),
+            Ok(()) => {
+                self.told = Some(env);
+                crash::point("subnet.env");
+            }
             Err(error) => self.failures.add("subnet_file", &error),
         }
     }
@@ -459,6 +472,10 @@ impl Agent {
 /// Whether a subnet has another prefix length than most.
 fn has_odd<T>(subnets: &BTreeMap<Subnet, T>, common: u8) -> bool {
     subnets.keys().any(|subnet| subnet.prefix() != common)
+}
+
+fn creates_device(op: &Op) -> bool {
+    matches!(op, Op::Kernel(KernelOp::CreateDevice(_)))
 }
 
 fn touches_device(op: &Op) -> bool {

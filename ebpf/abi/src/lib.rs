@@ -49,7 +49,7 @@ pub use vtep::{VTEP_FLAG_ACTIVE, Vtep, VtepState};
 
 /// Version of everything in this crate; part of the pin path
 /// `/sys/fs/bpf/twill/<instance>/v<ABI_VERSION>/`.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 1 + cfg!(feature = "next-abi") as u32;
 
 /// Name of the read-only global in which the programs carry [`ABI_VERSION`].
 pub const ABI_VERSION_SYMBOL: &str = "TWILL_ABI_VERSION";

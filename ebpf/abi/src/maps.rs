@@ -85,7 +85,13 @@ pub const PERMITS_POD: MapSpec =
 pub const PERMITS_WIRE: MapSpec =
     spec::<FlowTuple, Mapping>("permits_wire", MapKind::LruHash, 65_536, 0);
 /// `skb->hash` → what a pod sent a moment ago.
-pub const PENDING: MapSpec = spec::<u32, Pending>("pending", MapKind::LruHash, 16_384, 0);
+pub const PENDING: MapSpec = spec::<u32, Pending>("pending", MapKind::LruHash, PENDING_ENTRIES, 0);
+/// The next version has a map of another size, so that nothing can take one for the other.
+const PENDING_ENTRIES: u32 = if cfg!(feature = "next-abi") {
+    8_192
+} else {
+    16_384
+};
 /// Not yet established flows: the tuple that the pod sends → the tuple on the wire.
 pub const MAPPINGS: MapSpec = spec::<FlowTuple, Mapping>("mappings", MapKind::LruHash, 65_536, 0);
 /// Address of a local pod → where it is.

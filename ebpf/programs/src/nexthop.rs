@@ -1,7 +1,7 @@
 //! The way to a VTEP: next hop, path MTU and outer permit, remembered in `vtep_state`.
 //!
 //! Nothing here waits for the agent: the kernel's routing is asked again by the packets
-//! themselves, at most once a second for each VTEP, so a gateway that changes its MAC address
+//! themselves, at most ten times a second for each VTEP, so a gateway that changes its MAC address
 //! is followed with the agent dead.
 
 use twill_abi::{Config, Reason, Vtep, VtepState};
@@ -11,7 +11,7 @@ use crate::access::{Fib, Packet};
 use crate::maps;
 
 /// How long a next hop is used before the kernel is asked again.
-const NEXTHOP_NS: u64 = 1_000_000_000;
+const NEXTHOP_NS: u64 = 100_000_000;
 
 /// Largest total length of an IPv4 packet, bytes.
 const IPV4_MAX: u32 = 65_535;

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::command::{self, apart};
 use crate::counters::Counters;
-use crate::daemon::{Daemon, binary, log_tail};
+use crate::daemon::{Daemon, binary, log_tail, next_binary};
 use crate::netns::{Namespace, report};
 use crate::subnet_env::SubnetEnv;
 use crate::sweep::PINS;
@@ -33,11 +33,32 @@ pub struct Agent {
     directory: PathBuf,
     /// The flags that name its lease store.
     store: [String; 2],
+    iface: Option<String>,
     flags: Vec<String>,
     /// Where the daemon looks for programs before anywhere else.
     programs: Option<PathBuf>,
     /// Variables of its environment.
     variables: Vec<(String, OsString)>,
+    build: Build,
+    crash_after: Option<u32>,
+}
+
+/// Which build of Twill's binaries runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Build {
+    /// The usual one.
+    Usual,
+    /// The one with the next ABI version, see [`next_binary`].
+    Next,
+}
+
+impl Build {
+    fn binary(self, name: &str) -> Result<PathBuf> {
+        match self {
+            Self::Usual => binary(name),
+            Self::Next => next_binary(name),
+        }
+    }
 }
 
 impl Agent {
@@ -67,10 +88,28 @@ impl Agent {
             instance: node.namespace().name().to_owned(),
             directory: node.directory().path().to_owned(),
             store: store.map(str::to_owned),
+            iface: Some(UPLINK.to_owned()),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
             programs: None,
             variables: Vec::new(),
+            build: Build::Usual,
+            crash_after: None,
         }
+    }
+
+    /// Has the daemon started with this `--iface` from now on, or with none.
+    pub fn set_iface(&mut self, iface: Option<&str>) {
+        self.iface = iface.map(str::to_owned);
+    }
+
+    /// Has daemon and `twillctl` be of this build from now on; the pins stay.
+    pub fn set_build(&mut self, build: Build) {
+        self.build = build;
+    }
+
+    /// Has a daemon of [`Build::Next`] die after so many steps of its start from now on.
+    pub fn set_crash_after(&mut self, steps: Option<u32>) {
+        self.crash_after = steps;
     }
 
     /// Has the daemon started with these further flags from now on; its pins stay.
@@ -90,10 +129,13 @@ impl Agent {
 
     /// Starts the daemon, for the first time or again, and does not wait.
     pub fn start_again(&mut self) -> Result<()> {
-        let mut command = Command::new(binary("twilld")?);
+        let mut command = Command::new(self.build.binary("twilld")?);
+        if let Some(steps) = self.crash_after {
+            command.env("TWILL_CRASH_AFTER", steps.to_string());
+        }
         command
             .args(&self.store)
-            .args(["--iface", UPLINK])
+            .args(self.iface.iter().flat_map(|iface| ["--iface", iface]))
             .args(["--instance", &self.instance])
             .arg("--subnet-file")
             .arg(self.subnet_file())
@@ -199,7 +241,7 @@ impl Agent {
     }
 
     fn ctl_command(&self, words: &[&str]) -> Result<Command> {
-        let mut command = Command::new(binary("twillctl")?);
+        let mut command = Command::new(self.build.binary("twillctl")?);
         command
             .args(["--instance", &self.instance])
             .arg("--run-dir")

@@ -39,6 +39,14 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     })
 }
 
+/// One of Twill's binaries as the tests of upgrades want it, with the next ABI version and points
+/// at which it can be cut off: in `TWILL_NEXT_BIN_DIR`, which `cargo xtask` sets.
+pub fn next_binary(name: &str) -> Result<PathBuf> {
+    let folder = std::env::var_os("TWILL_NEXT_BIN_DIR")
+        .context("TWILL_NEXT_BIN_DIR is not set: `cargo xtask test continuity` sets it")?;
+    Ok(PathBuf::from(folder).join(name))
+}
+
 /// A running process, killed on drop.
 #[derive(Debug)]
 pub struct Daemon {

@@ -5,9 +5,14 @@
 
 #![forbid(unsafe_code)]
 
+mod adoption;
+mod away;
+mod crash;
 mod device;
 mod pins;
 mod restart;
 mod scene;
 mod switch;
 mod table;
+mod upgrade;
+mod uplink;

@@ -21,10 +21,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// The right to be the only scene. Unlike a lock's guard it may go to another thread.
-struct Alone;
+pub(crate) struct Alone;
 
 impl Alone {
-    fn wait() -> Self {
+    pub(crate) fn wait() -> Self {
         while TAKEN.swap(true, Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(10));
         }

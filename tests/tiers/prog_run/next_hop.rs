@@ -1,4 +1,4 @@
-//! The next-hop cache of `to_overlay`: asked of the kernel at most once a second, and void
+//! The next-hop cache of `to_overlay`: asked of the kernel at most ten times a second, and void
 //! when the VTEP changed.
 
 use twill_abi::{Program, Reason};

@@ -3,6 +3,7 @@
 mod artifacts;
 mod programs;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
@@ -44,6 +45,8 @@ pub(crate) struct Built {
     pub(crate) object: PathBuf,
     /// The folder of twilld and twillctl.
     pub(crate) binaries: PathBuf,
+    /// The folder of those with the next ABI version, where tests need them.
+    pub(crate) next: Option<PathBuf>,
 }
 
 impl Built {
@@ -53,6 +56,9 @@ impl Built {
             .env("TWILL_BIN_DIR", &self.binaries)
             .env("TWILL_BPF_OBJECT", &self.object)
             .env(setup::CNI_VARIABLE, setup::cni_folder());
+        if let Some(next) = &self.next {
+            command.env("TWILL_NEXT_BIN_DIR", next);
+        }
     }
 }
 
@@ -72,7 +78,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 /// Builds the BPF programs and the agent; cargo skips what is up to date.
 pub(crate) fn build(toolchain: &setup::Toolchain, profile: Profile) -> Result<Built> {
-    programs::build(toolchain)?;
+    programs::build(toolchain, &[], &places::bpf_object())?;
     console::step("build twilld and twillctl");
     let mut command = process::cargo();
     command
@@ -86,7 +92,36 @@ pub(crate) fn build(toolchain: &setup::Toolchain, profile: Profile) -> Result<Bu
     Ok(Built {
         object: places::bpf_object(),
         binaries,
+        next: None,
     })
+}
+
+/// Builds twilld and twillctl as the tests of upgrades want them, with the next ABI version and
+/// points at which they can be cut off, and returns their folder. What [`build`] has built is
+/// overwritten: build it again, which takes no time.
+pub(crate) fn build_next(toolchain: &setup::Toolchain, profile: Profile) -> Result<PathBuf> {
+    let folder = places::root().join("target/next");
+    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    let object = places::bpf_target().join("twill-next.o");
+    programs::build(toolchain, &["next-abi"], &object)?;
+    console::step("build twilld and twillctl with the next ABI version, for the tests");
+    let mut command = process::cargo();
+    command
+        .args(["build", "--package", "twill-agent", "--bins"])
+        .args(["--features", "next-abi,crash-points"])
+        .args(profile.flag())
+        .env("TWILL_BPF_OBJECT", &object);
+    let built = Artifacts::build(&mut command)?;
+    for name in ["twilld", "twillctl"] {
+        let from = built.binary(name)?;
+        let to = folder.join(name);
+        // A new file: the old one may be running still.
+        let partial = folder.join(format!("{name}.partial"));
+        fs::copy(&from, &partial)
+            .and_then(|_| fs::rename(&partial, &to))
+            .with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+    }
+    Ok(folder)
 }
 
 /// Builds one binary of one package and returns its path.

@@ -17,9 +17,8 @@ const FLAGS: &str = "-C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf";
 /// `e_machine` of a BPF object (`include/uapi/linux/elf-em.h`).
 const EM_BPF: u16 = 247;
 
-/// Builds the programs and puts the object where the agent's build finds it.
-pub(super) fn build(toolchain: &Toolchain) -> Result<()> {
-    let object = places::bpf_object();
+/// Builds the programs with these features of theirs, and puts the object at `object`.
+pub(super) fn build(toolchain: &Toolchain, features: &[&str], object: &Path) -> Result<()> {
     let first = if object.is_file() {
         ""
     } else {
@@ -28,9 +27,11 @@ pub(super) fn build(toolchain: &Toolchain) -> Result<()> {
     console::step(&format!("build the BPF programs{first}"));
     let mut command = toolchain.compiler.build();
     environment(&mut command, toolchain);
-    process::run(command.args(["--release", "--package", "twill-programs"]))?;
+    command.args(["--release", "--package", "twill-programs"]);
+    command.args(features.iter().flat_map(|feature| ["--features", feature]));
+    process::run(&mut command)?;
     let built = places::bpf_target().join(TARGET).join("release/twill");
-    publish(&built, &object)
+    publish(&built, object)
 }
 
 /// The arguments and variables that every cargo command for the programs shares.

@@ -55,7 +55,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let toolchain = setup::ensure(purpose)?;
     privilege::require_kernel(&task)?;
-    let built = build::build(&toolchain, args.profile)?;
+    // First, for what is built next takes its place.
+    let next = tiers
+        .contains(&Tier::Continuity)
+        .then(|| build::build_next(&toolchain, args.profile))
+        .transpose()?;
+    let built = Built {
+        next,
+        ..build::build(&toolchain, args.profile)?
+    };
     Ok(report(&run_tiers(&tiers, Some(&built), args)))
 }
 
