@@ -276,7 +276,14 @@ impl Attacher<'_> {
         self.links
             .retain(|pin, _| wanted.contains(pin) || unseen_link(pin));
         for pin in self.pins.attachments()? {
-            if !wanted.contains(&pin.path) && !unseen.contains(&pin.ifindex) {
+            if wanted.contains(&pin.path) || unseen.contains(&pin.ifindex) {
+                continue;
+            }
+            let is_same = |other: &PathBuf| other.file_name() == pin.path.file_name();
+            if wanted.iter().any(is_same) {
+                // Of another ABI version: its filter stood where the present one stands now.
+                pins::remove(&pin.path)?;
+            } else {
                 detach(&pin, self.our_maps).await?;
             }
         }

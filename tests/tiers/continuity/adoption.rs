@@ -4,6 +4,7 @@
 //! handover leaves is compared with that, word for word.
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use twill_agent::store::server::ServerStore;
 use twill_core::lease::LeaseAttrs;
 use twill_core::vtep::{MacAddr, Vni};
@@ -13,17 +14,19 @@ use twill_testbed::netns::Namespace;
 use twill_testbed::stock::{Pair, Peer};
 use twill_testbed::topology::{Node, UnderlayOptions};
 use twill_testbed::traffic::{EchoServer, Load, Report};
-use twill_testbed::world::{NETWORK, OVERLAY_LINK, VNI};
+use twill_testbed::world::{NETWORK, OVERLAY_LINK, PORT, VNI};
 use twill_tests::required;
 
 use crate::scene::{Alone, Scene, wait_fast};
 use crate::table;
 
-/// As flannel writes them (0.28.9, `pkg/trafficmngr/nftables/nftables.go`), comments aside.
+/// As flannel writes them (0.28.9, `pkg/trafficmngr/nftables/nftables.go`).
 fn masquerading(subnet: &str) -> String {
     format!(
         "table ip flannel-ipv4 {{
+           comment \"rules for flannel-ipv4\"
            chain postrtg {{
+             comment \"chain to manage traffic masquerading by flannel\"
              type nat hook postrouting priority srcnat; policy accept;
              meta mark 0x4000 return
              ip saddr {subnet} ip daddr {NETWORK} return
@@ -33,6 +36,7 @@ fn masquerading(subnet: &str) -> String {
              ip saddr != {NETWORK} ip daddr {NETWORK} masquerade fully-random
            }}
            chain forward {{
+             comment \"chain to accept flannel traffic\"
              type filter hook forward priority filter; policy accept;
              ip saddr {NETWORK} accept
              ip daddr {NETWORK} accept
@@ -87,7 +91,12 @@ impl Flannel {
     fn new() -> Result<Self> {
         let alone = Alone::wait();
         let pair = Pair::new(UnderlayOptions::default())?;
-        let server = LeaseServer::start(&pair.underlay)?;
+        let config = json!({
+            "Network": NETWORK,
+            "EnableNFTables": true,
+            "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
+        });
+        let server = LeaseServer::start_with(&pair.underlay, &config.to_string())?;
         let mut before = Vec::new();
         let mut agents = Vec::new();
         for (node, peer) in pair.nodes.iter().zip(&pair.peers) {
