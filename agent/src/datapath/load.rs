@@ -27,6 +27,9 @@ pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
     pub(super) permits: Permits,
+    /// Maps that only programs work with, and some of these are not always loaded: held open, for
+    /// a map whose pin somebody removes must be there to be pinned again.
+    pub(super) held: Vec<Map>,
     /// Names and identities of the maps.
     pub(super) map_ids: Vec<(&'static str, u32)>,
     /// Whether the maps are a new set, still in the folder `next`.
@@ -103,6 +106,7 @@ pub(super) fn load(
         ebpf,
         maps,
         permits,
+        held: taken.into_values().collect(),
         map_ids,
         fresh,
     })

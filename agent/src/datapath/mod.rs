@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
+use aya::maps::Map;
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError};
 use thiserror::Error;
@@ -209,6 +210,8 @@ pub struct Datapath {
     /// Names and identities of the maps in use.
     map_ids: Vec<(&'static str, u32)>,
     links: Links,
+    /// Held open so that they can be pinned again.
+    _held: Vec<Map>,
     fresh: bool,
     vni: u32,
     common_prefix: u8,
@@ -253,6 +256,7 @@ impl Datapath {
             our_maps,
             map_ids: loaded.map_ids,
             links: Links::new(),
+            _held: loaded.held,
             fresh: loaded.fresh,
             vni,
             common_prefix,
