@@ -456,6 +456,8 @@ fn attachment(
         others: on_hook
             .iter()
             .filter(|other| other.id != program_id)
+            // The guard shares a hook with another program of ours.
+            .filter(|other| HOOKS.iter().all(|ours| ours.program.label() != other.name))
             .map(|other| other.name.clone())
             .collect(),
     }

@@ -10,6 +10,8 @@ pub const PERMIT_TOMBSTONE: u32 = 2;
 
 /// Made by the flow's own first packet in the mode `direct`, not by netfilter's acceptance.
 pub const PERMIT_FLAG_DIRECT: u32 = 1 << 0;
+/// A SYN that went direct into the pod, to which the pod has not said anything yet.
+pub const PERMIT_FLAG_UNANSWERED: u32 = 1 << 1;
 
 /// A program of ours sits on this veth.
 pub const VETH_FLAG_ATTACHED: u32 = 1 << 0;

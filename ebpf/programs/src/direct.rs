@@ -6,8 +6,8 @@
 //! goes to the stack, and what the stack or a NAT owns never becomes direct.
 
 use twill_abi::{
-    Address, Be16, Config, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_LIVE, Permit,
-    Program, Reason, VETH_FLAG_NEVER_FAST, Vtep,
+    Address, Be16, Config, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT,
+    PERMIT_FLAG_UNANSWERED, PERMIT_LIVE, Permit, Program, Reason, VETH_FLAG_NEVER_FAST, Vtep,
 };
 use twill_packet::ethernet::{ETHERNET_LEN, EthernetHeader};
 use twill_packet::ipv4::{IPV4_LEN, IPV4_TAIL_OFFSET, IpProtocol, Ipv4Header, Rewrite};
@@ -157,13 +157,36 @@ pub fn open_in(flow: &Flow, wire: &FlowTuple, vtep: (u32, u32), now: u64) -> Res
     let Some(record) = permit::blank(wire, wire, place.ifindex, now) else {
         return Err(Reason::NoPermit);
     };
-    record.flags = PERMIT_FLAG_DIRECT;
+    record.flags = PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNANSWERED;
     (record.vtep, record.vtep_generation) = vtep;
     record.pod_mac = place.pod_mac;
     record.gateway_mac = place.gateway_mac;
     record.sent_to_mac = place.gateway_mac;
     start(record, now);
     Ok(())
+}
+
+/// Whether this SYN is one that the pod left unanswered when it went direct: then the pod may
+/// have moved since its place was noted, and the stack must find it.
+#[inline(always)]
+pub fn is_repeated(permit: &mut Permit, flow: &Flow) -> bool {
+    if !flow.flags.is_first() || flow.is_udp() {
+        return false;
+    }
+    if permit.flags & PERMIT_FLAG_UNANSWERED != 0 {
+        return true;
+    }
+    // The next connection of the same ports.
+    permit.flags |= PERMIT_FLAG_UNANSWERED;
+    false
+}
+
+/// The pod has sent something in this flow.
+#[inline(always)]
+pub fn answered(permit: &mut Permit) {
+    if permit.flags & PERMIT_FLAG_UNANSWERED != 0 {
+        permit.flags &= !PERMIT_FLAG_UNANSWERED;
+    }
 }
 
 /// A datagram without a record comes in and goes to the stack: it may be the reply to a flow

@@ -94,6 +94,9 @@ fn goes_direct(
     if let Some(permit) = maps::permit(pod) {
         let is_direct = direct::is_direct(permit);
         if !is_direct || !direct::is_spent(permit, now) {
+            if is_direct {
+                direct::answered(permit);
+            }
             return (is_direct, false);
         }
         // Kept, it would hold the flow on the stack and hide from it what netfilter says.

@@ -209,6 +209,13 @@ fn find(
     }
     let wire = flow.received();
     let mut found = permit::by_wire(&wire);
+    if let Some((pod, permit)) = &mut found
+        && direct::is_direct(permit)
+        && direct::is_repeated(permit, flow)
+    {
+        permit::end(pod);
+        return Err(Reason::Opening);
+    }
     if found.is_none() && direct::is_on(config) {
         match direct::open_in(flow, &wire, vtep, now) {
             Ok(()) => found = permit::by_wire(&wire),

@@ -76,18 +76,30 @@ programs! {
 
 /// XDP on the uplink.
 #[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands the context over by value"
+)]
 pub fn guard(ctx: XdpContext) -> u32 {
     xdp_action(guard::uplink(&Frame::<true>::new(&ctx)))
 }
 
 /// XDP on the uplink, for kernels before 5.18, which know no frames in several pieces.
 #[xdp]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands the context over by value"
+)]
 pub fn guard_whole(ctx: XdpContext) -> u32 {
     xdp_action(guard::uplink(&Frame::<false>::new(&ctx)))
 }
 
 /// TC ingress of the uplink, where XDP cannot be had.
 #[classifier]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands the context over by value"
+)]
 pub fn guard_tc(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
     let verdict = match guard::uplink(&packet) {

@@ -11,6 +11,10 @@ use crate::access::Packet;
 /// Zero where the kernel makes room for the outer headers, with the very flags of `encap`.
 /// Before 5.13 it does not know `BPF_F_ADJ_ROOM_ENCAP_L2_ETH` (`d01b59c9ae94`).
 #[classifier]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands the context over by value"
+)]
 pub fn probe_encap(ctx: TcContext) -> i32 {
     i32::from(Packet::new(&ctx).add_outer_headers().is_err())
 }

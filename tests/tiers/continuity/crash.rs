@@ -62,7 +62,7 @@ fn state(agent: &Agent, node: &Namespace) -> Result<Value> {
         "routes": show(&format!("ip route show dev {OVERLAY_LINK}"))?,
         "neighbours": show(&format!("ip neigh show dev {OVERLAY_LINK}"))?,
         "fdb": show(&format!("bridge fdb show dev {OVERLAY_LINK}"))?,
-        "rules": show("nft list ruleset")?,
+        "rules": show("nft --stateless list ruleset")?,
         "vteps": vteps,
         "attached": attached,
         "pins": pins(&agent.pins())?,

@@ -98,7 +98,7 @@ fn wait_pins(agent: &Agent) -> Result<()> {
     wait_for("the pins are back", PATIENCE, || {
         let status = agent.ctl(&["status"])?;
         let attached = status["pins"]["attached"].as_array().map(Vec::len);
-        ensure!(attached == Some(5), "{status}");
+        ensure!(attached == Some(6), "{status}");
         Ok(Some(()))
     })
 }

@@ -28,7 +28,7 @@ fn change(agent: &mut Agent, build: Build) -> Result<()> {
     folders.sort();
     ensure!(folders == [format!("v{version}")], "{folders:?}");
     let attached = status["pins"]["attached"].as_array();
-    ensure!(attached.map(Vec::len) == Some(5), "{status}");
+    ensure!(attached.map(Vec::len) == Some(6), "{status}");
     // The agent says so when it had to put back what itself, or another, took away.
     let log = agent.log_tail();
     ensure!(!log.contains("somebody detached"), "{log}");

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use clap::ValueEnum;
 use serde::Serialize;
 use twill_abi::{
-    FlowTuple, PERMIT_FLAG_DIRECT, PERMIT_LIVE, PERMIT_TOMBSTONE, Permit, VTEP_FLAG_ACTIVE, Vtep,
+    FlowTuple, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_LIVE, PERMIT_TOMBSTONE, Permit,
+    VTEP_FLAG_ACTIVE, Vtep,
 };
 
 /// Nobody accepts a flow for longer: the largest --permit-time, and the idle time of a direct
@@ -218,7 +219,7 @@ fn objection(key: &FlowTuple, record: &Permit, now_ns: u64) -> Option<String> {
     if !matches!(record.state, PERMIT_LIVE | PERMIT_TOMBSTONE) {
         return Some(format!("unknown state {}", record.state));
     }
-    if record.flags & !PERMIT_FLAG_DIRECT != 0 {
+    if record.flags & !(PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNANSWERED) != 0 {
         return Some(format!("unknown flags {:#x}", record.flags));
     }
     if record.out_until_ns > latest || record.in_until_ns > latest {

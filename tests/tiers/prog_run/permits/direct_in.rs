@@ -1,7 +1,7 @@
 //! Mode `direct` into a pod: a SYN makes a record where the pod's place is known; what the stack
 //! delivers belongs to the stack.
 
-use twill_abi::{LocalPod, Permit, Program, Reason};
+use twill_abi::{LocalPod, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, Permit, Program, Reason};
 use twill_testbed::packet::{PROTOCOL_TCP, Tcp};
 
 use super::direct_out::{IDLE_NS, direct, direct_holding, known, record};
@@ -51,9 +51,18 @@ fn a_syn_to_a_pod_in_its_place_makes_a_record() {
             &sent,
             &sent.clone().routed(),
         );
-        let made = record(&lab, flow);
+        let mut made = record(&lab, flow);
+        made.flags |= PERMIT_FLAG_UNANSWERED;
         let output = check(&lab, &case.then(|flows| flows.file(made)));
-        for flags in [Tcp::SYN, Tcp::ACK, Tcp::FIN | Tcp::ACK, Tcp::RST] {
+        // Nobody said a word to the first one: the pod may have moved, the stack finds it.
+        let again = slow(
+            "SYN again",
+            output.tables.clone(),
+            Tcp::SYN,
+            Reason::Opening,
+        );
+        check(&lab, &again.then(|flows| flows.permits.remove(&flow)));
+        for flags in [Tcp::ACK, Tcp::FIN | Tcp::ACK, Tcp::RST] {
             let sent = Inner::received(&flow).flagged(flags);
             let tables = output.tables.clone();
             check(
@@ -89,6 +98,7 @@ fn a_syn_to_a_pod_in_its_place_makes_a_record() {
                 pod_mac: OTHER_MAC,
                 gateway_mac: POD_MAC,
                 sent_to_mac: POD_MAC,
+                flags: PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNANSWERED,
                 ..record(&lab, flow)
             });
         }),
