@@ -71,6 +71,16 @@ fn a_syn_to_a_pod_in_its_place_makes_a_record() {
             );
         }
     }
+    // The next connection of the same ports: a first SYN again.
+    let before = known(&lab, flow);
+    let sent = Inner::received(&flow).flagged(Tcp::SYN);
+    let tables = direct_holding(&lab, &[before]);
+    let case = carried("reused", tables, &outer, &sent, &sent.clone().routed());
+    let next = Permit {
+        flags: before.flags | PERMIT_FLAG_UNANSWERED,
+        ..before
+    };
+    check(&lab, &case.then(|flows| flows.file(next)));
     let elsewhere = LocalPod {
         ifindex: lab.other_veth,
         pod_mac: OTHER_MAC,

@@ -1,8 +1,8 @@
 //! Mode `direct` out of a pod: a flow is direct from its first packet, or not at all.
 
 use twill_abi::{
-    FastPath, FlowTuple, PERMIT_FLAG_DIRECT, Permit, Program, Reason, VETH_FLAG_NEVER_FAST,
-    VethFlags,
+    FastPath, FlowTuple, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, Permit, Program, Reason,
+    VETH_FLAG_NEVER_FAST, VethFlags,
 };
 use twill_testbed::packet::{Ethernet, PROTOCOL_TCP, PROTOCOL_UDP, Tcp};
 use twill_testbed::world::{VTEP_MAC_A, VTEP_MAC_B};
@@ -106,6 +106,19 @@ fn the_first_packet_makes_a_record_and_goes_by_it() {
             );
         }
     }
+}
+
+#[test]
+fn what_the_pod_sends_answers_the_syn_that_came_direct() {
+    let Some(lab) = Lab::open() else { return };
+    let flow = plain(PROTOCOL_TCP);
+    let answered = known(&lab, flow);
+    let mut unanswered = answered;
+    unanswered.flags |= PERMIT_FLAG_UNANSWERED;
+    let sent = Inner::sent(&flow).flagged(Tcp::SYN | Tcp::ACK);
+    let tables = direct_holding(&lab, &[unanswered]);
+    let case = carried("SYN-ACK", tables, &sent, &sent.clone().routed());
+    check(&lab, &case.then(|flows| flows.file(answered)));
 }
 
 /// The way to the VTEP is not confirmed: the kernel's device carries the packet, past the stack
