@@ -288,5 +288,5 @@ fn gbp_leaves_packets_to_the_kernel_and_says_so() -> Result<()> {
     let link = node.namespace().link_json("flannel.1")?;
     assert_eq!(link["linkinfo"]["info_data"]["gbp"], json!(true), "{link}");
     ensure!(store_state(&agent)?.contains("connected"));
-    agent.stop()
+    agent.stop().map(drop)
 }
