@@ -204,14 +204,13 @@ impl Attacher<'_> {
                 tcx: Some(Box::new(tcx)),
                 filter: None,
             })?;
-            return Ok((attachment(hook, interface, id, "tcx", &on_hook), link_pin));
+            let attachment = self.attachment(hook, interface, id, "tcx", &on_hook);
+            return Ok((attachment, link_pin));
         }
         let filter = self.filter_for(interface, hook.direction).await?;
         if filter.as_ref().and_then(|filter| filter.program_id) == Some(id) {
-            return Ok((
-                attachment(hook, interface, id, "netlink", &on_hook),
-                filter_pin,
-            ));
+            let attachment = self.attachment(hook, interface, id, "netlink", &on_hook);
+            return Ok((attachment, filter_pin));
         }
         if self
             .before
@@ -261,7 +260,40 @@ impl Attacher<'_> {
             "program attached"
         );
         let on_hook = tcx::on_hook(interface, hook.direction)?;
-        Ok((attachment(hook, interface, id, by, &on_hook), pin))
+        Ok((self.attachment(hook, interface, id, by, &on_hook), pin))
+    }
+
+    fn attachment(
+        &self,
+        hook: &Hook,
+        interface: &Interface,
+        program_id: u32,
+        by: &str,
+        on_hook: &[OnHook],
+    ) -> Attachment {
+        let mut others: Vec<&OnHook> = on_hook
+            .iter()
+            .filter(|other| other.id != program_id)
+            .collect();
+        // The guard shares a hook with another program of ours. Names tell nothing: another
+        // agent's programs have the same.
+        if !others.is_empty() {
+            let ours = programs_with(self.our_maps);
+            others.retain(|other| !ours.contains(&other.id));
+        }
+        Attachment {
+            program: hook.program.label().to_owned(),
+            interface: interface.name.clone(),
+            ifindex: interface.ifindex,
+            direction: match hook.direction {
+                TcAttachType::Ingress => "ingress",
+                TcAttachType::Egress | TcAttachType::Custom(_) => "egress",
+            }
+            .to_owned(),
+            by: by.to_owned(),
+            program_id,
+            others: others.into_iter().map(|other| other.name.clone()).collect(),
+        }
     }
 
     /// Detaches whatever our pins stand for and is not in `wanted`. Interfaces that could not be
@@ -433,32 +465,4 @@ pub(super) fn programs_with(our_maps: &BTreeSet<u32>) -> BTreeSet<u32> {
         .filter(uses_our_maps)
         .map(|program| program.id())
         .collect()
-}
-
-fn attachment(
-    hook: &Hook,
-    interface: &Interface,
-    program_id: u32,
-    by: &str,
-    on_hook: &[OnHook],
-) -> Attachment {
-    Attachment {
-        program: hook.program.label().to_owned(),
-        interface: interface.name.clone(),
-        ifindex: interface.ifindex,
-        direction: match hook.direction {
-            TcAttachType::Ingress => "ingress",
-            TcAttachType::Egress | TcAttachType::Custom(_) => "egress",
-        }
-        .to_owned(),
-        by: by.to_owned(),
-        program_id,
-        others: on_hook
-            .iter()
-            .filter(|other| other.id != program_id)
-            // The guard shares a hook with another program of ours.
-            .filter(|other| HOOKS.iter().all(|ours| ours.program.label() != other.name))
-            .map(|other| other.name.clone())
-            .collect(),
-    }
 }
