@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -12,6 +11,7 @@ use twill_core::subnet::Subnet;
 
 use super::ServerStore;
 use super::error::Error;
+use crate::random;
 use crate::store::own::Ended;
 use crate::store::trouble::Trouble;
 
@@ -143,15 +143,8 @@ impl Keeper<'_> {
 /// Somewhere between 40 and 60 % of the term, so that nodes that started together drift apart.
 fn renew_after(ttl_seconds: Option<u64>) -> Duration {
     let term = ttl_seconds.map_or(RESERVED_TERM, Duration::from_secs);
-    // The builder's jitter adds up to one more of what it is given.
-    let jitter = ExponentialBuilder::new()
-        .with_min_delay(term / 5)
-        .with_max_delay(term)
-        .with_jitter()
-        .build()
-        .next()
-        .unwrap_or(term / 5);
-    (term / 5 + jitter).max(Duration::from_millis(100))
+    term.mul_f64(0.4 + 0.2 * random::fraction())
+        .max(Duration::from_millis(100))
 }
 
 #[cfg(test)]
