@@ -30,6 +30,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let built = build::build(&toolchain, Profile::RELEASE)?;
         let mut bench = Command::new(binary()?);
         built.describe(&mut bench);
+        if takes_flanneld(&args.arguments) {
+            // Without one the kernel's device is set up as it would do it.
+            match setup::flanneld::provide() {
+                Ok(flanneld) => drop(bench.arg("--flanneld").arg(flanneld)),
+                Err(error) => console::error(&error),
+            }
+        }
         bench
     } else {
         Command::new(binary()?)
@@ -53,14 +60,33 @@ fn measures(arguments: &[String]) -> bool {
     })
 }
 
+/// Whether these arguments ask for something that a real flanneld has a part in, and name none.
+fn takes_flanneld(arguments: &[String]) -> bool {
+    !arguments.iter().any(|argument| {
+        argument.starts_with("--flanneld")
+            || matches!(argument.as_str(), "--programs" | "--check-load")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_flanneld_is_given_where_one_has_a_part() {
+        assert!(takes_flanneld(&words("--quick --json run.json")));
+        assert!(takes_flanneld(&words("--growth")));
+        assert!(!takes_flanneld(&words("--flanneld=/opt/flanneld")));
+        assert!(!takes_flanneld(&words("--quick --flanneld /opt/flanneld")));
+        assert!(!takes_flanneld(&words("--programs --quick")));
+    }
+
     #[test]
     fn help_needs_no_root() {
-        let words =
-            |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
         assert!(!measures(&words("--quick --help")));
         assert!(!measures(&words("--from=run.json --html run.html")));
         assert!(measures(&words("--quick --json run.json")));

@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use twill_testbed::command::command;
 use twill_testbed::daemon::Daemon;
+use twill_testbed::flanneld;
 use twill_testbed::pod::Pod;
 use twill_testbed::subnet_env::SubnetEnv;
 use twill_testbed::topology::{Node, behind};
 use twill_testbed::wait::wait_until;
-use twill_testbed::world::{OVERLAY_LINK, UPLINK};
+use twill_testbed::world::OVERLAY_LINK;
 
 use super::Network;
 use super::kernel::pod_to_pod;
@@ -25,7 +26,6 @@ use crate::topology::{self, Setup};
 /// How long etcd and flanneld may take to be there.
 const START: Duration = Duration::from_secs(20);
 const ETCD_PORT: u16 = 2379;
-const SUBNET_FILE: &str = "subnet.env";
 /// flannel's default for `--etcd-prefix`.
 const PREFIX: &str = "/coreos.com/network";
 
@@ -90,22 +90,11 @@ impl Network for Flannel {
 
 /// Starts a flanneld and does not wait.
 pub(crate) fn start(node: &Node, flanneld: &Path, etcd: &Etcd) -> Result<Daemon> {
-    let directory = node.directory();
-    let file = directory.join(SUBNET_FILE);
-    let mut command = Command::new(flanneld);
-    command
-        .arg(format!("--etcd-endpoints={}", etcd.url()))
-        .arg(format!("--etcd-prefix={PREFIX}"))
-        .arg(format!("--iface={UPLINK}"))
-        .arg(format!("--subnet-file={}", file.display()))
-        .arg("--ip-masq=true");
-    let log = directory.join("flanneld.log");
-    Daemon::start(node.namespace(), command, &log)
-        .with_context(|| format!("start {}", flanneld.display()))
+    flanneld::spawn(flanneld, node, &etcd.url(), &["--ip-masq=true"])
 }
 
 fn wait_subnet(mut daemon: Daemon, node: &Node) -> Result<(Daemon, SubnetEnv)> {
-    let file = node.directory().join(SUBNET_FILE);
+    let file = flanneld::subnet_file(node);
     let env = daemon.wait_for("flanneld has a subnet", START, || {
         Ok(file.is_file().then_some(()))
     });
@@ -148,7 +137,8 @@ impl Etcd {
         })
     }
 
-    fn url(&self) -> String {
+    /// What agents are given as `--etcd-endpoints`.
+    pub(crate) fn url(&self) -> String {
         url(&self.host)
     }
 

@@ -16,6 +16,7 @@ pub mod counters;
 pub mod daemon;
 pub mod directory;
 pub mod etcd;
+pub mod flanneld;
 pub mod forge;
 pub mod gso;
 pub mod lease_server;

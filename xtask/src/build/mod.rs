@@ -47,6 +47,8 @@ pub(crate) struct Built {
     pub(crate) binaries: PathBuf,
     /// The folder of those with the next ABI version, where tests need them.
     pub(crate) next: Option<PathBuf>,
+    /// A real flanneld, where tests need it and it could be had.
+    pub(crate) flanneld: Option<PathBuf>,
 }
 
 impl Built {
@@ -58,6 +60,9 @@ impl Built {
             .env(setup::CNI_VARIABLE, setup::cni_folder());
         if let Some(next) = &self.next {
             command.env("TWILL_NEXT_BIN_DIR", next);
+        }
+        if let Some(flanneld) = &self.flanneld {
+            command.env(setup::flanneld::VARIABLE, flanneld);
         }
     }
 }
@@ -93,6 +98,7 @@ pub(crate) fn build(toolchain: &setup::Toolchain, profile: Profile) -> Result<Bu
         object: places::bpf_object(),
         binaries,
         next: None,
+        flanneld: None,
     })
 }
 

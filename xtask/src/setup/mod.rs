@@ -4,6 +4,8 @@
 //! removed or upgraded.
 
 mod compiler;
+pub(crate) mod flanneld;
+mod golang;
 mod linker;
 mod plan;
 mod system;
@@ -47,9 +49,11 @@ struct Found {
 /// The command.
 pub(crate) fn run() -> Result<()> {
     let toolchain = ensure(Purpose::Machine)?;
+    let flanneld = flanneld::provide()?;
     console::step("everything is here");
     console::note(&format!("BPF compiler: {}", toolchain.compiler));
     console::note(&format!("BPF linker: {}", toolchain.linker.display()));
+    console::note(&format!("flanneld: {}", flanneld.display()));
     Ok(())
 }
 

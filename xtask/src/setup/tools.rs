@@ -39,7 +39,7 @@ enum Kind {
     File,
 }
 
-const fn command(program: &'static str, package: &'static str) -> Tool {
+pub(super) const fn command(program: &'static str, package: &'static str) -> Tool {
     Tool {
         program,
         package,

@@ -6,6 +6,7 @@ mod table;
 mod tier;
 
 use std::io::stdout;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -60,11 +61,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .contains(&Tier::Continuity)
         .then(|| build::build_next(&toolchain, args.profile))
         .transpose()?;
+    let beside_flanneld = tiers.iter().any(|tier| tier.beside_flanneld());
     let built = Built {
         next,
+        flanneld: beside_flanneld.then(flanneld).flatten(),
         ..build::build(&toolchain, args.profile)?
     };
     Ok(report(&run_tiers(&tiers, Some(&built), args)))
+}
+
+/// A real flanneld; without one the tests that need it fail, and the others do not.
+fn flanneld() -> Option<PathBuf> {
+    setup::flanneld::provide().inspect_err(console::error).ok()
 }
 
 fn run_tiers(tiers: &[Tier], built: Option<&Built>, args: &Args) -> Vec<Outcome> {

@@ -96,6 +96,11 @@ impl Tier {
         }
     }
 
+    /// Whether some of its tests run a real flanneld.
+    pub(super) fn beside_flanneld(self) -> bool {
+        matches!(self, Self::E2e | Self::Continuity | Self::Flanneld)
+    }
+
     /// Whether it needs root, the BPF object and the tools.
     pub(super) fn privileged(self) -> bool {
         self.runs() != Runs::Workspace
