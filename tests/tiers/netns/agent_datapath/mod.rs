@@ -1,0 +1,7 @@
+//! The agent's hands on the kernel's BPF: what is pinned, attached and left alone.
+
+mod lab;
+
+mod filters;
+mod hooks;
+mod sets;
