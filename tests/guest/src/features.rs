@@ -12,8 +12,9 @@ use nix::sched::{CloneFlags, unshare};
 use twill_agent::datapath::probe;
 
 use crate::machine;
-use crate::message::{Message, Reporter};
+use crate::message::Message;
 use crate::programs;
+use crate::reporter::Reporter;
 
 /// One end of a cable that the trials may do with as they like.
 const CABLE: &str = "trial0";
@@ -89,7 +90,10 @@ pub(crate) fn try_all(object: &[u8], reporter: &mut Reporter) -> Result<BTreeSet
             there.insert(name);
         }
         let missing = missing.map(|error| format!("{error:#}"));
-        reporter.say(&Message::Feature { name, missing })?;
+        reporter.say(&Message::Feature {
+            name: name.to_owned(),
+            missing,
+        })?;
     }
     Ok(there)
 }

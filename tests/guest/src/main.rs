@@ -12,15 +12,18 @@ mod machine;
 mod message;
 mod plan;
 mod programs;
+mod reporter;
 mod tiers;
 
+use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::getpid;
 
-use message::{Message, Reporter};
+use message::Message;
 use plan::Plan;
+use reporter::Reporter;
 
 /// Where tests find the names of the features that are there, one a line.
 const FEATURES: &str = "TWILL_KERNEL_HAS";
@@ -65,11 +68,13 @@ fn work() -> Result<()> {
             text: format!("{error:#}"),
         })?;
     }
-    reporter.say(&Message::End)
+    reporter.say(&Message::End {})
 }
 
 fn run(reporter: &mut Reporter) -> Result<()> {
-    let mut plan = Plan::read()?;
+    let text = fs::read(plan::FILE).with_context(|| format!("read {}", plan::FILE))?;
+    let mut plan: Plan =
+        serde_json::from_slice(&text).with_context(|| format!("understand {}", plan::FILE))?;
     machine::set_up()?;
     reporter.say(&Message::Kernel {
         release: machine::release()?,
@@ -77,7 +82,8 @@ fn run(reporter: &mut Reporter) -> Result<()> {
     for module in &plan.modules {
         machine::load_module(module).with_context(|| format!("load the module {module}"))?;
     }
-    let object = plan.object()?;
+    let object = &plan.object;
+    let object = fs::read(object).with_context(|| format!("read {}", object.display()))?;
     programs::load_all(&object, reporter)?;
     let there = features::try_all(&object, reporter)?;
     let found: Vec<&str> = there.iter().copied().collect();

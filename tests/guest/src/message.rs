@@ -1,20 +1,14 @@
 //! What the guest tells the host: one JSON value a line on the second serial port. The first
 //! is the console, where the kernel speaks.
 //!
-//! `xtask/src/kernels/report.rs` reads it; a message that it does not know fails the run.
+//! Both sides compile this file: the guest writes messages, xtask reads them, and one that it
+//! does not know fails the run.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-
-use anyhow::{Context as _, Result};
-use serde::Serialize;
-
-/// The serial port.
-const PORT: &str = "/dev/ttyS1";
+use serde::{Deserialize, Serialize};
 
 /// One message.
-#[derive(Debug, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Message {
     /// The kernel is up.
     Kernel {
@@ -33,7 +27,7 @@ pub(crate) enum Message {
     /// Something that was tried.
     Feature {
         /// Its name in the table.
-        name: &'static str,
+        name: String,
         /// Nothing where it works, else why it does not.
         missing: Option<String>,
     },
@@ -45,6 +39,11 @@ pub(crate) enum Message {
     /// A line that the test binary printed.
     Output {
         /// Without its line end.
+        line: String,
+    },
+    /// What a test binary measured.
+    Measured {
+        /// One figure, cells parted by tabs.
         line: String,
     },
     /// The test binary ended.
@@ -67,29 +66,5 @@ pub(crate) enum Message {
         text: String,
     },
     /// Nothing follows. A guest that ends without it has died.
-    End,
-}
-
-/// Says messages.
-pub(crate) struct Reporter {
-    port: File,
-}
-
-impl Reporter {
-    /// Opens the serial port.
-    pub(crate) fn open() -> Result<Self> {
-        let port = OpenOptions::new().write(true).open(PORT);
-        Ok(Self {
-            port: port.with_context(|| format!("open {PORT}"))?,
-        })
-    }
-
-    /// Says one message.
-    pub(crate) fn say(&mut self, message: &Message) -> Result<()> {
-        let mut line = serde_json::to_string(message).context("write a message")?;
-        line.push('\n');
-        self.port
-            .write_all(line.as_bytes())
-            .with_context(|| format!("write to {PORT}"))
-    }
+    End {},
 }

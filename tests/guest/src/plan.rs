@@ -1,23 +1,22 @@
-//! What the host wants done, as it wrote it into the initramfs.
+//! What the host wants done. Both sides compile this file: xtask writes the plan into the
+//! initramfs, and the guest reads it there.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Where the plan is.
-const FILE: &str = "/twill/plan.json";
+pub(crate) const FILE: &str = "/twill/plan.json";
 
 /// The plan.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Plan {
     /// Modules to load, by name; what they depend on comes with them.
     pub(crate) modules: Vec<String>,
     /// The BPF object.
-    object: PathBuf,
+    pub(crate) object: PathBuf,
     /// Test binaries to run, in order.
     pub(crate) tiers: Vec<Tier>,
     /// The environment of the tiers.
@@ -25,7 +24,7 @@ pub(crate) struct Plan {
 }
 
 /// A test binary.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tier {
     /// Its name in the report.
@@ -36,17 +35,4 @@ pub(crate) struct Tier {
     pub(crate) arguments: Vec<String>,
     /// A feature without which it proves nothing.
     pub(crate) needs: Option<String>,
-}
-
-impl Plan {
-    /// Reads the plan.
-    pub(crate) fn read() -> Result<Self> {
-        let text = fs::read(FILE).with_context(|| format!("read {FILE}"))?;
-        serde_json::from_slice(&text).with_context(|| format!("understand {FILE}"))
-    }
-
-    /// The bytes of the BPF object.
-    pub(crate) fn object(&self) -> Result<Vec<u8>> {
-        fs::read(&self.object).with_context(|| format!("read {}", self.object.display()))
-    }
 }

@@ -9,7 +9,8 @@ use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use crate::machine;
-use crate::message::{Message, Reporter};
+use crate::message::Message;
+use crate::reporter::Reporter;
 
 /// How much of a verifier's log is shown, lines from its end.
 const LOG_LINES: usize = 60;

@@ -16,6 +16,11 @@ use crate::world::{LEASE_SERVER, NETWORK, PORT, VNI};
 const LISTEN_PORT: u16 = 7890;
 const START: Duration = Duration::from_secs(10);
 
+/// What agents are given as `--lease-server` where a server has this address.
+pub fn url(address: Ipv4Addr) -> String {
+    format!("http://{address}:{LISTEN_PORT}")
+}
+
 /// The text of `net-conf.json` for the named world.
 pub fn usual_config() -> String {
     let config = json!({
@@ -83,7 +88,7 @@ impl LeaseServer {
 
     /// What agents are given as `--lease-server`.
     pub fn url(&self) -> String {
-        format!("http://{}:{LISTEN_PORT}", self.address())
+        url(self.address())
     }
 
     /// The host that it runs on.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use crate::command;
 use crate::directory::Directory;
 use crate::netns::{Namespace, Prefix};
 use crate::world::{GATEWAY, UNDERLAY_PREFIX, UPLINK, mac_text, uplink_mac};
@@ -12,7 +13,8 @@ use crate::world::{GATEWAY, UNDERLAY_PREFIX, UPLINK, mac_text, uplink_mac};
 /// The network of a host [`behind`] a node, of RFC 5737.
 const SERVER_NETWORK: &str = "198.51.100.0/30";
 const SERVER_GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+/// Its address.
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 
 /// What crosses the wire between two nodes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -126,12 +128,30 @@ pub fn cable(
     Ok([a, b])
 }
 
+/// A node whose uplink is a device of this machine, as a virtual machine's NIC: the device is
+/// moved to the node, and the kernel gives it back when the node goes.
+pub fn plugged(prefix: &Prefix, label: &str, address: Ipv4Addr, device: &str) -> Result<Node> {
+    let node = Node::bare(prefix, label, address)?;
+    let name = node.namespace().name();
+    command::run(&mut command::command(&[
+        "ip", "link", "set", "dev", device, "netns", name, "name", UPLINK,
+    ])?)?;
+    node.set_up_uplink(UnderlayOptions::default())?;
+    Ok(node)
+}
+
 /// A host behind `near`, on a network of their own, 198.51.100.0/30: what nodes joined by a
 /// [`cable`] need a server for is no guest on their cable. `far` reaches it through `near`.
 pub fn behind(prefix: &Prefix, label: &str, near: &Node, far: &Node) -> Result<Node> {
+    let host = attached_to(prefix, label, near)?;
+    reach_behind(far, near.address())?;
+    Ok(host)
+}
+
+/// [`behind`] without `far`, which may be on another machine: there, [`reach_behind`].
+pub fn attached_to(prefix: &Prefix, label: &str, near: &Node) -> Result<Node> {
     let host = Node::bare(prefix, label, SERVER)?;
     let name = host.namespace().name();
-    let near_address = near.address();
     near.namespace().run_lines(&format!(
         "ip link add name {label} type veth peer name {UPLINK} netns {name}
          ip addr add {SERVER_GATEWAY}/30 dev {label}
@@ -142,9 +162,13 @@ pub fn behind(prefix: &Prefix, label: &str, near: &Node, far: &Node) -> Result<N
          ip link set {UPLINK} up
          ip route add default via {SERVER_GATEWAY} dev {UPLINK}"
     ))?;
-    far.namespace()
-        .run_lines(&format!("ip route add {SERVER_NETWORK} via {near_address}"))?;
     Ok(host)
+}
+
+/// Lets `far` reach the host behind the node with the address `near`.
+pub fn reach_behind(far: &Node, near: Ipv4Addr) -> Result<()> {
+    far.namespace()
+        .run_lines(&format!("ip route add {SERVER_NETWORK} via {near}"))
 }
 
 /// A node: a namespace with an uplink, and a directory for its files.

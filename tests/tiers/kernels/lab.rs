@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use twill_testbed::agent::Agent;
 use twill_testbed::cluster::{Cluster, Member};
 use twill_testbed::netns::{Namespace, Prefix};
 use twill_testbed::topology::{Node, UnderlayOptions};
@@ -16,10 +17,14 @@ use twill_tests::required;
 
 use crate::talk::Talk;
 
-/// An emulated processor is slow, and shared with another guest's.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+/// Before `TWILL_PATIENCE`: an emulated processor is slow, and shared with another guest's.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// The agents' permit time.
+pub(crate) const PERMIT_TIME: Duration = Duration::from_secs(4);
+/// The same for a flag.
+pub(crate) const PERMIT_SECONDS: &str = "4";
 /// Requests between two looks at the counters.
-const ROUND: u64 = 20;
+pub(crate) const ROUND: u64 = 20;
 /// Names of the features that the guest found, one a line, as in docs/kernels.md.
 const FEATURES: &str = "TWILL_KERNEL_HAS";
 /// Without it nothing is attached.
@@ -43,28 +48,41 @@ pub(crate) struct Options {
     pub(crate) flags: &'static [&'static str],
     /// What is done to a node before its agent starts.
     pub(crate) prepare: Option<fn(&Node) -> Result<()>>,
+    /// Whether nothing of Twill's is in the kernel: the kernel carries, as with flannel.
+    pub(crate) stock: bool,
 }
 
 /// Nodes `a` and `b`, with a server in the pod of `b`.
 pub(crate) struct Lab {
     _server: EchoServer,
     pub(crate) cluster: Cluster,
+    stock: bool,
 }
 
 /// Runs a scenario, and tells the agents' logs where it fails; nothing where the tier was not
 /// asked for.
-pub(crate) fn run(options: Options, scenario: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+pub(crate) fn run(options: Options, scenario: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let lab = Lab::new(options)?;
-    lab.cluster.explained(scenario(&lab))
+    let mut lab = Lab::new(options)?;
+    let done = scenario(&mut lab);
+    lab.cluster.explained(done)
 }
 
 impl Lab {
-    fn new(Options { flags, prepare }: Options) -> Result<Self> {
+    fn new(options: Options) -> Result<Self> {
+        let Options {
+            flags,
+            prepare,
+            stock,
+        } = options;
         let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
-        let usual = ["--permit-time", "4", "--resync-interval", "1"];
+        let usual: &[&str] = if stock {
+            &["--datapath", "kernel", "--fast-path", "off"]
+        } else {
+            &["--permit-time", PERMIT_SECONDS, "--resync-interval", "1"]
+        };
         let flags: Vec<&str> = usual.iter().chain(flags).copied().collect();
         for (label, address) in [("a", NODE_A), ("b", NODE_B)] {
             let node = cluster.underlay.join(label, address)?;
@@ -78,11 +96,20 @@ impl Lab {
         let lab = Self {
             _server: server,
             cluster,
+            stock,
         };
-        if has(ENCAP) {
-            lab.cluster.explained(lab.wait_attached())?;
+        if lab.has_programs() {
+            for member in &lab.cluster.members {
+                let attached = wait_attached(&member.agent, member.pods.len());
+                lab.cluster.explained(attached)?;
+            }
         }
         Ok(lab)
+    }
+
+    /// Whether programs carry packets here.
+    pub(crate) fn has_programs(&self) -> bool {
+        !self.stock && has(ENCAP)
     }
 
     /// The first node.
@@ -115,19 +142,6 @@ impl Lab {
         Ok(member.agent.status()?["status"].clone())
     }
 
-    /// Waits until programs are on every pod's veth.
-    fn wait_attached(&self) -> Result<()> {
-        for member in &self.cluster.members {
-            wait_until("programs are on the pod's veth", PATIENCE, || {
-                let attached = Self::status(member).unwrap_or_default()["attached"].clone();
-                let attached = attached.as_array().cloned().unwrap_or_default();
-                let on_pods = |program: &&Value| program["program"] == "from_pod";
-                attached.iter().filter(on_pods).count() == member.pods.len()
-            })?;
-        }
-        Ok(())
-    }
-
     /// Asks until most of a round of requests and answers went past both nodes' stacks. A
     /// question that is not answered well is an error.
     pub(crate) fn until_fast(&self, talk: &mut Talk) -> Result<()> {
@@ -145,13 +159,18 @@ impl Lab {
 
     /// Packets that went past the stacks: of each node those out of its pod, those into it.
     pub(crate) fn fast_counts(&self) -> Result<Vec<u64>> {
-        let mut counts = Vec::new();
-        for member in &self.cluster.members {
-            let counters = member.agent.counters()?;
-            counts.push(counters.packets("from_pod", "fast")?);
-            counts.push(counters.packets("from_uplink", "fast")?);
+        let counts = self.cluster.members.iter();
+        let counts = counts.map(|member| fast_counts(&member.agent));
+        Ok(counts.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// [`Self::fast_counts`] where programs carry packets, else nothing.
+    pub(crate) fn fast_counts_if_any(&self) -> Result<Vec<u64>> {
+        if self.has_programs() {
+            self.fast_counts()
+        } else {
+            Ok(Vec::new())
         }
-        Ok(counts)
     }
 
     /// How an agent attached a program.
@@ -164,4 +183,23 @@ impl Lab {
         ensure!(!by.is_empty(), "attached by nothing");
         Ok(by.to_owned())
     }
+}
+
+/// Packets that went past a node's stack: out of its pods, and into them.
+pub(crate) fn fast_counts(agent: &Agent) -> Result<[u64; 2]> {
+    let counters = agent.counters()?;
+    Ok([
+        counters.packets("from_pod", "fast")?,
+        counters.packets("from_uplink", "fast")?,
+    ])
+}
+
+/// Waits until programs are on the veths of so many pods.
+pub(crate) fn wait_attached(agent: &Agent, pods: usize) -> Result<()> {
+    wait_until("programs are on every pod's veth", PATIENCE, || {
+        let status = agent.status().unwrap_or_default();
+        let attached = status["status"]["attached"].as_array().cloned();
+        let on_pods = |program: &&Value| program["program"] == "from_pod";
+        attached.unwrap_or_default().iter().filter(on_pods).count() == pods
+    })
 }

@@ -2,12 +2,15 @@
 //! devices, netem.
 //!
 //! It runs in the guests that `cargo xtask test kernels` boots; `any` on every kernel, `fast`
-//! where BPF can encapsulate. What the guest found of its kernel is in `TWILL_KERNEL_HAS`.
+//! where BPF can encapsulate, `pair` in two guests that virtio-net joins. What the guest found
+//! of its kernel is in `TWILL_KERNEL_HAS`.
 
 #![forbid(unsafe_code)]
 
+mod figures;
 mod lab;
 mod talk;
 
 mod any;
 mod fast;
+mod pair;

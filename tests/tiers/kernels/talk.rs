@@ -1,7 +1,7 @@
 //! A flow to an echo server, of which every answer is compared.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,13 +27,26 @@ enum Kind {
 impl Talk {
     /// A TCP connection.
     pub(crate) fn tcp(from: &Namespace, to: SocketAddrV4) -> Result<Self> {
-        let stream = from.enter(|| TcpStream::connect_timeout(&to.into(), ANSWER))?;
-        Self::over(stream.with_context(|| format!("connect to {to}"))?.into())
+        Self::tcp_from(from, 0, to)
+    }
+
+    /// A TCP connection from this port; 0 is any.
+    pub(crate) fn tcp_from(from: &Namespace, port: u16, to: SocketAddrV4) -> Result<Self> {
+        let socket = from.enter(|| Socket::new(Domain::IPV4, Type::STREAM, None))??;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+        let connected = socket.connect_timeout(&SocketAddr::from(to).into(), ANSWER);
+        connected.with_context(|| format!("connect to {to}"))?;
+        Self::over(socket)
     }
 
     /// A connected UDP socket.
     pub(crate) fn udp(from: &Namespace, to: SocketAddrV4) -> Result<Self> {
-        let socket = from.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+        Self::udp_from(from, 0, to)
+    }
+
+    /// A connected UDP socket on this port; 0 is any.
+    pub(crate) fn udp_from(from: &Namespace, port: u16, to: SocketAddrV4) -> Result<Self> {
+        let socket = from.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))??;
         socket.connect(to)?;
         socket.set_read_timeout(Some(ANSWER))?;
         Ok(Self {
@@ -57,6 +70,15 @@ impl Talk {
             socket: Kind::Stream(socket),
             asked: 0,
         })
+    }
+
+    /// How long an answer is waited for.
+    pub(crate) fn set_patience(&self, patience: Duration) -> Result<()> {
+        match &self.socket {
+            Kind::Stream(stream) => stream.set_read_timeout(Some(patience)),
+            Kind::Datagrams(socket) => socket.set_read_timeout(Some(patience)),
+        }
+        .context("set a time limit")
     }
 
     /// Sends bytes that no question before had, and expects them back.

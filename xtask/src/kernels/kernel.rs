@@ -9,6 +9,8 @@ pub(super) struct Kernel {
     pub(super) suite: &'static str,
     /// What the names of its packages begin with; from 7 on image and modules are apart.
     pub(super) packages: &'static [&'static str],
+    /// Whether two guests of it are joined as well.
+    pub(super) pair: bool,
 }
 
 /// What the names of its packages end with: the smallest flavour, which boots on QEMU's devices.
@@ -20,21 +22,25 @@ pub(super) const KERNELS: [Kernel; 4] = [
         series: "5.10",
         suite: "bullseye",
         packages: &["linux-image-5.10."],
+        pair: false,
     },
     Kernel {
         series: "6.1",
         suite: "bookworm",
         packages: &["linux-image-6.1."],
+        pair: false,
     },
     Kernel {
         series: "6.12",
         suite: "trixie",
         packages: &["linux-image-6.12."],
+        pair: true,
     },
     Kernel {
         series: "7.2",
         suite: "sid",
         packages: &["linux-binary-7.2.", "linux-modules-7.2."],
+        pair: false,
     },
 ];
 

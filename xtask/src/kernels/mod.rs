@@ -4,7 +4,13 @@ mod cpio;
 mod figures;
 mod guest;
 mod kernel;
+#[path = "../../../tests/guest/src/message.rs"]
+mod message;
 mod packages;
+mod pair;
+mod part;
+#[path = "../../../tests/guest/src/plan.rs"]
+mod plan;
 mod programs;
 mod qemu;
 mod report;
@@ -20,7 +26,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::console;
 use crate::test::libtest::Count;
 use guest::Guest;
-use kernel::{KERNELS, Kernel};
+use kernel::KERNELS;
+use part::{PARTS, Role};
+use qemu::Boot;
 use report::{Outcome, Report};
 use store::Stored;
 
@@ -35,49 +43,102 @@ pub(crate) struct Choice {
     /// Only these kernels, by series, such as 6.12 (tier `kernels`)
     #[arg(long = "kernel", value_name = "SERIES")]
     kernels: Vec<String>,
-    /// Also the agent, permits and the tier `netns` on each kernel, which takes an hour (tier
-    /// `kernels`)
+    /// Only these parts, such as `pair` (tier `kernels`)
+    #[arg(long = "part", value_name = "PART")]
+    parts: Vec<String>,
+    /// Also the parts that are not proven on every kernel yet (tier `kernels`)
     #[arg(long)]
     all: bool,
 }
 
+/// What came of one guest.
+struct Run {
+    kernel: Stored,
+    role: Role,
+    report: Report,
+}
+
 /// Runs the tier on the kernels that were asked for.
 pub(crate) fn run(choice: &Choice, libtest: &[String]) -> Result<Count> {
-    let kernels = chosen(&choice.kernels)?;
+    let kernels = chosen("kernel", &choice.kernels, &KERNELS, |kernel| kernel.series)?;
+    let mut parts = chosen("part", &choice.parts, &PARTS, |part| part.name)?;
+    if choice.parts.is_empty() {
+        parts.retain(|part| part.usual || choice.all);
+    }
     let stored = store::provide(&kernels)?;
-    let guest = guest::build(choice.all)?;
-    let runs = boot_all(&guest, stored, libtest)?;
+    let guest = guest::build(&parts)?;
+    let mut runs = boot_all(&guest, stored, libtest)?;
     let mut count = Count::default();
-    for (stored, report) in &runs {
-        show(stored.kernel.series, report)?;
+    for Run {
+        kernel,
+        role,
+        report,
+    } in &mut runs
+    {
+        // What a person names may leave a part without tests; nothing else may.
+        if libtest.is_empty() {
+            report.require_tests();
+        }
+        show(&role.name(kernel.kernel), report);
+        if *role == Role::Alone {
+            for difference in figures::compare(kernel.kernel.series, report)? {
+                console::note(&format!("verifier: {difference}"));
+            }
+        }
         count += report.count();
     }
-    let table = table::table(&runs);
+    for Run { kernel, report, .. } in &runs {
+        for line in &report.measured {
+            console::result(&format!("{}: {line}", kernel.kernel.series));
+        }
+    }
+    let alone: Vec<_> = runs.iter().filter(|run| run.role == Role::Alone).collect();
+    let columns: Vec<_> = alone
+        .iter()
+        .map(|run| (run.kernel.kernel.series, &run.report))
+        .collect();
+    if columns.is_empty() {
+        return Ok(count);
+    }
+    let table = table::table(&columns);
     console::result(&table);
-    // Part of the kernels or of the tests says nothing about the rest of the table, and what fails
-    // is told already and not kept.
-    let whole = kernels.len() == KERNELS.len() && libtest.is_empty() && !choice.all;
-    if whole && count.is_good() {
+    // Some of the kernels say nothing about the rest of the table, and what fails is told already
+    // and not kept.
+    if columns.len() == KERNELS.len() && count.is_good() {
         table::keep(&table)?;
     }
     Ok(count)
 }
 
-/// Boots the kernels, some at a time; what came of each, in their order.
-fn boot_all(
-    guest: &Guest,
-    kernels: Vec<Stored>,
-    libtest: &[String],
-) -> Result<Vec<(Stored, Report)>> {
+/// Boots all guests; what came of each, in order. Two at a time: first those that are alone, and
+/// then pairs.
+fn boot_all(guest: &Guest, kernels: Vec<Stored>, libtest: &[String]) -> Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    let pairs: Vec<Stored> = kernels
+        .iter()
+        .filter(|kernel| kernel.kernel.pair && guest.has_work(Role::Side(pair::SIDES[0])))
+        .cloned()
+        .collect();
+    if guest.has_work(Role::Alone) {
+        runs = boot_alone(guest, kernels, libtest)?;
+    }
+    for kernel in pairs {
+        let sides = pair::run(|role| boot(guest, kernel.clone(), role, libtest));
+        runs.extend(sides.with_context(|| format!("two guests of {}", kernel.kernel.series))?);
+    }
+    Ok(runs)
+}
+
+fn boot_alone(guest: &Guest, kernels: Vec<Stored>, libtest: &[String]) -> Result<Vec<Run>> {
     let todo = Mutex::new(kernels.into_iter());
-    let worker = || -> Result<Vec<(Stored, Report)>> {
+    let worker = || -> Result<Vec<Run>> {
         let mut done = Vec::new();
         loop {
             let next = todo.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(kernel) = next else { return Ok(done) };
-            let report = boot(guest, &kernel, libtest)
-                .with_context(|| format!("the kernel {}", kernel.kernel.series))?;
-            done.push((kernel, report));
+            let series = kernel.kernel.series;
+            let run = boot(guest, kernel, Role::Alone, libtest);
+            done.push(run.with_context(|| format!("the kernel {series}"))?);
         }
     };
     let results = thread::scope(|scope| {
@@ -94,34 +155,46 @@ fn boot_all(
             Err(_) => bail!("a thread that looks after guests panicked"),
         }
     }
-    runs.sort_by_key(|(stored, _)| KERNELS.iter().position(|kernel| kernel == stored.kernel));
+    runs.sort_by_key(|run| {
+        KERNELS
+            .iter()
+            .position(|kernel| kernel == run.kernel.kernel)
+    });
     Ok(runs)
 }
 
-fn boot(guest: &Guest, kernel: &Stored, libtest: &[String]) -> Result<Report> {
-    let series = kernel.kernel.series;
+fn boot(guest: &Guest, kernel: Stored, role: Role, libtest: &[String]) -> Result<Run> {
+    let name = role.name(kernel.kernel);
     let begin = Instant::now();
-    let initramfs = guest.pack(kernel, libtest)?;
+    let initramfs = guest.pack(&kernel, role, libtest)?;
     console::step(&format!(
-        "boot {series}; console in {}",
-        qemu::console_of(series).display()
+        "boot {name}; console in {}",
+        qemu::console_of(&name).display()
     ));
-    let report = qemu::run(kernel, &initramfs, TIME, |text| {
+    let boot = Boot {
+        name: &name,
+        kernel: &kernel,
+        initramfs: &initramfs,
+        nics: &pair::nics(role),
+    };
+    let report = qemu::run(&boot, TIME, |text| {
         for line in text.lines().filter(|line| !line.ends_with(" ... ok")) {
-            console::note(&format!("{series}: {line}"));
+            console::note(&format!("{name}: {line}"));
         }
     })?;
-    console::note(&format!(
-        "{series}: took {}",
-        console::duration(begin.elapsed())
-    ));
-    Ok(report)
+    let took = console::duration(begin.elapsed());
+    console::note(&format!("{name}: took {took}"));
+    Ok(Run {
+        kernel,
+        role,
+        report,
+    })
 }
 
-/// Shows what is wrong on a kernel, and what its verifier has more to do with.
-fn show(series: &str, report: &Report) -> Result<()> {
+/// Shows what is wrong in a guest.
+fn show(name: &str, report: &Report) {
     let release = report.release.as_deref().unwrap_or("it never came up");
-    console::step(&format!("{series} ({release})"));
+    console::step(&format!("{name} ({release})"));
     for (name, answer) in &report.programs {
         if let Err(log) = answer {
             console::note(&format!("the verifier rejects {name}:\n{log}"));
@@ -143,21 +216,24 @@ fn show(series: &str, report: &Report) -> Result<()> {
     for trouble in &report.troubles {
         console::note(trouble);
     }
-    for difference in figures::compare(series, report)? {
-        console::note(&format!("verifier: {difference}"));
-    }
-    Ok(())
 }
 
-fn chosen(asked: &[String]) -> Result<Vec<&'static Kernel>> {
-    let known = |series: &String| KERNELS.iter().any(|kernel| kernel.series == *series);
-    if let Some(unknown) = asked.iter().find(|series| !known(series)) {
-        let all = KERNELS.map(|kernel| kernel.series).join(", ");
-        bail!("no kernel {unknown:?}: there are {all}");
+/// Those of `all` whose names were asked for; all of them when none was.
+fn chosen<T>(
+    what: &str,
+    asked: &[String],
+    all: &'static [T],
+    name: impl Fn(&T) -> &'static str,
+) -> Result<Vec<&'static T>> {
+    if let Some(unknown) = asked
+        .iter()
+        .find(|asked| !all.iter().any(|one| name(one) == **asked))
+    {
+        let names: Vec<_> = all.iter().map(name).collect();
+        bail!("no {what} {unknown:?}: there are {}", names.join(", "));
     }
-    let wanted =
-        |kernel: &&Kernel| asked.is_empty() || asked.iter().any(|asked| asked == kernel.series);
-    Ok(KERNELS.iter().filter(wanted).collect())
+    let wanted = |one: &&T| asked.is_empty() || asked.iter().any(|asked| asked == name(one));
+    Ok(all.iter().filter(wanted).collect())
 }
 
 #[cfg(test)]
@@ -168,7 +244,8 @@ mod tests {
     fn kernels_are_named_by_series() {
         let series = |asked: &[&str]| -> Result<Vec<&str>> {
             let asked: Vec<String> = asked.iter().map(|&asked| asked.to_owned()).collect();
-            Ok(chosen(&asked)?.iter().map(|kernel| kernel.series).collect())
+            let kernels = chosen("kernel", &asked, &KERNELS, |kernel| kernel.series)?;
+            Ok(kernels.iter().map(|kernel| kernel.series).collect())
         };
         assert_eq!(series(&[]).unwrap(), ["5.10", "6.1", "6.12", "7.2"]);
         assert_eq!(series(&["7.2", "6.1"]).unwrap(), ["6.1", "7.2"]);

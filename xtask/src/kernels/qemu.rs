@@ -39,22 +39,36 @@ impl Drop for Machine {
     }
 }
 
+/// A NIC of a guest: virtio-net, on a tap device that is there.
+#[derive(Debug)]
+pub(super) struct Nic {
+    /// The tap device.
+    pub(super) tap: String,
+    /// The guest's MAC address.
+    pub(super) mac: String,
+}
+
+/// What is booted.
+#[derive(Debug)]
+pub(super) struct Boot<'a> {
+    /// A name for its files.
+    pub(super) name: &'a str,
+    pub(super) kernel: &'a Stored,
+    pub(super) initramfs: &'a Path,
+    pub(super) nics: &'a [Nic],
+}
+
 /// Where a guest's console is kept.
-pub(super) fn console_of(series: &str) -> PathBuf {
-    guest::folder().join(format!("console-{series}.log"))
+pub(super) fn console_of(name: &str) -> PathBuf {
+    guest::folder().join(format!("console-{name}.log"))
 }
 
 /// Boots a kernel, and reads what the guest says until it ends or the time is up.
 ///
 /// To be called from a thread that lives as long as the guest: QEMU is killed with it.
-pub(super) fn run(
-    kernel: &Stored,
-    initramfs: &Path,
-    time: Duration,
-    show: impl Fn(&str),
-) -> Result<Report> {
-    let console = console_of(kernel.kernel.series);
-    let mut command = command(kernel, initramfs, &console);
+pub(super) fn run(boot: &Boot<'_>, time: Duration, show: impl Fn(&str)) -> Result<Report> {
+    let console = console_of(boot.name);
+    let mut command = command(boot, &console);
     let line = process::line(&command);
     let child = command
         .stdin(Stdio::null())
@@ -94,17 +108,22 @@ pub(super) fn run(
     // It ends with the pipe, which ended with QEMU.
     drop(reader.join());
     report.finish(
-        &kernel.release,
+        &boot.kernel.release,
         why.map(|why| format!("{why}\n{}", end_of(&console))),
     );
     Ok(report)
 }
 
-/// The kernel kills the process when the thread that started it is gone, however it went.
-fn command(kernel: &Stored, initramfs: &Path, console: &Path) -> Command {
+/// The kernel kills the program when the thread that started it is gone, however it went.
+fn dying_with_its_thread(program: &str) -> Command {
     let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
     command
-        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+}
+
+fn command(boot: &Boot<'_>, console: &Path) -> Command {
+    let mut command = dying_with_its_thread("qemu-system-x86_64");
+    command
         .args([
             "-nodefaults",
             "-no-user-config",
@@ -118,10 +137,18 @@ fn command(kernel: &Stored, initramfs: &Path, console: &Path) -> Command {
         .arg(format!("file:{}", console.display()))
         .args(["-serial", "stdio"])
         .arg("-kernel")
-        .arg(&kernel.image)
+        .arg(&boot.kernel.image)
         .arg("-initrd")
-        .arg(initramfs)
+        .arg(boot.initramfs)
         .args(["-append", COMMAND_LINE]);
+    for Nic { tap, mac } in boot.nics {
+        command
+            .arg("-netdev")
+            .arg(format!("tap,id={tap},ifname={tap},script=no,downscript=no"))
+            .arg("-device")
+            // Without the ROM that boots from networks.
+            .arg(format!("virtio-net-pci,netdev={tap},mac={mac},romfile="));
+    }
     command
 }
 
@@ -130,4 +157,31 @@ fn end_of(console: &Path) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_guest_ends_with_the_thread_that_started_it() {
+        let start = || {
+            let mut command = dying_with_its_thread("sh");
+            // It says when it is there: only then is the kernel told to kill it.
+            let mut child = command
+                .args(["-c", "echo here; exec sleep 600"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            let output = child.stdout.take().unwrap();
+            BufReader::new(output).read_line(&mut line).unwrap();
+            assert_eq!(line, "here\n");
+            child
+        };
+        let mut child = thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
 }

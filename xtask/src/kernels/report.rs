@@ -1,51 +1,15 @@
-//! What a guest says, read line by line. `tests/guest/src/message.rs` says it.
+//! What a guest says, read line by line.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use serde::Deserialize;
 
+use super::message::Message;
 use crate::test::libtest::{Count, Reader};
 
 /// Programs that a kernel may reject, and the one that the agent takes then: before 5.18 XDP takes
 /// no programs for packets in fragments (`f45d5b6ce2e8`).
 const STAND_INS: [(&str, &str); 1] = [("guard", "guard_whole")];
-
-/// One message.
-#[derive(Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-enum Message {
-    Kernel {
-        release: String,
-    },
-    Program {
-        name: String,
-        instructions: Option<u32>,
-        rejected: Option<String>,
-    },
-    Feature {
-        name: String,
-        missing: Option<String>,
-    },
-    TierBegin {
-        tier: String,
-    },
-    Output {
-        line: String,
-    },
-    TierEnd {
-        tier: String,
-        success: bool,
-    },
-    LeftOut {
-        tier: String,
-        why: String,
-    },
-    Trouble {
-        text: String,
-    },
-    End {},
-}
 
 /// What came of a test binary.
 #[derive(Debug, Eq, PartialEq)]
@@ -68,6 +32,8 @@ pub(super) struct Report {
     pub(super) features: Vec<(String, Option<String>)>,
     /// What came of the test binaries that ended, in order.
     pub(super) tiers: Vec<(String, Outcome)>,
+    /// What tests measured, one line for each figure.
+    pub(super) measured: Vec<String>,
     /// Everything that went wrong otherwise.
     pub(super) troubles: Vec<String>,
     running: Option<(String, Reader)>,
@@ -128,6 +94,10 @@ impl Report {
                 }
                 None
             }
+            Message::Measured { line } => {
+                self.measured.push(line.replace('\t', ": "));
+                None
+            }
             Message::LeftOut { tier, why } => {
                 let text = format!("tier {tier}: left out, {why}");
                 self.tiers.push((tier, Outcome::LeftOut(why)));
@@ -157,6 +127,15 @@ impl Report {
         if !self.ended {
             let why = why.unwrap_or_else(|| "the guest died; its console says more".to_owned());
             self.troubles.push(why);
+        }
+    }
+
+    /// Holds it against the guest that a test binary had no test to run.
+    pub(super) fn require_tests(&mut self) {
+        for (tier, outcome) in &self.tiers {
+            if *outcome == Outcome::Ran(Count::default()) {
+                self.troubles.push(format!("{tier}: no test was run"));
+            }
         }
     }
 
@@ -255,6 +234,18 @@ mod tests {
             assert!(read(lines).count().broken > 0, "{lines:?}");
         }
         assert_eq!(read(&[PROGRAM, BEGIN, RUNNING, END]).count().broken, 1);
+    }
+
+    #[test]
+    fn a_tier_without_tests_proves_nothing() {
+        let none = RESULT.replace('1', "0");
+        let mut report = read(&[PROGRAM, BEGIN, RUNNING, &none, TIER_END, END]);
+        assert!(report.count().is_good());
+        report.require_tests();
+        assert_eq!(report.count().broken, 1);
+        let mut report = read(&[PROGRAM, BEGIN, RUNNING, RESULT, TIER_END, END]);
+        report.require_tests();
+        assert!(report.count().is_good());
     }
 
     #[test]

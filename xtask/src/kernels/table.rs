@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 
 use super::report::Report;
-use super::store::Stored;
 use crate::places;
 
 /// What the generated part of the document begins and ends with.
@@ -20,7 +19,7 @@ pub(super) const BLESS: &str = "TWILL_BLESS";
 type Row = (String, Vec<String>);
 
 /// The table as Markdown, columns aligned.
-pub(super) fn table(runs: &[(Stored, Report)]) -> String {
+pub(super) fn table(runs: &[(&str, &Report)]) -> String {
     let mut rows: Vec<Row> = Vec::new();
     for (column, (_, report)) in runs.iter().enumerate() {
         for (name, cell) in cells(report) {
@@ -32,9 +31,7 @@ pub(super) fn table(runs: &[(Stored, Report)]) -> String {
             cell.clone_into(&mut rows[place].1[column]);
         }
     }
-    let head = runs
-        .iter()
-        .map(|(stored, _)| stored.kernel.series.to_owned());
+    let head = runs.iter().map(|&(series, _)| series.to_owned());
     let rule = runs.iter().map(|_| "---".to_owned());
     let mut lines: Vec<Row> = vec![
         (String::new(), head.collect()),

@@ -1,12 +1,15 @@
 //! Permits, where BPF can encapsulate.
 
+mod full;
+
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use twill_testbed::traffic::echo::ECHO_PORT;
 use twill_testbed::traffic::tcp_echo;
 
-use crate::lab::{Lab, Options, has, run};
+use crate::lab::{Lab, Options, PERMIT_TIME, has, run};
 use crate::talk::Talk;
 
 /// The address of a Service.
@@ -30,8 +33,49 @@ fn flows_become_fast() -> Result<()> {
             let found = Lab::attached_by(lab.a(), program)?;
             ensure!(found == by, "{program} is attached by {found}");
         }
-        flows_are_fast(lab)
+        flows_are_fast(lab)?;
+        a_rule_ends_a_flow(lab)?;
+        nobody_misses_the_daemons(lab)
     })
+}
+
+/// A rule that forbids a fast flow ends it within the permit time, and when the rule goes flows
+/// are fast again.
+fn a_rule_ends_a_flow(lab: &Lab) -> Result<()> {
+    let mut udp = Talk::udp(lab.client(), lab.echo())?;
+    lab.until_fast(&mut udp)?;
+    let node = lab.b().node.namespace();
+    node.run_lines(
+        "nft add table inet policy
+         nft add chain inet policy forward { type filter hook forward priority 0 ; }
+         nft add rule inet policy forward meta l4proto udp drop",
+    )?;
+    let begin = Instant::now();
+    udp.set_patience(PERMIT_TIME)?;
+    while udp.ask().is_ok() {
+        let since = begin.elapsed();
+        ensure!(since < 2 * PERMIT_TIME, "it still is there after {since:?}");
+    }
+    node.run_lines("nft delete table inet policy")?;
+    lab.until_fast(&mut Talk::udp(lab.client(), lab.echo())?)
+}
+
+/// Flows go on, and new ones become fast, while no agent runs and when they are back.
+fn nobody_misses_the_daemons(lab: &mut Lab) -> Result<()> {
+    let mut old = Talk::tcp(lab.client(), lab.echo())?;
+    lab.until_fast(&mut old)?;
+    for member in &mut lab.cluster.members {
+        member.agent.kill()?;
+    }
+    lab.until_fast(&mut old)?;
+    let mut new = Talk::udp(lab.client(), lab.echo())?;
+    lab.until_fast(&mut new)?;
+    for member in &mut lab.cluster.members {
+        member.agent.start_again()?;
+        member.agent.wait_ready()?;
+        (0..20).try_for_each(|_| old.ask().and_then(|()| new.ask()))?;
+    }
+    lab.until_fast(&mut old)
 }
 
 #[test]
