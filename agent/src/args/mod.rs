@@ -295,6 +295,10 @@ pub struct AgentArgs {
     /// Where the agent keeps its status and its lock, in a folder of the instance's name.
     #[arg(long, value_name = "DIR", default_value = "/run/twill", help_heading = DATAPATH)]
     pub run_dir: PathBuf,
+    /// Where the agent keeps what outlives a boot, in a folder of the instance's name: its last
+    /// lease, for a start without the lease store.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/twill", help_heading = DATAPATH)]
+    pub state_dir: PathBuf,
     /// Who carries packets.
     #[arg(
         long,
@@ -414,6 +418,13 @@ impl AgentArgs {
     /// The instance's run directory.
     pub fn instance_dir(&self) -> PathBuf {
         self.run_dir.join(self.instance.as_str())
+    }
+
+    /// Where the last lease is kept.
+    pub fn lease_file(&self) -> PathBuf {
+        self.state_dir
+            .join(self.instance.as_str())
+            .join("lease.json")
     }
 }
 

@@ -64,7 +64,7 @@ pub fn driver(interface: &str) -> Option<String> {
     Some(target.file_name()?.to_str()?.to_owned())
 }
 
-fn port_range(text: &str) -> Option<(u16, u16)> {
+pub(super) fn port_range(text: &str) -> Option<(u16, u16)> {
     let mut ports = text.split_whitespace().map(str::parse::<u16>);
     let (low, high) = (ports.next()?.ok()?, ports.next()?.ok()?);
     (ports.next().is_none() && low < high).then_some((low, high))

@@ -4,7 +4,10 @@
 
 pub mod docker_opts;
 pub mod host;
+pub mod last_lease;
 pub mod making;
+#[cfg(feature = "fuzzing")]
+pub mod noise;
 pub mod status;
 pub mod subnet_env;
 

@@ -184,14 +184,16 @@ pub fn read(path: &Path) -> Result<Option<Status>, FileError> {
             });
         }
     };
-    // An object, and nothing else: serde would take a list for a status as well.
-    serde_json::from_str(&text)
-        .and_then(|fields: Map<String, Value>| serde_json::from_value(Value::Object(fields)))
-        .map(Some)
-        .map_err(|error| FileError::Content {
-            path: path.to_owned(),
-            why: format!("{error}; twilld writes it anew"),
-        })
+    parse(&text).map(Some).map_err(|error| FileError::Content {
+        path: path.to_owned(),
+        why: format!("{error}; twilld writes it anew"),
+    })
+}
+
+/// Reads its text: an object, and nothing else, for serde would take a list for a status as well.
+pub(super) fn parse(text: &str) -> Result<Status, serde_json::Error> {
+    let fields: Map<String, Value> = serde_json::from_str(text)?;
+    serde_json::from_value(Value::Object(fields))
 }
 
 impl Status {
@@ -215,7 +217,7 @@ pub fn process_started(pid: u32) -> Option<u64> {
 
 /// Field 22 of `/proc/<pid>/stat`: the second one, the command's name in parentheses, may
 /// hold spaces and parentheses itself (`proc_pid_stat(5)`).
-fn start_time(stat: &str) -> Option<u64> {
+pub(super) fn start_time(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace();
     // A process that has ended and whose parent has not asked yet does nothing any more.

@@ -6,6 +6,8 @@
 mod conntrack;
 mod expression;
 mod keeper;
+#[cfg(feature = "fuzzing")]
+pub mod noise;
 mod program;
 mod ruleset;
 mod table;

@@ -151,9 +151,14 @@ async fn apply(
 /// The table as `nft` prints it, without the handles that differ from one writing to the next.
 async fn list(family: &str, name: &str) -> Result<Value, ProgramError> {
     let printed = program::run(NFT, &["-j", "list", "table", family, name], "").await?;
-    let mut document = serde_json::from_slice(&printed).unwrap_or(Value::Null);
+    Ok(read(&printed))
+}
+
+/// What `nft -j` printed, without handles; nothing, which is no table, where it is no JSON.
+pub(super) fn read(printed: &[u8]) -> Value {
+    let mut document = serde_json::from_slice(printed).unwrap_or(Value::Null);
     strip_handles(&mut document);
-    Ok(document)
+    document
 }
 
 fn strip_handles(value: &mut Value) {

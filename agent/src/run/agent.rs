@@ -23,6 +23,7 @@ use super::acceptance::Acceptance;
 use super::bpf::Bpf;
 use super::failures::Failures;
 use super::guard::Sentry;
+use super::memory::Memory;
 use super::metrics::Meters;
 use super::notice::Notice;
 use super::patience::pauses;
@@ -39,7 +40,7 @@ use crate::files::InstanceLock;
 use crate::files::making::Making;
 use crate::netlink::Netlink;
 use crate::netlink::monitor::Monitor;
-use crate::store::{Ended, Store};
+use crate::store::{Contact, Ended, Store};
 
 /// How often the programs are looked after: putting them back takes no longer.
 const GUARD: Duration = Duration::from_secs(2);
@@ -66,6 +67,8 @@ pub(super) struct Agent {
     pub(super) meters: Meters,
     pub(super) notice: Notice,
     pub(super) report: Report,
+    /// What the next start is told.
+    pub(super) memory: Memory,
     pub(super) mac: Option<MacAddr>,
     pub(super) attrs: Option<watch::Sender<LeaseAttrs>>,
     /// What has been written to `subnet.env`.
@@ -119,6 +122,7 @@ pub(super) struct Parts {
     pub(super) readiness: Readiness,
     pub(super) meters: Meters,
     pub(super) report: Report,
+    pub(super) memory: Memory,
     pub(super) lock: InstanceLock,
 }
 
@@ -135,6 +139,7 @@ impl Agent {
             readiness,
             meters,
             mut report,
+            memory,
             lock,
         } = parts;
         report.uplink(&uplink);
@@ -170,6 +175,7 @@ impl Agent {
             meters,
             notice: Notice::default(),
             report,
+            memory,
         }
     }
 
@@ -206,6 +212,22 @@ impl Agent {
         }
     }
 
+    /// Notes the lease as it was renewed last, for a start without the store.
+    fn remember(&mut self, contact: &Contact) {
+        if let (Some(until), Some(subnet), Some(attrs)) = (
+            contact.lease_until,
+            self.state.own_subnet(),
+            self.lease_attrs(),
+        ) {
+            let lease = Lease {
+                subnet,
+                attrs,
+                ttl_seconds: None,
+            };
+            self.memory.keep(lease, Some(until));
+        }
+    }
+
     /// Runs until somebody stops it, or the lease is lost.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<()> {
         let Some(mut sources) = self.sources.take() else {
@@ -226,6 +248,7 @@ impl Agent {
                 ended = &mut sources.keeper => match ended {
                     Ok(Ended::Stopped) => break,
                     Ok(Ended::Lost { subnet, why }) => {
+                        self.memory.forget();
                         bail!("the lease of {subnet} is lost: {why}; start again for another")
                     }
                     Err(error) => bail!("the lease's keeper died: {error}"),
@@ -237,7 +260,9 @@ impl Agent {
                     self.beat(sources.store.contact().trouble.is_none()).await;
                     self.bpf.hear_operator(&mut self.failures);
                     self.guard_programs().await;
-                    self.report.store(&sources.store.contact());
+                    let contact = sources.store.contact();
+                    self.remember(&contact);
+                    self.report.store(&contact);
                     self.report.write();
                     continue;
                 }

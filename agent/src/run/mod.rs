@@ -7,6 +7,7 @@ mod direct;
 mod failures;
 mod grace;
 mod guard;
+mod memory;
 mod metrics;
 mod notice;
 mod outlook;

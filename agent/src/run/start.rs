@@ -5,20 +5,23 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use twill_core::config::NetworkConfig;
 use twill_core::lease::Lease;
 use twill_core::subnet::Subnet;
 use twill_core::vtep::MacAddr;
 
 use super::agent::{Agent, Parts, Sources};
+use super::memory::Memory;
 use super::metrics::{Meters, Metrics};
+use super::notice::Notice;
 use super::patience::until_done;
 use super::report::Report;
 use super::store::{store, store_address};
@@ -27,10 +30,11 @@ use crate::admin::{self, Readiness, Told};
 use crate::args::AgentArgs;
 use crate::datapath::chain;
 use crate::datapath::pins::Pins;
+use crate::files::last_lease::LastLease;
 use crate::files::{InstanceLock, LockError, host, subnet_env};
 use crate::netlink::Netlink;
 use crate::netlink::monitor::{Monitor, RECEIVE_BUFFER_BYTES, Watch};
-use crate::store::Store;
+use crate::store::{Store, lease_end};
 
 /// Events that wait for the state's owner before their sources wait.
 const EVENTS: usize = 1024;
@@ -40,6 +44,10 @@ const LOOKS_MISSED: u32 = 3;
 
 /// How long an agent that is just stopping may take.
 const PREDECESSOR: Duration = Duration::from_secs(5);
+/// How long the store may take for its first word, where there is a last lease to start with.
+const FIRST_WORD: Duration = Duration::from_secs(3);
+/// How often systemd is told, at most, that a start without the store goes on.
+const SIGN: Duration = Duration::from_secs(2);
 /// How often it is asked whether it has.
 const LOCK_RETRY: Duration = Duration::from_millis(100);
 
@@ -62,7 +70,8 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
     let lock = take_lock(args).await?;
     let readiness = Readiness::new(LOOKS_MISSED * args.resync_interval);
     let meters = Meters::default();
-    let mut report = Report::new(args, &store_address(args)?)?;
+    let address = store_address(args)?;
+    let mut report = Report::new(args, &address)?;
     report.write();
     if args.healthz_port > 0 {
         let stopped = stop.clone().cancelled_owned();
@@ -79,13 +88,11 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
     let netlink = Netlink::connect().context("talk to the kernel")?;
     let store = store(args)?;
 
-    let (_, config) = until_done(
-        "the network config",
-        async || line(store.config().await),
-        |error| report.store_failed(error),
-    )
-    .await;
-    report.store_answered();
+    let mut memory = Memory::new(args, &address);
+    let last = memory.last();
+    let Known { text, config, from } =
+        network_config(&store, &mut report, last.as_ref(), &address).await;
+    memory.set_config(&text);
     report.network(&config);
     info!(
         network = %config.network,
@@ -112,7 +119,15 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
     let finder = Finder::new(args);
     let uplink = finder.find(&netlink).await?;
 
-    let fallback_mac = MacAddr(host::random_mac()?);
+    let last = last.filter(|last| last.lease.attrs.public_ip == uplink.public_ip);
+    // Peers know that one still, where the device is gone since.
+    let last_vtep = last
+        .as_ref()
+        .map(|last| last.lease.remote_vtep(config.network));
+    let fallback_mac = match last_vtep {
+        Some(Ok(vtep)) => vtep.mac,
+        _ => MacAddr(host::random_mac()?),
+    };
     let mut agent = Agent::new(Parts {
         args: args.clone(),
         netlink: netlink.clone(),
@@ -123,16 +138,146 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
         readiness,
         meters,
         report,
+        memory,
         lock,
     });
     agent.ensure_device().await;
 
+    let stand_in = last.as_ref().map(|last| &last.lease);
+    if from == Origin::LastLease {
+        wait_for_the_store(&store, &mut agent, stand_in, &config).await?;
+    }
     let previous = subnet_env::previous(&args.subnet_file);
+    let previous = previous.or(stand_in.map(|lease| lease.subnet));
     let lease = acquire(&store, &mut agent, previous).await;
+    if let Some(own) = agent.state.own_subnet()
+        && own != lease.subnet
+    {
+        agent.memory.forget();
+        bail!(
+            "Lease has been revoked while the lease store was away: {own} is another node's, this \
+             one has {} now; this node's pods must move, start again",
+            lease.subnet
+        );
+    }
     info!(subnet = %lease.subnet, "lease acquired");
     agent.own(&lease).await;
+    agent
+        .memory
+        .keep(lease.clone(), lease_end(lease.ttl_seconds));
     follow(&mut agent, store, lease, stop).await?;
     Ok(agent)
+}
+
+/// The network config, and where it is from.
+struct Known {
+    text: String,
+    config: NetworkConfig,
+    from: Origin,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Origin {
+    Store,
+    LastLease,
+}
+
+/// Asks the store for the network config until it answers; but if there is a last lease to start
+/// with meanwhile, then only once.
+async fn network_config(
+    store: &Store,
+    report: &mut Report,
+    last: Option<&LastLease>,
+    address: &str,
+) -> Known {
+    if let Some(last) = last {
+        match last.usable(address, SystemTime::now()) {
+            Err(error) => {
+                info!(
+                    why = chain(&error),
+                    "the last lease is of no use without the store"
+                );
+            }
+            Ok(config) => {
+                let asked = tokio::time::timeout(FIRST_WORD, async { line(store.config().await) });
+                let error = match asked.await {
+                    Ok(Ok((text, config))) => {
+                        report.store_answered();
+                        return Known {
+                            text,
+                            config,
+                            from: Origin::Store,
+                        };
+                    }
+                    Ok(Err(error)) => error,
+                    Err(_elapsed) => format!("no answer within {FIRST_WORD:?}"),
+                };
+                warn!(
+                    error, subnet = %last.lease.subnet,
+                    "the lease store is away; starting with the last lease"
+                );
+                report.store_failed(&error);
+                return Known {
+                    text: last.config.clone(),
+                    config,
+                    from: Origin::LastLease,
+                };
+            }
+        }
+    }
+    let (text, config) = until_done(
+        "the network config",
+        async || line(store.config().await),
+        |error| report.store_failed(error),
+    )
+    .await;
+    report.store_answered();
+    Known {
+        text,
+        config,
+        from: Origin::Store,
+    }
+}
+
+/// Brings the node up by its last lease as far as pods of its own need it, and waits for the
+/// store. Peers are unknown until then: what an earlier start knew of them goes on.
+async fn wait_for_the_store(
+    store: &Store,
+    agent: &mut Agent,
+    last: Option<&Lease>,
+    config: &NetworkConfig,
+) -> Result<()> {
+    if let Some(lease) = last {
+        agent.own(lease).await;
+        warn!(subnet = %lease.subnet, "waiting for the lease store with the last lease");
+        // Whoever waits for subnet.env may go on.
+        Notice::ready();
+    } else {
+        warn!("this node has another address than with its last lease");
+    }
+    let Agent { notice, report, .. } = agent;
+    let answered = until_done(
+        "the network config",
+        async || line(store.config().await),
+        |error| report.store_failed(error),
+    );
+    let signs = async {
+        let mut sign = interval(SIGN);
+        loop {
+            sign.tick().await;
+            notice.alive();
+        }
+    };
+    let (_, now) = tokio::select! {
+        answer = answered => answer,
+        () = signs => bail!("time stands still"),
+    };
+    agent.report.store_answered();
+    ensure!(
+        now == *config,
+        "the network config is not what it was when the last lease was taken; start again"
+    );
+    Ok(())
 }
 
 /// Takes the instance's lock, and lets an agent that is just stopping finish.

@@ -16,6 +16,8 @@ mod clock;
 mod connections;
 mod disk;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod noise;
 mod record;
 mod request;
 mod table;

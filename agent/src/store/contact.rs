@@ -1,7 +1,7 @@
-//! What the client knows of the server: for people, nothing depends on it.
+//! What the client knows of the server: for people, and for a start without it.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// When the server last answered, and what is wrong since.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -10,6 +10,14 @@ pub struct Contact {
     pub last: Option<SystemTime>,
     /// Why the watch does not stand.
     pub trouble: Option<String>,
+    /// When the own lease ends if nobody renews it; of a reservation and before there is a lease
+    /// nobody knows.
+    pub lease_until: Option<SystemTime>,
+}
+
+/// When a lease of so many seconds ends that begins now; `None` for one without an end.
+pub fn lease_end(ttl_seconds: Option<u64>) -> Option<SystemTime> {
+    SystemTime::now().checked_add(Duration::from_secs(ttl_seconds?))
 }
 
 /// The one that is written to.
@@ -28,6 +36,12 @@ impl Contacts {
     /// The watch broke off.
     pub(super) fn lost(&self, why: &str) {
         self.write(|contact| contact.trouble = Some(why.to_owned()));
+    }
+
+    /// The own lease lasts so long from now on.
+    pub(super) fn leased(&self, ttl_seconds: Option<u64>) {
+        let until = lease_end(ttl_seconds);
+        self.write(|contact| contact.lease_until = until);
     }
 
     /// A copy.

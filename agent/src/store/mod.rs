@@ -7,8 +7,12 @@
 
 mod contact;
 pub mod etcd;
+mod keep;
 mod known;
+#[cfg(feature = "fuzzing")]
+pub mod noise;
 mod own;
+mod rounds;
 pub mod server;
 mod trouble;
 mod unread;
@@ -22,7 +26,7 @@ use twill_core::event::Event;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
-pub use self::contact::Contact;
+pub use self::contact::{Contact, lease_end};
 use self::etcd::EtcdStore;
 pub use self::own::Ended;
 use self::server::ServerStore;

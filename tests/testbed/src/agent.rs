@@ -141,6 +141,8 @@ impl Agent {
             .arg(self.subnet_file())
             .arg("--run-dir")
             .arg(self.run_dir())
+            .arg("--state-dir")
+            .arg(self.state_dir())
             .args(&self.flags);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if let Some(first) = &self.programs {
@@ -269,6 +271,11 @@ impl Agent {
     /// Its run directory.
     pub fn run_dir(&self) -> PathBuf {
         self.directory.join("run")
+    }
+
+    /// Where it keeps what outlives a boot.
+    pub fn state_dir(&self) -> PathBuf {
+        self.directory.join("state")
     }
 
     /// The last lines of its log.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -84,9 +84,13 @@ impl Flanneld {
         &mut self.daemon
     }
 
-    /// Ends it in order (SIGTERM).
-    pub fn stop(self) -> Result<ExitStatus> {
-        self.daemon.stop()
+    /// Ends it in order (SIGTERM), or kills it when that does not end it, as a service manager
+    /// does: version 0.28.9 now and then waits for its own watcher of the device without an end.
+    pub fn stop(self) -> Result<()> {
+        match self.daemon.stop() {
+            Ok(status) if !status.success() => bail!("flanneld ended with {status}"),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Kills it (SIGKILL).

@@ -255,6 +255,8 @@ fn an_interface_that_is_not_there_is_named_with_those_that_are() -> Result<()> {
             .args(["--instance", node.namespace().name()])
             .arg("--run-dir")
             .arg(node.directory().join("run"))
+            .arg("--state-dir")
+            .arg(node.directory().join("state"))
             .arg("--subnet-file")
             .arg(node.directory().join("subnet.env"));
         let log = node.directory().join(&format!("{value}.log"));

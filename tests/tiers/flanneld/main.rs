@@ -5,9 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod acquire;
+mod boot;
 mod keep;
 mod lab;
 mod members;
+mod mixed;
 mod nodes;
+mod same_text;
 mod scale;
 mod watch;

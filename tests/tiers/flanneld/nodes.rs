@@ -19,7 +19,7 @@ use twill_tests::required;
 use super::lab::{Lab, PATIENCE, USUAL};
 
 /// What flanneld writes for a node, letter by letter.
-fn written(underlay: Ipv4Addr, mac: Mac) -> String {
+pub(crate) fn written(underlay: Ipv4Addr, mac: Mac) -> String {
     let mac = mac_text(mac);
     format!(
         r#"{{"PublicIP":"{underlay}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
@@ -27,7 +27,7 @@ fn written(underlay: Ipv4Addr, mac: Mac) -> String {
 }
 
 /// Registers a node as flanneld does: a lease of `seconds` and its key.
-fn register(lab: &Lab, key: &str, value: &str, seconds: u32) -> Result<String> {
+pub(crate) fn register(lab: &Lab, key: &str, value: &str, seconds: u32) -> Result<String> {
     let granted = lab.etcd.ctl(&["lease", "grant", &seconds.to_string()])?;
     let id = granted.split_whitespace().nth(1).context("no lease")?;
     let path = format!("{PREFIX}/subnets/{key}");
@@ -42,12 +42,12 @@ fn has_route(node: &Node, subnet: &str) -> bool {
     routes.lines().any(|line| line.starts_with(subnet))
 }
 
-fn wait_route(node: &Node, subnet: &str, there: bool) -> Result<()> {
+pub(crate) fn wait_route(node: &Node, subnet: &str, there: bool) -> Result<()> {
     let what = format!("the route to {subnet} is there: {there}");
     wait_until(&what, PATIENCE, || has_route(node, subnet) == there)
 }
 
-fn device_mac(node: &Node) -> Result<String> {
+pub(crate) fn device_mac(node: &Node) -> Result<String> {
     let link = node.namespace().link_json(OVERLAY_LINK)?;
     Ok(link["address"].as_str().unwrap_or_default().to_owned())
 }
@@ -60,7 +60,7 @@ fn mac_of(text: &str) -> Result<Mac> {
 }
 
 /// An agent with its lease in etcd, once it is ready, and a pod.
-fn twill(lab: &Lab, node: &Node) -> Result<(Agent, Pod)> {
+pub(crate) fn twill(lab: &Lab, node: &Node) -> Result<(Agent, Pod)> {
     let mut agent = Agent::on_etcd(node, &lab.etcd.endpoints(), &["--ip-masq"]);
     agent.start_again()?;
     let env = agent.wait_ready()?;

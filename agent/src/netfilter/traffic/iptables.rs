@@ -10,7 +10,8 @@ const RESTORE: &str = "iptables-restore";
 /// Since this version there are `--random-fully` and `iptables-restore --wait`.
 const RANDOM_AND_WAIT: Version = (1, 6, 2);
 
-type Version = (u32, u32, u32);
+/// Major, minor and patch.
+pub(in crate::netfilter) type Version = (u32, u32, u32);
 
 /// Why rules of iptables are not in force.
 #[derive(Debug, Error)]
@@ -135,12 +136,17 @@ async fn look(chain: &Chain) -> Result<(usize, Option<String>), IptablesError> {
     // A kernel's chain is always there: not to see its jumps is to make one too many.
     let hook = list(chain.table, chain.hook).await;
     let hook = hook.map_err(failed(chain.table, chain.hook))?;
-    let jumps = hook.lines().filter(|line| line.trim() == jump).count();
+    let jumps = count(&hook, &jump);
     match list(chain.table, chain.name).await {
         Ok(printed) => Ok((jumps, Some(printed))),
         Err(ProgramError::Refused { said, .. }) if is_absence(&said) => Ok((jumps, None)),
         Err(error) => Err(failed(chain.table, chain.name)(error)),
     }
+}
+
+/// How many rules of a listing are this one.
+pub(in crate::netfilter) fn count(listing: &str, rule: &str) -> usize {
+    listing.lines().filter(|line| line.trim() == rule).count()
 }
 
 async fn list(table: &str, chain: &str) -> Result<String, ProgramError> {
@@ -158,7 +164,7 @@ fn failed(table: &'static str, chain: &'static str) -> impl FnOnce(ProgramError)
 
 /// What is said of a chain that is not there: by the legacy kind, by the `nf_tables` kind since
 /// 1.8.10, and by that of 1.8.9, which takes it for one that it cannot read.
-fn is_absence(said: &str) -> bool {
+pub(in crate::netfilter) fn is_absence(said: &str) -> bool {
     let said = said.to_ascii_lowercase();
     said.contains("no chain/target/match by that name")
         || said.contains("does not exist")
@@ -166,7 +172,7 @@ fn is_absence(said: &str) -> bool {
 }
 
 /// The first `v1.2.3` in what `--version` prints.
-fn version(said: &str) -> Option<Version> {
+pub(in crate::netfilter) fn version(said: &str) -> Option<Version> {
     said.match_indices('v').find_map(|(at, _)| {
         let number = said.get(at..)?.strip_prefix('v')?;
         let end = number.find(|c: char| c != '.' && !c.is_ascii_digit());

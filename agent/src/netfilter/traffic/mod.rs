@@ -8,7 +8,7 @@
 //! at the end: packets go on without us.
 
 mod chains;
-mod iptables;
+pub(super) mod iptables;
 mod nftables;
 
 use thiserror::Error;

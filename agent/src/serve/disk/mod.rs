@@ -205,7 +205,10 @@ fn read(path: &Path, database: &Database) -> Result<Stored, Error> {
     })
 }
 
-fn parse(key: &str, value: &[u8]) -> Result<Record, Box<dyn std::error::Error + Send + Sync>> {
+pub(super) fn parse(
+    key: &str,
+    value: &[u8],
+) -> Result<Record, Box<dyn std::error::Error + Send + Sync>> {
     let subnet: Subnet = key.parse()?;
     let stored: StoredRecord = serde_json::from_slice(value)?;
     Ok(stored.into_record(subnet))

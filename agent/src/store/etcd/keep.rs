@@ -1,10 +1,10 @@
-//! Keeps the node's own lease: renews it, publishes what changes, gives up when it is lost.
+//! What etcd has for the keeper of the node's own lease.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::lease_key::LeaseKey;
@@ -15,36 +15,14 @@ use super::error::Error;
 use super::record::Record;
 use super::session::Session;
 use crate::random;
+use crate::store::contact::Contacts;
+use crate::store::keep::{Keeping, RESERVED_TERM, Reason, keep};
 use crate::store::own::Ended;
-use crate::store::trouble::Trouble;
 
 const ATTEMPT: &str = "renew the lease";
 
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Flannel's pause between tries.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-
-/// A lease without end is looked after all the same.
-const RESERVED_TERM: Duration = Duration::from_hours(24);
 /// Whatever etcd says: no sum may overflow.
 const LONGEST_TERM: Duration = Duration::from_hours(24 * 365);
-
-struct Keeper<'a> {
-    store: &'a EtcdStore,
-    subnet: Subnet,
-    /// What the lease says, as we wrote it.
-    published: LeaseAttrs,
-    attrs: watch::Receiver<LeaseAttrs>,
-}
-
-/// Why the keeper looks at its key.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Reason {
-    /// It is to be written: its end is near, or there is something to publish.
-    Write,
-    /// Somebody else may have written or removed it.
-    Touched,
-}
 
 /// What the key is found to be.
 enum Found {
@@ -65,88 +43,56 @@ impl EtcdStore {
         attrs: watch::Receiver<LeaseAttrs>,
         shutdown: CancellationToken,
     ) -> Ended {
-        let keeper = Keeper {
-            store: self,
-            subnet: lease.subnet,
-            published: lease.attrs,
-            attrs,
-        };
-        let ended = shutdown
-            .run_until_cancelled(Box::pin(keeper.run(lease.ttl_seconds)))
-            .await;
-        ended.unwrap_or(Ended::Stopped)
+        keep(self, lease, attrs, shutdown).await
     }
 }
 
-impl Keeper<'_> {
-    async fn run(mut self, ttl_seconds: Option<u64>) -> Ended {
-        let mut due = self.due(ttl_seconds);
-        loop {
-            let reason = self.wait(due).await;
-            match self.until_done(reason).await {
-                Ok(Some(lease)) => due = self.due(lease.ttl_seconds),
-                Ok(None) => {}
-                Err(error) => {
-                    let (subnet, why) = (self.subnet, error.to_string());
-                    error!(
-                        %subnet, why,
-                        "Lease has been revoked. Shutting down daemon: this node's pods must move"
-                    );
-                    return Ended::Lost { subnet, why };
-                }
-            }
-        }
+impl Keeping for EtcdStore {
+    type Error = Error;
+
+    /// The margin before the end, and a little earlier by chance, so that nodes that started
+    /// together drift apart.
+    fn renew_after(&self, ttl_seconds: Option<u64>) -> Duration {
+        renew_after(ttl_seconds, self.options.margin)
     }
 
-    /// When to renew: the margin before the end, and a little earlier by chance, so that nodes
-    /// that started together drift apart.
-    fn due(&self, ttl_seconds: Option<u64>) -> tokio::time::Instant {
-        let pause = renew_after(ttl_seconds, self.store.options.margin);
-        info!(subnet = %self.subnet, renewal_in = ?pause, "Waiting to renew lease");
-        tokio::time::Instant::now() + pause
+    async fn touched(&self) {
+        self.own.touched.notified().await;
     }
 
-    async fn wait(&mut self, due: tokio::time::Instant) -> Reason {
-        if *self.attrs.borrow() != self.published {
-            return Reason::Write;
-        }
-        let changed = async {
-            if self.attrs.changed().await.is_err() {
-                // Whoever published attributes is gone: these are the last.
-                std::future::pending::<()>().await;
-            }
+    async fn renew(
+        &self,
+        subnet: Subnet,
+        published: &LeaseAttrs,
+        attrs: &LeaseAttrs,
+        reason: Reason,
+    ) -> Result<Option<Lease>, Error> {
+        let renewal = Renewal {
+            store: self,
+            subnet,
+            published,
         };
-        tokio::select! {
-            () = tokio::time::sleep_until(due) => Reason::Write,
-            () = changed => Reason::Write,
-            () = self.store.own.touched.notified() => Reason::Touched,
-        }
+        renewal.look(reason, attrs).await
     }
 
-    /// The lease as it was written; `None` if there was nothing to write. The only error is
-    /// that the lease is lost.
-    async fn until_done(&mut self, reason: Reason) -> Result<Option<Lease>, Error> {
-        let mut trouble = Trouble::new(FIRST_PAUSE, LONGEST_PAUSE);
-        loop {
-            let attrs = self.attrs.borrow_and_update().clone();
-            let error = match self.look(reason, &attrs).await {
-                Ok(Some(lease)) => {
-                    info!(subnet = %self.subnet, "Lease renewed");
-                    self.published = attrs;
-                    return Ok(Some(lease));
-                }
-                Ok(None) => return Ok(None),
-                Err(error @ Error::HeldByAnother { .. }) => return Err(error),
-                Err(error) => error,
-            };
-            let pause = trouble.pause();
-            if trouble.is_news(&error.to_string()) {
-                warn!(subnet = %self.subnet, %error, "Error renewing lease (trying again)");
-            }
-            tokio::time::sleep(pause).await;
-        }
+    fn is_lost(error: &Error) -> bool {
+        matches!(error, Error::HeldByAnother { .. })
     }
 
+    fn contacts(&self) -> &Contacts {
+        &self.contacts
+    }
+}
+
+/// One look at the own key.
+struct Renewal<'a> {
+    store: &'a EtcdStore,
+    subnet: Subnet,
+    /// What the lease says, as we wrote it.
+    published: &'a LeaseAttrs,
+}
+
+impl Renewal<'_> {
     async fn look(&self, reason: Reason, attrs: &LeaseAttrs) -> Result<Option<Lease>, Error> {
         let session = self.store.session(ATTEMPT).await?;
         loop {
@@ -220,7 +166,7 @@ impl Keeper<'_> {
             return true;
         }
         own.known(self.subnet, record.mod_revision);
-        if record.attrs != self.published {
+        if record.attrs != *self.published {
             error!(
                 subnet = %self.subnet, attrs = ?record.attrs,
                 "another daemon with this node's address has written its lease; \

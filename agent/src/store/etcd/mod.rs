@@ -86,3 +86,19 @@ impl EtcdStore {
 fn json(attrs: &LeaseAttrs) -> Result<String, Error> {
     serde_json::to_string(attrs).map_err(Error::Attributes)
 }
+
+/// See [`super::noise::etcd`].
+#[cfg(feature = "fuzzing")]
+pub(super) fn noise(text: &[u8]) {
+    let end = text.iter().position(|&byte| byte == b'\n');
+    let (key, value) = text.split_at(end.unwrap_or(text.len()));
+    let Ok(keys) = Keys::new("/coreos.com/network") else {
+        return;
+    };
+    let key = [keys.subnets().as_bytes(), key].concat();
+    let value = value.get(1..).unwrap_or_default();
+    if let Ok(record) = record::Record::read(&keys, &key, value, 7, 9) {
+        let lease = record.lease();
+        assert_eq!(lease.subnet, record.key.ipv4);
+    }
+}

@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Event as Change, EventType, WatchResponse};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use twill_core::event::Event;
 use twill_core::subnet::Subnet;
@@ -19,8 +19,7 @@ use super::keys::Keys;
 use super::list::Listed;
 use super::record::Record;
 use crate::store::known::{Known, List, Step, UnreadLease};
-use crate::store::trouble::Trouble;
-use crate::store::unread::Unread;
+use crate::store::rounds::{RoundEnd, Rounds, Watcher, run};
 
 const ATTEMPT: &str = "watch the leases";
 
@@ -29,32 +28,10 @@ const ASK: Duration = Duration::from_secs(30);
 /// How long it may be silent all the same.
 const SILENCE: Duration = Duration::from_secs(90);
 
-/// Pauses after failures: flannel's, with jitter on top.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// A watch that stands for so long ends a row of failures: longer than any pause.
-const STANDS: Duration = Duration::from_secs(6);
-
-/// Why a round of listing and watching ended.
-#[derive(Debug, thiserror::Error)]
-enum RoundEnd {
-    #[error(transparent)]
-    Store(#[from] Error),
-    #[error("this node has another address")]
-    Moved,
-    #[error("nobody takes the events any more")]
-    NobodyListens,
-}
-
-struct Watcher {
+struct EtcdWatcher {
     store: EtcdStore,
-    events: mpsc::Sender<Event>,
     leases: Leases,
-    trouble: Trouble,
-    /// When the first word of this watch came.
-    heard_since: Option<Instant>,
-    unread: Unread,
+    rounds: Rounds,
 }
 
 /// What is known of the leases. Pure.
@@ -71,67 +48,34 @@ impl EtcdStore {
     /// The first event, and the first after changes may have been missed, is a
     /// [`Event::Resync`]. Failures are logged and tried again; they send nothing.
     pub async fn watch(self, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
-        let watcher = Watcher {
+        let watcher = EtcdWatcher {
+            rounds: Rounds::new(events, &self.contacts, &self.moved),
             store: self,
-            events,
             leases: Leases::default(),
-            trouble: Trouble::new(FIRST_PAUSE, LONGEST_PAUSE),
-            heard_since: None,
-            unread: Unread::default(),
         };
-        let run = Box::pin(watcher.run());
-        shutdown.run_until_cancelled_owned(run).await;
+        shutdown
+            .run_until_cancelled_owned(Box::pin(run(watcher)))
+            .await;
     }
 }
 
-impl Watcher {
-    async fn run(mut self) {
-        loop {
-            let Err(end) = self.round().await;
-            let error = match end {
-                RoundEnd::NobodyListens => return,
-                // Nothing is wrong with etcd, and changes are missed until it is asked again.
-                RoundEnd::Moved => {
-                    info!("this node has another address; watching the leases anew");
-                    continue;
-                }
-                RoundEnd::Store(error) => error.to_string(),
-            };
-            let heard_since = self.heard_since.take();
-            if heard_since.is_some_and(|since| since.elapsed() >= STANDS) {
-                self.trouble.is_over();
-            }
-            self.store.contacts.lost(&error);
-            let pause = self.trouble.pause();
-            if self.trouble.is_news(&error) {
-                warn!(error, "lease watch broke off; peers stay as they are");
-            } else {
-                debug!(error, ?pause, "lease watch broke off again");
-            }
-            tokio::time::sleep(pause).await;
-        }
+impl From<Error> for RoundEnd<Error> {
+    fn from(error: Error) -> Self {
+        Self::Broken(error)
     }
+}
 
-    /// Something came by the watch. One that breaks off right after its first word has not stood.
-    fn heard(&mut self) {
-        self.store.contacts.heard();
-        let now = Instant::now();
-        self.trouble.lives(now);
-        let since = *self.heard_since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= STANDS && self.trouble.is_over() {
-            info!("the lease watch stands again");
-        }
-    }
+impl Watcher for EtcdWatcher {
+    type Error = Error;
 
-    /// Lists if that is needed, then watches until something ends it.
-    async fn round(&mut self) -> Result<Infallible, RoundEnd> {
+    async fn round(&mut self) -> Result<Infallible, RoundEnd<Error>> {
         if self.leases.known.resume().is_none() {
             self.list().await?;
         }
         let watched = self.follow().await;
         if matches!(
             watched,
-            Err(RoundEnd::Store(
+            Err(RoundEnd::Broken(
                 Error::Compacted { .. } | Error::TwoKeys { .. } | Error::Replaced
             ))
         ) {
@@ -140,12 +84,24 @@ impl Watcher {
         watched
     }
 
-    async fn list(&mut self) -> Result<(), RoundEnd> {
-        let listed = unless(&self.store.moved, async {
-            let session = self.store.session("list the leases").await?;
-            self.store.list(&session).await
-        })
-        .await??;
+    fn words(error: &Error) -> String {
+        error.to_string()
+    }
+
+    fn rounds(&mut self) -> &mut Rounds {
+        &mut self.rounds
+    }
+}
+
+impl EtcdWatcher {
+    async fn list(&mut self) -> Result<(), RoundEnd<Error>> {
+        let listed = self
+            .rounds
+            .unless_moved(async {
+                let session = self.store.session("list the leases").await?;
+                self.store.list(&session).await
+            })
+            .await??;
         let (revision, count) = (listed.revision, listed.records.len());
         if let Some(own) = self.store.own.subnet() {
             let records = &mut listed.records.iter();
@@ -169,18 +125,21 @@ impl Watcher {
             "leases listed"
         );
         self.store.contacts.heard();
-        self.take(step).await
+        Ok(self.rounds.take(step).await?)
     }
 
-    async fn follow(&mut self) -> Result<Infallible, RoundEnd> {
-        let session = unless(&self.store.moved, self.store.session(ATTEMPT)).await??;
+    async fn follow(&mut self) -> Result<Infallible, RoundEnd<Error>> {
+        let session = self
+            .rounds
+            .unless_moved(self.store.session(ATTEMPT))
+            .await??;
         if !self.leases.is_of(session.cluster, session.revision) {
-            return Err(RoundEnd::Store(Error::Replaced));
+            return Err(RoundEnd::Broken(Error::Replaced));
         }
         let from = i64::try_from(self.leases.known.revision()).unwrap_or(i64::MAX);
         let prefix = self.store.keys.subnets();
         let stream = session.watch(ATTEMPT, &prefix, from.saturating_add(1));
-        let stream = unless(&self.store.moved, stream).await??;
+        let stream = self.rounds.unless_moved(stream).await??;
         let (mut sender, mut stream) = stream.split();
         let mut ask = interval(ASK);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -197,7 +156,7 @@ impl Watcher {
                     continue;
                 }
                 () = tokio::time::sleep_until(heard + SILENCE) => {
-                    return Err(RoundEnd::Store(Error::Silent {
+                    return Err(RoundEnd::Broken(Error::Silent {
                         attempt: ATTEMPT,
                         endpoint: session.endpoint().to_owned(),
                         limit: SILENCE,
@@ -213,39 +172,26 @@ impl Watcher {
             heard = tokio::time::Instant::now();
             if message.compact_revision() > 0 {
                 let compacted = message.compact_revision();
-                return Err(RoundEnd::Store(Error::Compacted { compacted }));
+                return Err(RoundEnd::Broken(Error::Compacted { compacted }));
             }
             if message.canceled() {
-                return Err(RoundEnd::Store(ended(message.cancel_reason())));
+                return Err(RoundEnd::Broken(ended(message.cancel_reason())));
             }
-            self.heard();
+            self.rounds.heard();
             self.changes(&message).await?;
         }
     }
 
-    async fn changes(&mut self, message: &WatchResponse) -> Result<(), RoundEnd> {
+    async fn changes(&mut self, message: &WatchResponse) -> Result<(), RoundEnd<Error>> {
         for change in message.events() {
             let (step, own) = self.leases.change(&self.store.keys, change)?;
             if let Some((subnet, revision)) = own {
                 self.store.own.seen(subnet, revision);
             }
-            self.take(step).await?;
+            self.rounds.take(step).await?;
         }
         let step = self.leases.known.prune(Instant::now());
-        self.take(step).await
-    }
-
-    /// Sends a step's events and reports what could not be read.
-    async fn take(&mut self, step: Step) -> Result<(), RoundEnd> {
-        for lease in &step.unread {
-            self.unread.tell(lease);
-        }
-        for event in step.events {
-            if self.events.send(event).await.is_err() {
-                return Err(RoundEnd::NobodyListens);
-            }
-        }
-        Ok(())
+        Ok(self.rounds.take(step).await?)
     }
 }
 
@@ -344,12 +290,4 @@ impl Leases {
 
 fn store_name(cluster: u64) -> String {
     format!("{cluster:x}")
-}
-
-/// What `work` gives, unless the node moves meanwhile: then nobody hears the answer.
-async fn unless<T>(moved: &Notify, work: impl Future<Output = T>) -> Result<T, RoundEnd> {
-    tokio::select! {
-        done = work => Ok(done),
-        () = moved.notified() => Err(RoundEnd::Moved),
-    }
 }

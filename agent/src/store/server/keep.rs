@@ -1,10 +1,10 @@
-//! Keeps the node's own lease: renews it, publishes what changes, gives up when it is lost.
+//! What the lease server has for the keeper of the node's own lease.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
@@ -12,22 +12,9 @@ use twill_core::subnet::Subnet;
 use super::ServerStore;
 use super::error::Error;
 use crate::random;
+use crate::store::contact::Contacts;
+use crate::store::keep::{Keeping, RESERVED_TERM, Reason, keep};
 use crate::store::own::Ended;
-use crate::store::trouble::Trouble;
-
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// A lease without end is looked after all the same.
-const RESERVED_TERM: Duration = Duration::from_hours(24);
-
-struct Keeper<'a> {
-    store: &'a ServerStore,
-    subnet: Subnet,
-    /// What the lease says, as we sent it.
-    published: LeaseAttrs,
-    attrs: watch::Receiver<LeaseAttrs>,
-}
 
 impl ServerStore {
     /// Keeps a lease until `shutdown`: renews at half of its term, publishes other attributes
@@ -39,95 +26,44 @@ impl ServerStore {
         attrs: watch::Receiver<LeaseAttrs>,
         shutdown: CancellationToken,
     ) -> Ended {
-        let keeper = Keeper {
-            store: self,
-            subnet: lease.subnet,
-            published: lease.attrs,
-            attrs,
-        };
         self.own.set(Some(lease.subnet));
-        let ended = shutdown
-            .run_until_cancelled(keeper.run(lease.ttl_seconds))
-            .await;
+        let ended = keep(self, lease, attrs, shutdown).await;
         self.own.set(None);
-        ended.unwrap_or(Ended::Stopped)
+        ended
     }
 }
 
-impl Keeper<'_> {
-    async fn run(mut self, mut ttl_seconds: Option<u64>) -> Ended {
-        loop {
-            self.wait(ttl_seconds).await;
-            ttl_seconds = match self.renew_until_done().await {
-                Ok(lease) => lease.ttl_seconds,
-                Err(error) => {
-                    let subnet = self.subnet;
-                    error!(%subnet, %error, "lease lost; this node's pods must move");
-                    let why = error.to_string();
-                    return Ended::Lost { subnet, why };
-                }
-            };
-        }
+impl Keeping for ServerStore {
+    type Error = Error;
+
+    fn renew_after(&self, ttl_seconds: Option<u64>) -> Duration {
+        renew_after(ttl_seconds)
     }
 
-    /// Waits until there is a reason to renew.
-    async fn wait(&mut self, ttl_seconds: Option<u64>) {
-        if *self.attrs.borrow() != self.published {
-            return;
-        }
-        let renewal = tokio::time::sleep(renew_after(ttl_seconds));
-        let changed = async {
-            if self.attrs.changed().await.is_err() {
-                // Whoever published attributes is gone: these are the last.
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            () = renewal => {}
-            () = changed => {}
-            () = self.store.own.missing.notified() => {
-                warn!(subnet = %self.subnet, "the store does not have this node's lease");
-            }
-        }
+    async fn touched(&self) {
+        self.own.missing.notified().await;
+        warn!("the store does not have this node's lease");
     }
 
-    async fn renew_until_done(&mut self) -> Result<Lease, Error> {
-        let mut trouble = Trouble::new(FIRST_PAUSE, LONGEST_PAUSE);
-        loop {
-            let attrs = self.attrs.borrow_and_update().clone();
-            let error = match self.renew(&attrs).await {
-                Ok(lease) => {
-                    if trouble.is_over() {
-                        info!(subnet = %self.subnet, "lease renewed at last");
-                    }
-                    self.published = attrs;
-                    return Ok(lease);
-                }
-                Err(error @ Error::HeldByAnother { .. }) => return Err(error),
-                Err(error) => error,
-            };
-            let pause = trouble.pause();
-            if trouble.is_news(&error.to_string()) {
-                warn!(subnet = %self.subnet, %error, "lease not renewed; trying again");
-            }
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    async fn renew(&self, attrs: &LeaseAttrs) -> Result<Lease, Error> {
-        let subnet = self.subnet;
-        let holder = self.published.public_ip;
-        match self.store.renew(subnet, holder, attrs).await {
+    // There is one reason to be asked: whoever finds the lease missing has it written.
+    async fn renew(
+        &self,
+        subnet: Subnet,
+        published: &LeaseAttrs,
+        attrs: &LeaseAttrs,
+        _reason: Reason,
+    ) -> Result<Option<Lease>, Error> {
+        match ServerStore::renew(self, subnet, published.public_ip, attrs).await {
             Err(Error::NotHeld { .. }) => {}
-            renewed => return renewed,
+            renewed => return renewed.map(Some),
         }
-        let lease = self.store.acquire(attrs, Some(subnet)).await?;
+        let lease = self.acquire(attrs, Some(subnet)).await?;
         if lease.subnet == subnet {
             info!(%subnet, "lease was gone; taken again");
-            return Ok(lease);
+            return Ok(Some(lease));
         }
         // Somebody else was quicker. What we got instead is of no use to running pods.
-        if let Err(error) = self.store.release(lease.subnet, attrs.public_ip).await {
+        if let Err(error) = self.release(lease.subnet, attrs.public_ip).await {
             warn!(subnet = %lease.subnet, %error, "a lease that nobody needs was not released");
         }
         Err(Error::HeldByAnother {
@@ -137,6 +73,14 @@ impl Keeper<'_> {
                 lease.subnet
             ),
         })
+    }
+
+    fn is_lost(error: &Error) -> bool {
+        matches!(error, Error::HeldByAnother { .. })
+    }
+
+    fn contacts(&self) -> &Contacts {
+        &self.contacts
     }
 }
 

@@ -304,6 +304,34 @@ fn base(text: &str) -> Result<String, Error> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
+/// See [`super::noise::server`].
+#[cfg(feature = "fuzzing")]
+pub(super) fn noise(text: &[u8]) {
+    use super::known::{Known, List};
+
+    if let Ok(list) = List::parse(text) {
+        let (count, mut known) = (list.leases.len(), Known::default());
+        known.listed(list, std::time::Instant::now());
+        assert!(known.leases.len() <= count);
+    }
+    drop(answer::lease(text));
+    let mut known = Known::default();
+    for pieces in [1, 7, text.len().max(1)] {
+        let mut lines = lines::Lines::new(1 << 16);
+        let mut count = 0;
+        for piece in text.chunks(pieces) {
+            lines.push(piece);
+            while let Ok(Some(line)) = lines.next() {
+                count += 1;
+                drop(known.line(&line, std::time::Instant::now()));
+            }
+        }
+        if text.len() <= 1 << 16 {
+            assert_eq!(count, text.iter().filter(|&&byte| byte == b'\n').count());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
