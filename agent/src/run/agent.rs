@@ -44,8 +44,9 @@ use crate::store::{Contact, Ended, Store};
 
 /// How often the programs are looked after: putting them back takes no longer.
 const GUARD: Duration = Duration::from_secs(2);
-/// How soon an uplink that was found once is looked at again.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// How soon an uplink that was found once is looked at again: what a host shows while it changes
+/// its network is over by then, and until then other nodes send to where nobody is.
+const SECOND_LOOK: Duration = Duration::from_millis(200);
 /// Events that are taken together: more than a node's worth of leases arrives as one list.
 const BATCH: usize = 256;
 

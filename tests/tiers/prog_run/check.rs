@@ -18,7 +18,7 @@ pub(crate) const NEXT: i32 = -1;
 /// `TC_ACT_REDIRECT`.
 pub(crate) const REDIRECT: i32 = 7;
 /// How long a next hop may be used.
-const NEXT_HOP_NS: u64 = 100_000_000;
+const NEXT_HOP_NS: u64 = 1_000_000;
 
 /// One packet, the maps it meets, and all that must come of it.
 #[derive(Clone, Debug)]

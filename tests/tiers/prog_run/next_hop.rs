@@ -1,5 +1,5 @@
-//! The next-hop cache of `to_overlay`: asked of the kernel at most ten times a second, and void
-//! when the VTEP changed.
+//! The next-hop cache of `to_overlay`: asked of the kernel at most a thousand times a second, and
+//! void when the VTEP changed.
 
 use twill_abi::{Program, Reason};
 use twill_testbed::packet::{Ethernet, Ipv4};
