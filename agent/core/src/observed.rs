@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use ipnetwork::Ipv4Network;
 
+use crate::lease::{Lease, LeaseAttrs};
 use crate::subnet::Subnet;
-use crate::vtep::{MacAddr, RemoteVtep};
+use crate::vtep::{MacAddr, RemoteVtep, Vni};
 
 /// A vxlan device in the kernel.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -72,6 +73,26 @@ pub struct ObservedKernel {
     pub fdb: BTreeSet<(MacAddr, IpAddr)>,
 }
 
+impl ObservedKernel {
+    /// The leases that the device's routes, neighbours and FDB entries stand for: what the agent
+    /// of an earlier start knew. A peer that is reached without encap has no such entries.
+    pub fn leases(&self, vni: Vni) -> Vec<Lease> {
+        let underlays: BTreeMap<MacAddr, IpAddr> = self.fdb.iter().copied().collect();
+        let lease = |(subnet, route): (&Subnet, &ObservedRoute)| {
+            let mac = *self.neighbors.get(&route.gateway?)?;
+            let IpAddr::V4(underlay) = *underlays.get(&mac)? else {
+                return None;
+            };
+            Some(Lease {
+                subnet: *subnet,
+                attrs: LeaseAttrs::vxlan(underlay, vni, mac),
+                ttl_seconds: None,
+            })
+        };
+        self.routes.iter().filter_map(lease).collect()
+    }
+}
+
 /// The maps' side.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ObservedMaps {
@@ -97,4 +118,40 @@ pub struct Observed {
     pub kernel: ObservedKernel,
     /// The maps' side; `None` while BPF is not available.
     pub maps: Option<ObservedMaps>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_read_from_a_route_with_its_neighbour_and_fdb_entry() {
+        let mac = |n| MacAddr([2, 0, 0, 0, 0, n]);
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let route = |gateway: Option<&str>| ObservedRoute {
+            gateway: gateway.map(ip),
+            onlink: true,
+        };
+        let subnet = |text: &str| text.parse::<Subnet>().unwrap();
+        let kernel = ObservedKernel {
+            routes: [
+                (subnet("10.244.2.0/24"), route(Some("10.244.2.0"))),
+                // Half programmed, or somebody else's.
+                (subnet("10.244.3.0/24"), route(Some("10.244.3.0"))),
+                (subnet("10.244.4.0/24"), route(Some("10.244.4.0"))),
+                (subnet("10.244.5.0/24"), route(None)),
+            ]
+            .into(),
+            neighbors: [(ip("10.244.2.0"), mac(2)), (ip("10.244.3.0"), mac(3))].into(),
+            fdb: [(mac(2), ip("192.0.2.2")), (mac(9), ip("192.0.2.9"))].into(),
+            ..ObservedKernel::default()
+        };
+        let vni = Vni::new(1).unwrap();
+        let expected = Lease {
+            subnet: subnet("10.244.2.0/24"),
+            attrs: LeaseAttrs::vxlan("192.0.2.2".parse().unwrap(), vni, mac(2)),
+            ttl_seconds: None,
+        };
+        assert_eq!(kernel.leases(vni), [expected]);
+    }
 }

@@ -5,6 +5,7 @@
 pub mod docker_opts;
 pub mod host;
 pub mod last_lease;
+pub mod last_store;
 pub mod making;
 #[cfg(feature = "fuzzing")]
 pub mod noise;

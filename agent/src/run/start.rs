@@ -31,6 +31,7 @@ use crate::args::AgentArgs;
 use crate::datapath::chain;
 use crate::datapath::pins::Pins;
 use crate::files::last_lease::LastLease;
+use crate::files::last_store::LastStore;
 use crate::files::{InstanceLock, LockError, host, subnet_env};
 use crate::netlink::Netlink;
 use crate::netlink::monitor::{Monitor, RECEIVE_BUFFER_BYTES, Watch};
@@ -323,7 +324,7 @@ async fn acquire(store: &Store, agent: &mut Agent, previous: Option<Subnet>) -> 
 /// Starts everything that events come from.
 async fn follow(
     agent: &mut Agent,
-    store: Store,
+    mut store: Store,
     lease: Lease,
     stop: &CancellationToken,
 ) -> Result<()> {
@@ -338,6 +339,9 @@ async fn follow(
         .await
         .context("listen to the kernel")?;
     monitor.watch_uplink(Some(agent.state.uplink().ifindex));
+    let last = LastStore::new(&agent.args.instance_dir());
+    let vni = agent.state.config().backend.vni;
+    store.remember(last, agent.observed.kernel.leases(vni));
     let (attrs, published) = watch::channel(lease.attrs.clone());
     agent.attrs = Some(attrs);
     tokio::spawn(store.clone().watch(sender, stop.clone()));

@@ -62,6 +62,19 @@ pub(super) struct Step {
 }
 
 impl Known {
+    /// What is left of an earlier start: peers, and the store that they are from.
+    pub(super) fn before(store: String, peers: Vec<Lease>) -> Self {
+        Self {
+            store: Some(store),
+            must_list: true,
+            leases: peers
+                .into_iter()
+                .map(|lease| (lease.subnet, lease))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
     /// The store and revision to watch from; `None` if a list is needed first.
     pub(super) fn resume(&self) -> Option<(&str, u64)> {
         let store = self.store.as_deref()?;
@@ -214,4 +227,56 @@ fn overlaps_any(subnet: Subnet, leases: &BTreeMap<Subnet, Lease>) -> bool {
         .into_iter()
         .chain(after)
         .any(|(other, _)| other.overlaps(subnet))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(n: u8) -> Lease {
+        let text = format!(
+            r#"{{"subnet":"10.244.{n}.0/24","attrs":{{"PublicIP":"192.0.2.{n}","BackendType":"vxlan"}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn list(store: &str, nodes: &[u8]) -> List {
+        List {
+            store: store.to_owned(),
+            revision: 1,
+            leases: nodes.iter().copied().map(lease).collect(),
+            unread: Vec::new(),
+        }
+    }
+
+    fn subnets(known: &Known) -> Vec<Subnet> {
+        known.leases.keys().copied().collect()
+    }
+
+    #[test]
+    fn peers_of_an_earlier_start_stay_while_another_store_may_not_know_them_yet() {
+        let now = Instant::now();
+        let mut known = Known::before("old".to_owned(), vec![lease(1), lease(2), lease(3)]);
+        assert_eq!(known.resume(), None);
+        let step = known.listed(list("new", &[2]), now);
+        assert!(step.replaced);
+        assert_eq!(step.events, [Event::Resync([1, 2, 3].map(lease).into())]);
+        assert_eq!(known.orphans.len(), 2);
+
+        // One registers again, the other has had its time.
+        known.put(lease(3));
+        assert!(known.prune(now + USUAL_TERM / 2).events.is_empty());
+        let step = known.prune(now + USUAL_TERM);
+        assert_eq!(step.events, [Event::LeaseRemoved(lease(1).subnet)]);
+        assert!(known.orphans.is_empty());
+        assert_eq!(subnets(&known), [lease(2).subnet, lease(3).subnet]);
+    }
+
+    #[test]
+    fn peers_of_an_earlier_start_go_when_their_own_store_has_them_no_more() {
+        let mut known = Known::before("old".to_owned(), vec![lease(1), lease(2)]);
+        let step = known.listed(list("old", &[2]), Instant::now());
+        assert!(!step.replaced);
+        assert_eq!(step.events, [Event::Resync(vec![lease(2)])]);
+    }
 }

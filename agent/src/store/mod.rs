@@ -30,6 +30,7 @@ pub use self::contact::{Contact, lease_end};
 use self::etcd::EtcdStore;
 pub use self::own::Ended;
 use self::server::ServerStore;
+use crate::files::last_store::LastStore;
 
 /// A store. Clones share what is known of it.
 #[derive(Clone, Debug)]
@@ -57,6 +58,16 @@ impl Store {
         match self {
             Self::Server(store) => store.contact(),
             Self::Etcd(store) => store.contact(),
+        }
+    }
+
+    /// Tells which peers an earlier start of the agent left in the kernel, and where the name of
+    /// the store that they are from is written.
+    pub fn remember(&mut self, last: LastStore, peers: Vec<Lease>) {
+        match self {
+            Self::Server(store) => store.remember(last, peers),
+            // etcd is a cluster with durable data; an emptied one is a new cluster by hand.
+            Self::Etcd(_) => {}
         }
     }
 

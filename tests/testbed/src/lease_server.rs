@@ -114,6 +114,12 @@ impl LeaseServer {
         daemon.kill()
     }
 
+    /// Removes its data; it must not run.
+    pub fn wipe(&self) -> Result<()> {
+        let path = self.host.directory().join("data");
+        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         crate::daemon::log_tail(&self.host.directory().join("serve.log"))

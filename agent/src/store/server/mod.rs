@@ -2,6 +2,7 @@
 
 mod answer;
 mod error;
+mod former;
 mod keep;
 mod line;
 mod lines;
@@ -21,12 +22,14 @@ use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
 use self::answer::{AnswerError, ErrorBody};
+use self::former::Former;
 
 pub use self::answer::AnswerError as UnreadableAnswer;
 pub use self::error::Error;
 
 use super::contact::{Contact, Contacts};
 use super::own::OwnLease;
+use crate::files::last_store::LastStore;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,6 +51,7 @@ pub struct ServerStore {
     contacts: Arc<Contacts>,
     /// Connections that were made before this are from an address that the node had.
     moved: Arc<Notify>,
+    former: Option<Arc<Former>>,
 }
 
 impl ServerStore {
@@ -72,7 +76,14 @@ impl ServerStore {
             own: Arc::default(),
             contacts: Arc::default(),
             moved: Arc::default(),
+            former: None,
         })
+    }
+
+    /// Tells what an earlier start of the agent left in the kernel, and where it is written from
+    /// which store that was: a store that lost its data since takes no peer away.
+    pub fn remember(&mut self, last: LastStore, peers: Vec<Lease>) {
+        self.former = Some(Arc::new(Former::new(last, peers)));
     }
 
     /// The node's own address has changed: no answer will come to the old one any more.

@@ -51,6 +51,8 @@ impl From<WatchError> for RoundEnd<Broken> {
 struct ServerWatcher {
     store: ServerStore,
     known: Known,
+    /// The store that was noted as the one which all peers are from.
+    noted: Option<String>,
     rounds: Rounds,
 }
 
@@ -60,10 +62,12 @@ impl ServerStore {
     /// The first event, and the first after changes may have been missed, is a
     /// [`Event::Resync`]. Failures are logged and tried again; they send nothing.
     pub async fn watch(self, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
+        let former = self.former.as_ref();
         let watcher = ServerWatcher {
             rounds: Rounds::new(events, &self.contacts, &self.moved),
+            known: former.map_or_else(Known::default, |former| former.known()),
+            noted: None,
             store: self,
-            known: Known::default(),
         };
         shutdown.run_until_cancelled_owned(run(watcher)).await;
     }
@@ -159,6 +163,9 @@ impl ServerWatcher {
     /// Sends a step's events, and says when the store does not have the own lease.
     async fn take(&mut self, step: Step) -> Result<(), RoundEnd<Broken>> {
         self.rounds.take(step).await?;
+        if let Some(former) = &self.store.former {
+            former.note(&self.known, &mut self.noted);
+        }
         if let Some(own) = self.store.own.get()
             && !self.known.confirms(own)
         {
