@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Place, table};
+use crate::crash;
 use crate::datapath::{chain, detach_all};
 use crate::files::status::{self, Liveness};
 use crate::netfilter::{Conntrack, PermitTable, TABLE};
@@ -79,6 +80,7 @@ pub(super) async fn run(
         });
     }
     steps.extend(remove_table().await);
+    crash::point("table");
     steps.extend(remove_pins(place));
     steps.extend(end_devices(place, device).await);
     if status_path.exists() {
@@ -87,6 +89,7 @@ pub(super) async fn run(
             what: format!("remove {}", status_path.display()),
             error: removed.err().map(|error| error.to_string()),
         });
+        crash::point("status");
     }
 
     let conntrack = Conntrack::default();
@@ -202,6 +205,7 @@ async fn end_devices(place: &Place, device: Device) -> Vec<Step> {
             what,
             error: result.err().map(|error| chain(&error)),
         });
+        crash::point("device");
     }
     steps
 }

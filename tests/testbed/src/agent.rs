@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::fs;
 use std::iter;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -21,6 +23,8 @@ use crate::sweep::PINS;
 use crate::topology::Node;
 use crate::world::UPLINK;
 
+/// Says after how many steps a build with crash points dies.
+const CRASH_AFTER: &str = "TWILL_CRASH_AFTER";
 /// How long an agent may take to be ready.
 const READY: Duration = Duration::from_secs(20);
 
@@ -131,7 +135,7 @@ impl Agent {
     pub fn start_again(&mut self) -> Result<()> {
         let mut command = Command::new(self.build.binary("twilld")?);
         if let Some(steps) = self.crash_after {
-            command.env("TWILL_CRASH_AFTER", steps.to_string());
+            command.env(CRASH_AFTER, steps.to_string());
         }
         command
             .args(&self.store)
@@ -240,6 +244,17 @@ impl Agent {
     pub fn ctl_text(&self, words: &[&str]) -> Result<String> {
         let mut command = self.ctl_command(words)?;
         self.namespace.enter(|| command::run(&mut command))?
+    }
+
+    /// Has a `twillctl` of [`Build::Next`] die after so many steps; whether it did.
+    pub fn ctl_cut_off(&self, words: &[&str], steps: u32) -> Result<bool> {
+        let mut command = self.ctl_command(words)?;
+        command.env(CRASH_AFTER, steps.to_string());
+        let output = self.namespace.enter(|| command.output())??;
+        if output.status.signal() == Some(Signal::SIGKILL as i32) {
+            return Ok(true);
+        }
+        command::checked(&command, &output).map(|_| false)
     }
 
     fn ctl_command(&self, words: &[&str]) -> Result<Command> {

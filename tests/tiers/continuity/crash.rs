@@ -14,11 +14,11 @@ use twill_tests::required;
 
 use crate::scene::{PATIENCE, Scene};
 
-/// More steps than any start here has.
-const MANY: u32 = 200;
+/// More steps than anything here has.
+pub(crate) const MANY: u32 = 200;
 
 /// Starts the agent so that it dies after this many steps, or gets ready because it has fewer.
-fn cut_off(agent: &mut Agent, steps: u32) -> Result<bool> {
+pub(crate) fn cut_off(agent: &mut Agent, steps: u32) -> Result<bool> {
     agent.set_crash_after(Some(steps));
     agent.start_again()?;
     let pid = i64::from(agent.daemon()?.pid()?.as_raw());
@@ -35,7 +35,7 @@ fn cut_off(agent: &mut Agent, steps: u32) -> Result<bool> {
 }
 
 /// What the start has made of the node, but for numbers that every start gives anew.
-fn state(agent: &Agent, node: &Namespace) -> Result<Value> {
+pub(crate) fn state(agent: &Agent, node: &Namespace) -> Result<Value> {
     let show = |words: &str| node.run(&words.split(' ').collect::<Vec<_>>());
     let link = node.link_json(OVERLAY_LINK)?;
     let vteps = agent.ctl(&["vteps"])?;

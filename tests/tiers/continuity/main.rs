@@ -7,11 +7,13 @@
 
 mod adoption;
 mod away;
+mod beside;
 mod crash;
 mod device;
 mod pins;
 mod restart;
 mod scene;
+mod store;
 mod switch;
 mod table;
 mod upgrade;

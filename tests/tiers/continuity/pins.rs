@@ -9,7 +9,7 @@ use twill_testbed::agent::Agent;
 use twill_testbed::wait::wait_for;
 use twill_tests::required;
 
-use crate::scene::{PATIENCE, Scene};
+use crate::scene::{PATIENCE, PROGRAMS, Scene};
 
 #[test]
 fn nobody_notices_that_pins_are_removed_by_hand() -> Result<()> {
@@ -98,7 +98,7 @@ fn wait_pins(agent: &Agent) -> Result<()> {
     wait_for("the pins are back", PATIENCE, || {
         let status = agent.ctl(&["status"])?;
         let attached = status["pins"]["attached"].as_array().map(Vec::len);
-        ensure!(attached == Some(6), "{status}");
+        ensure!(attached == Some(PROGRAMS), "{status}");
         Ok(Some(()))
     })
 }

@@ -6,10 +6,11 @@ use anyhow::{Result, ensure};
 use twill_testbed::wait::pass;
 use twill_tests::required;
 
-use crate::scene::Scene;
+use crate::scene::{BY_FILTERS, Scene};
 
 /// How often the daemon is killed.
 const KILLS: u32 = 100;
+const KILLS_BY_FILTERS: u32 = 30;
 /// The daemon lives between nothing and this long: a start takes less.
 const LONGEST_LIFE: u64 = 500;
 
@@ -19,15 +20,7 @@ fn nobody_notices_a_stop_in_order_and_a_start() -> Result<()> {
         return Ok(());
     }
     let mut scene = Scene::new(&[])?;
-    scene.unnoticed("SIGTERM and start", |cluster| {
-        for member in &mut cluster.members {
-            ensure!(member.agent.stop()?.success(), "the daemon failed");
-            pass(Duration::from_millis(500))?;
-            member.agent.start_again()?;
-            member.agent.wait_ready()?;
-        }
-        Ok(())
-    })?;
+    stop_and_start(&mut scene, "")?;
     scene.unnoticed(
         "store unreachable, both agents killed and started",
         |cluster| {
@@ -46,10 +39,36 @@ fn nobody_notices_a_hundred_crashes_at_random_moments() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let mut scene = Scene::new(&[])?;
+    crash(&mut Scene::new(&[])?, KILLS, "")
+}
+
+#[test]
+fn nobody_notices_stops_and_crashes_without_tcx() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut scene = Scene::new(BY_FILTERS)?;
+    stop_and_start(&mut scene, ", by tc filters")?;
+    crash(&mut scene, KILLS_BY_FILTERS, ", by tc filters")
+}
+
+fn stop_and_start(scene: &mut Scene, how: &str) -> Result<()> {
+    scene.unnoticed(&format!("SIGTERM and start{how}"), |cluster| {
+        for member in &mut cluster.members {
+            ensure!(member.agent.stop()?.success(), "the daemon failed");
+            pass(Duration::from_millis(500))?;
+            member.agent.start_again()?;
+            member.agent.wait_ready()?;
+        }
+        Ok(())
+    })
+}
+
+fn crash(scene: &mut Scene, times: u32, how: &str) -> Result<()> {
     let mut random = Random::new()?;
-    scene.unnoticed("kill -9 and start, 100 times", |cluster| {
-        for crash in 0..KILLS {
+    let event = format!("kill -9 and start, {times} times{how}");
+    scene.unnoticed(&event, |cluster| {
+        for crash in 0..times {
             // One node after the other, and sometimes both are without.
             let side = usize::try_from(crash % 2)?;
             let agent = &mut cluster.members[side].agent;

@@ -17,6 +17,12 @@ use crate::table;
 /// "Within seconds", with room for a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Programs of a node with one pod.
+pub(crate) const PROGRAMS: usize = 6;
+
+/// Flags of an agent that attaches its programs as on kernels without TCX.
+pub(crate) const BY_FILTERS: &[&str] = &["--attach-by", "netlink"];
+
 /// Whether there is a scene: several loads at once would measure each other.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
@@ -46,8 +52,21 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// Two nodes whose agents have these further flags.
+    /// Two nodes whose agents have these further flags, with every program attached.
     pub(crate) fn new(flags: &[&str]) -> Result<Self> {
+        let scene = Self::unsettled(flags)?;
+        for Member { agent, .. } in &scene.cluster.members {
+            wait_for("every program is attached", PATIENCE, || {
+                let status = agent.status()?;
+                let attached = status["pins"]["attached"].as_array().map(Vec::len);
+                Ok((attached == Some(PROGRAMS)).then_some(()))
+            })?;
+        }
+        Ok(scene)
+    }
+
+    /// The same, where new pods' veths may be without programs yet.
+    pub(crate) fn unsettled(flags: &[&str]) -> Result<Self> {
         let alone = Alone::wait();
         let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
         for (label, address) in [("a", NODE_A), ("b", NODE_B)] {

@@ -3,11 +3,13 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use twill_abi::ABI_VERSION;
 use twill_testbed::agent::{Agent, Build};
 use twill_tests::required;
 
-use crate::scene::Scene;
+use crate::beside::Stock;
+use crate::scene::{BY_FILTERS, PROGRAMS, Scene};
 
 /// Starts the other build in the place of the one that runs.
 fn change(agent: &mut Agent, build: Build) -> Result<()> {
@@ -28,18 +30,18 @@ fn change(agent: &mut Agent, build: Build) -> Result<()> {
     folders.sort();
     ensure!(folders == [format!("v{version}")], "{folders:?}");
     let attached = status["pins"]["attached"].as_array();
-    ensure!(attached.map(Vec::len) == Some(6), "{status}");
+    ensure!(attached.map(Vec::len) == Some(PROGRAMS), "{status}");
     // The agent says so when it had to put back what itself, or another, took away.
     let log = agent.log_tail();
     ensure!(!log.contains("somebody detached"), "{log}");
     Ok(())
 }
 
-/// Datagrams that an exchange of tc filters was seen to lose, with room: unlike an update of links
-/// it is not free of loss, and TCP makes good what it loses.
-const LOST_BY_FILTERS: u64 = 50;
+/// How many datagrams more than by `tc` alone may be lost to new qdiscs: it takes a moment on each
+/// of two veths, longer on a busy machine.
+const BEYOND: u64 = 30;
 
-fn up_and_down(flags: &[&str], by: &str, may_lose: u64) -> Result<()> {
+fn up_and_down(flags: &[&str], by: &str) -> Result<()> {
     let mut scene = Scene::new(flags)?;
     // What the operator said holds across versions.
     let agent = &scene.node().agent;
@@ -48,7 +50,7 @@ fn up_and_down(flags: &[&str], by: &str, may_lose: u64) -> Result<()> {
         ("upgrade to another ABI version", Build::Next),
         ("downgrade from another ABI version", Build::Usual),
     ] {
-        let report = scene.measure(&format!("{event}, {by}"), |cluster| {
+        scene.unnoticed(&format!("{event}, {by}"), |cluster| {
             for member in &mut cluster.members {
                 change(&mut member.agent, build)?;
             }
@@ -58,10 +60,6 @@ fn up_and_down(flags: &[&str], by: &str, may_lose: u64) -> Result<()> {
             ensure!(operator == "bpf", "{mode}");
             Ok(())
         })?;
-        let datagrams = &report.datagrams;
-        ensure!(report.broken_flows() == 0, "broken flows: {report:?}");
-        ensure!(datagrams.changed == 0, "changed: {report:?}");
-        ensure!(datagrams.lost <= may_lose, "lost datagrams: {report:?}");
     }
     Ok(())
 }
@@ -71,14 +69,38 @@ fn nobody_notices_another_abi_version() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    up_and_down(&[], "by TCX links", 0)
+    up_and_down(&[], "by TCX links")
 }
 
 #[test]
-fn no_flow_breaks_over_another_abi_version_without_tcx() -> Result<()> {
+fn nobody_notices_another_abi_version_without_tcx() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let flags = ["--attach-by", "netlink"];
-    up_and_down(&flags, "by tc filters", LOST_BY_FILTERS)
+    up_and_down(BY_FILTERS, "by tc filters")
+}
+
+/// Filters take a clsact qdisc, and when a device gets one the kernel takes it out of use for a
+/// moment (`dev_deactivate()` in `qdisc_graft()`, `net/sched/sch_api.c`, v6.12).
+#[test]
+fn a_first_filter_costs_what_its_qdisc_costs() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut scene = Scene::unsettled(BY_FILTERS)?;
+    let stock = Stock::new()?;
+    let event = "first filters on pods' veths in use: their clsact qdiscs";
+    let both = scene.measure_beside(&stock, event, |_, pair| {
+        for node in &pair.nodes {
+            let node = node.namespace();
+            let veths = ["ip", "-json", "link", "show", "master", "cni0"];
+            let veths: Value = serde_json::from_str(&node.run(&veths)?)?;
+            for veth in veths.as_array().context("no list of links")? {
+                let name = veth["ifname"].as_str().context("a link without name")?;
+                node.run(&["tc", "qdisc", "add", "dev", name, "clsact"])?;
+            }
+        }
+        Ok(())
+    })?;
+    both.no_worse(BEYOND)
 }

@@ -1,7 +1,5 @@
-//! From flannel to Twill and back, on nodes that flannel made.
-//!
-//! They are set up by hand as flannel 0.28.9 does it, with masquerading by nftables. What a
-//! handover leaves is compared with that, word for word.
+//! Nodes set up by hand as flannel 0.28.9 does it, with masquerading by nftables. What a handover
+//! leaves is compared with that, word for word.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -13,12 +11,11 @@ use twill_testbed::lease_server::LeaseServer;
 use twill_testbed::netns::Namespace;
 use twill_testbed::stock::{Pair, Peer};
 use twill_testbed::topology::{Node, UnderlayOptions};
-use twill_testbed::traffic::{EchoServer, Load, Report};
+use twill_testbed::traffic::{EchoServer, Load};
 use twill_testbed::world::{NETWORK, OVERLAY_LINK, PORT, VNI};
 use twill_tests::required;
 
-use crate::scene::{Alone, Scene, wait_fast};
-use crate::table;
+use crate::scene::{Alone, BY_FILTERS, Scene, wait_fast};
 
 /// As flannel writes them (0.28.9, `pkg/trafficmngr/nftables/nftables.go`).
 fn masquerading(subnet: &str) -> String {
@@ -78,17 +75,17 @@ fn register(node: &Node, url: &str, peer: &Peer) -> Result<()> {
 }
 
 /// Nodes of flannel, with the load that goes on between their pods.
-struct Flannel {
-    agents: Vec<Agent>,
+pub(super) struct Flannel {
+    pub(super) agents: Vec<Agent>,
     before: Vec<Vec<String>>,
     server: LeaseServer,
     _echo: EchoServer,
-    pair: Pair,
+    pub(super) pair: Pair,
     _alone: Alone,
 }
 
 impl Flannel {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let alone = Alone::wait();
         let pair = Pair::new(UnderlayOptions::default())?;
         let config = json!({
@@ -118,27 +115,22 @@ impl Flannel {
         })
     }
 
-    fn measure(
+    pub(super) fn unnoticed(
         &mut self,
         event: &str,
         work: impl FnOnce(&mut Self) -> Result<()>,
-    ) -> Result<Report> {
+    ) -> Result<()> {
         let [a, b] = &self.pair.pods;
         let load = Load::start(a.namespace(), b.address())?;
         let done = work(self);
-        let report = load.report();
-        table::add(event, &report)?;
-        let logs = || {
+        super::unnoticed(event, load, done, || {
             let agents = self.agents.iter().map(Agent::log_tail);
             let logs: Vec<_> = agents.chain([self.server.log_tail()]).collect();
             logs.join("\n\n")
-        };
-        done.with_context(logs)?;
-        report.check().with_context(logs)?;
-        Ok(report)
+        })
     }
 
-    fn ensure_as_before(&self, parts: std::ops::Range<usize>) -> Result<()> {
+    pub(super) fn ensure_as_before(&self, parts: std::ops::Range<usize>) -> Result<()> {
         for (node, before) in self.pair.nodes.iter().zip(&self.before) {
             let now = state(node.namespace())?;
             ensure!(
@@ -156,7 +148,7 @@ fn nobody_notices_that_twill_takes_over_from_flannel_or_hands_back() -> Result<(
         return Ok(());
     }
     let mut flannel = Flannel::new()?;
-    flannel.measure("flannel's nodes adopted", |flannel| {
+    flannel.unnoticed("flannel's nodes adopted", |flannel| {
         for agent in &mut flannel.agents {
             agent.start_again()?;
             agent.wait_ready()?;
@@ -166,7 +158,7 @@ fn nobody_notices_that_twill_takes_over_from_flannel_or_hands_back() -> Result<(
     // Device, addresses, routes, neighbours and FDB are flannel's, untouched.
     flannel.ensure_as_before(0..5)?;
 
-    flannel.measure("handover back to flannel", |flannel| {
+    flannel.unnoticed("handover back to flannel", |flannel| {
         wait_fast(&flannel.agents[0], "under Twill")?;
         for agent in &mut flannel.agents {
             agent.stop()?;
@@ -190,9 +182,22 @@ fn what_twill_made_is_left_to_flannel_and_taken_back() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let mut scene = Scene::new(&[])?;
+    left_and_taken_back(&[], "")
+}
+
+#[test]
+fn what_twill_made_is_left_to_flannel_and_taken_back_without_tcx() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    left_and_taken_back(BY_FILTERS, ", by tc filters")
+}
+
+fn left_and_taken_back(flags: &[&str], how: &str) -> Result<()> {
+    let mut scene = Scene::new(flags)?;
     let node = scene.node().node.namespace().clone();
-    scene.unnoticed("handover of Twill's own device, and back", |cluster| {
+    let event = format!("handover of Twill's own device, and back{how}");
+    scene.unnoticed(&event, |cluster| {
         let link = node.link_json(OVERLAY_LINK)?;
         ensure!(link["ifalias"].is_string(), "no mark on {link}");
         let before = state(&node)?;
