@@ -69,6 +69,8 @@ fn refusal(interface: &str, kind: XdpKind, errno: Errno) -> String {
         format!("{interface} has somebody else's XDP program, which is left alone")
     } else if errno == Errno::EOPNOTSUPP {
         format!("the driver of {interface} has no {mode} XDP")
+    } else if errno == Errno::ENOSPC {
+        format!("the driver of {interface} has too few queues left for {mode} XDP ({errno})")
     } else if [Errno::ERANGE, Errno::EINVAL, Errno::E2BIG].contains(&errno) {
         format!(
             "the driver of {interface} refuses {mode} XDP ({errno}): most often its MTU is above \
@@ -167,5 +169,27 @@ fn refused(interface: &Interface, kind: XdpKind, source: ProgramError) -> XdpErr
             errno,
         },
         None => XdpError::Attach { interface, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(errno: Errno, says: &str) {
+        let told = refusal("eth7", XdpKind::Native, errno);
+        assert!(told.contains("eth7") && told.contains(says), "{told}");
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        check(Errno::EBUSY, "somebody else's XDP program");
+        check(Errno::EEXIST, "left alone");
+        check(Errno::EOPNOTSUPP, "has no native XDP");
+        for errno in [Errno::ERANGE, Errno::EINVAL, Errno::E2BIG] {
+            check(errno, "its MTU is above what the driver takes");
+        }
+        check(Errno::ENOSPC, "too few queues");
+        check(Errno::ENOMEM, "ENOMEM");
     }
 }

@@ -1,6 +1,6 @@
 //! Three nodes with a pod each, and a host on the underlay that is no node.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use twill_testbed::topology::{Node, UnderlayOptions};
 use twill_testbed::wait::wait_until;
 use twill_testbed::world::{NODE_A, NODE_B, NODE_C, STRANGER, UPLINK};
 
+use crate::kinds::{Forged, Target};
 use crate::watch::{PORT, Watch};
 
 /// "Within seconds", on a machine that does other things as well.
@@ -41,25 +42,34 @@ pub(crate) struct Arena {
     _mallory: Node,
     _quiet: Quiet,
     frames: Frames,
-    /// MAC address of the first node's vxlan device.
-    pub(crate) vtep_mac: [u8; 6],
+    vtep_mac: [u8; 6],
 }
 
 impl Arena {
     /// As many nodes, the first of which has these flags.
     pub(crate) fn of(nodes: usize, flags: &[&str]) -> Result<Self> {
+        Self::on(UnderlayOptions::default(), nodes, flags)
+    }
+
+    /// The same on an underlay that is built like this.
+    pub(crate) fn on(options: UnderlayOptions, nodes: usize, flags: &[&str]) -> Result<Self> {
         let quiet = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-        Self::with(nodes, flags, Quiet::Shared(quiet))
+        Self::with(options, nodes, flags, Quiet::Shared(quiet))
     }
 
     /// The same, on a machine on which no other test of this tier runs.
     pub(crate) fn alone(nodes: usize, flags: &[&str]) -> Result<Self> {
         let quiet = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-        Self::with(nodes, flags, Quiet::Alone(quiet))
+        Self::with(
+            UnderlayOptions::default(),
+            nodes,
+            flags,
+            Quiet::Alone(quiet),
+        )
     }
 
-    fn with(nodes: usize, flags: &[&str], quiet: Quiet) -> Result<Self> {
-        let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    fn with(options: UnderlayOptions, nodes: usize, flags: &[&str], quiet: Quiet) -> Result<Self> {
+        let mut cluster = Cluster::new(Prefix::unique(), options)?;
         let places = [("a", NODE_A), ("b", NODE_B), ("c", NODE_C)];
         for (label, address) in places.into_iter().take(nodes) {
             let flags = if address == NODE_A { flags } else { &[] };
@@ -89,6 +99,30 @@ impl Arena {
     /// The namespace of a node's pod.
     pub(crate) fn pod(&self, node: usize) -> &Namespace {
         self.cluster.members[node].pods[0].namespace()
+    }
+
+    /// Address of a node's pod.
+    pub(crate) fn address(&self, node: usize) -> Ipv4Addr {
+        self.cluster.members[node].pods[0].address()
+    }
+
+    /// Addresses of what is attacked.
+    pub(crate) fn target(&self) -> Target {
+        let other = if self.cluster.members.len() > C { C } else { B };
+        Target {
+            vtep_mac: self.vtep_mac,
+            pod: self.address(A),
+            gateway: self.victim().env.subnet.ip(),
+            peer_pod: self.address(B),
+            other_pod: self.address(other),
+        }
+    }
+
+    /// VXLAN to the victim's pod that is in order, and that nobody sent whom the victim knows.
+    pub(crate) fn stranger(&self, word: &str) -> Vec<u8> {
+        let mut forged = Forged::new(&self.target());
+        forged.outer.source = STRANGER;
+        forged.frame(word)
     }
 
     /// Starts the victim's agent again, with other flags.
@@ -127,7 +161,7 @@ impl Arena {
     /// A peer's pod speaks to the victim's until it is heard: whatever was sent before has
     /// arrived by then, or never will.
     pub(crate) fn settle(&self, watch: &Watch) -> Result<()> {
-        let to = self.victim().pods[0].address();
+        let to = self.address(A);
         let socket = self.pod(B).enter(|| UdpSocket::bind("0.0.0.0:0"))??;
         let before = watch.count("honest");
         let heard = wait_until("the honest pod is heard", SECONDS, || {

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use twill_testbed::traffic::iperf;
-use twill_testbed::world::STRANGER;
 use twill_tests::required;
 
 use crate::arena::{A, Arena, B};
-use crate::kinds::{Forged, Target};
 use crate::watch::Watch;
 
 /// Forged packets in all.
@@ -23,8 +21,7 @@ const ROUND: Duration = Duration::from_secs(3);
 const RATE: &str = "100M";
 
 fn good(arena: &Arena) -> Result<f64> {
-    let to = arena.victim().pods[0].address();
-    let run = iperf::paced(arena.pod(B), arena.pod(A), to, ROUND, RATE)?;
+    let run = iperf::paced(arena.pod(B), arena.pod(A), arena.address(A), ROUND, RATE)?;
     Ok(run.bits_per_second)
 }
 
@@ -39,17 +36,7 @@ fn a_good_flow_does_not_suffer_from_a_million_forged_packets() -> Result<()> {
         return Ok(());
     }
     let arena = Arena::alone(2, &["--guard=enforce", "--guard-attach=native"])?;
-    let address = |node: usize| arena.cluster.members[node].pods[0].address();
-    let target = Target {
-        vtep_mac: arena.vtep_mac,
-        pod: address(A),
-        gateway: arena.victim().env.subnet.ip(),
-        peer_pod: address(B),
-        other_pod: address(B),
-    };
-    let mut forged = Forged::new(&target);
-    forged.outer.source = STRANGER;
-    let frame = [forged.frame("flood")];
+    let frame = [arena.stranger("flood")];
     let watch = Watch::start(arena.pod(A))?;
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

@@ -7,8 +7,8 @@ use twill_testbed::wait::wait_until;
 use twill_testbed::world::STRANGER;
 use twill_tests::required;
 
-use crate::arena::{A, Arena, B, C, SECONDS};
-use crate::kinds::{self, Arrives, Kind, Target};
+use crate::arena::{A, Arena, C, SECONDS};
+use crate::kinds::{self, Arrives, Kind};
 use crate::watch::Watch;
 
 /// Flags, where the guard must be then, and whether it drops.
@@ -53,15 +53,7 @@ fn no_forged_packet_reaches_a_pod_and_each_is_counted() -> Result<()> {
         return Ok(());
     }
     let mut arena = Arena::of(3, MODES[0].0)?;
-    let address = |node: usize| arena.cluster.members[node].pods[0].address();
-    let target = Target {
-        vtep_mac: arena.vtep_mac,
-        pod: address(A),
-        gateway: arena.victim().env.subnet.ip(),
-        peer_pod: address(B),
-        other_pod: address(C),
-    };
-    let kinds = kinds::all(&target);
+    let kinds = kinds::all(&arena.target());
     let (victim, other) = (Watch::start(arena.pod(A))?, Watch::start(arena.pod(C))?);
     for (flags, by, drops) in MODES {
         if flags != MODES[0].0 {

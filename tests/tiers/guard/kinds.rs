@@ -8,7 +8,9 @@ use twill_testbed::world::{NODE_A, NODE_B, STRANGER, UPLINK_MAC_A, VNI, uplink_m
 use crate::watch::PORT;
 
 /// The nodes' VXLAN port.
-const VXLAN_PORT: u16 = twill_testbed::world::PORT;
+pub(crate) const VXLAN_PORT: u16 = twill_testbed::world::PORT;
+/// Where forged packets come from.
+pub(crate) const SOURCE_PORT: u16 = 55_555;
 /// Bytes of a frame up to the end of the outer UDP header.
 const UDP_END: usize = Ethernet::LENGTH + Ipv4::LENGTH + Udp::LENGTH;
 
@@ -58,6 +60,8 @@ pub(crate) struct Forged {
     pub(crate) vxlan: Vxlan,
     vtep_mac: [u8; 6],
     pub(crate) inner: Ipv4,
+    /// Bytes behind the word.
+    pub(crate) filling: usize,
 }
 
 impl Forged {
@@ -70,15 +74,21 @@ impl Forged {
             vxlan: Vxlan::new(VNI),
             vtep_mac: target.vtep_mac,
             inner: Ipv4::new(target.peer_pod, target.pod),
+            filling: 40,
         }
     }
 
-    fn udp(&self, word: &str) -> Vec<u8> {
-        let payload = format!("{word}|{}", "x".repeat(40));
+    /// The UDP payload of the outer packet.
+    pub(crate) fn vxlan(&self, word: &str) -> Vec<u8> {
+        let payload = format!("{word}|{}", "x".repeat(self.filling));
         let packet = self.inner.udp(&Udp::new(4_000, PORT), payload.as_bytes());
         let inner = Ethernet::ipv4([2, 0, 0, 0, 6, 6], self.vtep_mac).over(&packet);
-        let udp = Udp::without_checksum(55_555, VXLAN_PORT);
-        self.outer.udp(&udp, &self.vxlan.over(&inner))
+        self.vxlan.over(&inner)
+    }
+
+    fn udp(&self, word: &str) -> Vec<u8> {
+        let udp = Udp::without_checksum(SOURCE_PORT, VXLAN_PORT);
+        self.outer.udp(&udp, &self.vxlan(word))
     }
 
     pub(crate) fn frame(&self, word: &str) -> Vec<u8> {

@@ -8,6 +8,8 @@
 mod arena;
 mod flood;
 mod forged;
+mod ipv6;
+mod jumbo;
 mod kinds;
 mod life;
 mod place;

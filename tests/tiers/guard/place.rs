@@ -1,12 +1,16 @@
 //! Where the guard is, and who was there before.
 
-use anyhow::{Context as _, Result, ensure};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::EbpfLoader;
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Xdp, XdpMode};
 use twill_testbed::world::UPLINK;
 use twill_tests::required;
 
-use crate::arena::Arena;
+use crate::arena::{A, Arena};
+use crate::watch::Watch;
 
 /// What `ip` shows of XDP on the victim's uplink.
 fn shown(arena: &Arena) -> Result<serde_json::Value> {
@@ -40,7 +44,73 @@ fn somebody_elses_program_is_left_alone() -> Result<()> {
     ensure!(shown(&arena)?["prog"]["id"] == id, "{}", shown(&arena)?);
     let text = arena.victim().agent.ctl_text(&["status"])?;
     ensure!(text.contains("somebody else's XDP program"), "{text}");
+    tc_drops(&arena)
+}
+
+/// A stranger's packet reaches no pod where TC has taken over.
+fn tc_drops(arena: &Arena) -> Result<()> {
+    let watch = Watch::start(arena.pod(A))?;
+    arena.send(&[arena.stranger("refused")])?;
+    arena.settle(&watch)?;
+    ensure!(watch.count("refused") == 0, "TC does not drop");
     Ok(())
+}
+
+#[test]
+fn where_the_driver_refuses_tc_does_it_with_the_reason() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut arena = Arena::of(2, &["--guard=off"])?;
+    // A veth takes XDP only if it has a receive queue for each of the other end's.
+    let port = arena.victim().node.label().to_owned();
+    let switch = arena.cluster.underlay.switch();
+    switch.run(&["ethtool", "-L", &port, "tx", "2"])?;
+    arena.restart(&["--guard=enforce", "--guard-attach=native"])?;
+    let guard = arena.guard()?;
+    ensure!(guard["by"] == "tc" && guard["drops"] == true, "{guard}");
+    let reason = guard["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("queues"), "{guard}");
+    ensure!(shown(&arena)?.is_null(), "{}", shown(&arena)?);
+    tc_drops(&arena)?;
+    // Asked again, it takes it.
+    let switch = arena.cluster.underlay.switch();
+    switch.run(&["ethtool", "-L", &port, "tx", "1"])?;
+    arena.restart(&["--guard=enforce", "--guard-attach=native"])?;
+    let guard = arena.guard()?;
+    ensure!(guard["by"] == "xdp-native", "{guard}");
+    Ok(())
+}
+
+/// The guard's link, as pin and uplink tell.
+#[derive(Debug)]
+struct Attached {
+    link: u32,
+    program: u64,
+    mode: u64,
+}
+
+impl Attached {
+    fn of(arena: &Arena) -> Result<Self> {
+        let pins = std::fs::read_dir(arena.victim().agent.pins().join("v1"))?;
+        let pins: Vec<_> = pins.map(|pin| Ok(pin?.path())).collect::<Result<_>>()?;
+        let name = |pin: &Path| {
+            pin.file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+        };
+        let guards = pins.iter().filter_map(|pin| Some((pin, name(pin)?)));
+        let guards: Vec<_> = guards.filter(|(_, name)| name.contains("guard")).collect();
+        let [(pin, name)] = guards.as_slice() else {
+            bail!("not one pin of the guard: {pins:?}");
+        };
+        ensure!(name.ends_with("_native"), "{pins:?}");
+        let shown = shown(arena)?;
+        Ok(Self {
+            link: FdLink::from(PinnedLink::from_pin(pin)?).info()?.id(),
+            program: shown["prog"]["id"].as_u64().context("no XDP program")?,
+            mode: shown["mode"].as_u64().context("no mode")?,
+        })
+    }
 }
 
 #[test]
@@ -50,31 +120,21 @@ fn the_link_outlives_the_daemon_and_is_taken_over() -> Result<()> {
     }
     let flags = ["--guard=count", "--guard-attach=native"];
     let mut arena = Arena::of(1, &flags)?;
-    let id = |arena: &Arena| -> Result<(u64, u64)> {
-        let shown = shown(arena)?;
-        let id = shown["prog"]["id"].as_u64();
-        let mode = shown["mode"].as_u64();
-        Ok((id.context("no XDP program")?, mode.context("no mode")?))
-    };
-    let first = id(&arena)?;
+    let first = Attached::of(&arena)?;
     arena.cluster.members[0].agent.kill()?;
-    ensure!(id(&arena)? == first, "gone with the daemon");
+    ensure!(
+        shown(&arena)?["prog"]["id"] == first.program,
+        "gone with the daemon"
+    );
     let agent = &mut arena.cluster.members[0].agent;
     agent.start_again()?;
     agent.wait_ready()?;
-    let second = id(&arena)?;
+    let second = Attached::of(&arena)?;
+    ensure!(second.program != first.program, "{first:?} {second:?}");
+    // In place: the link is the same, and no packet met an uplink without a guard.
     ensure!(
-        second.1 == first.1 && second.0 != first.0,
+        (second.link, second.mode) == (first.link, first.mode),
         "{first:?} {second:?}"
-    );
-    let pins = std::fs::read_dir(arena.victim().agent.pins().join("v1"))?;
-    let pins: Vec<_> = pins
-        .map(|pin| Ok(pin?.file_name().to_string_lossy().into_owned()))
-        .collect::<Result<_>>()?;
-    let guards: Vec<_> = pins.iter().filter(|pin| pin.contains("guard")).collect();
-    ensure!(
-        guards.len() == 1 && guards[0].ends_with("_native"),
-        "{pins:?}"
     );
     // On a veth XDP costs GRO: without being asked, TC it is, with the reason.
     arena.restart(&["--guard=count"])?;

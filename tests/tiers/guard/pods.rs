@@ -9,17 +9,16 @@ use twill_testbed::world::{NODE_A, VNI};
 use twill_tests::required;
 
 use crate::arena::{A, Arena, B, SECONDS};
+use crate::kinds::VXLAN_PORT;
 use crate::watch::{PORT, Watch};
-
-/// The nodes' VXLAN port.
-const VXLAN_PORT: u16 = twill_testbed::world::PORT;
 
 /// A pod sends VXLAN to an address of the victim.
 fn nested(arena: &Arena, from: usize, to: Ipv4Addr, word: &str) -> Result<()> {
-    let pods = |node: usize| arena.cluster.members[node].pods[0].address();
     let text = format!("{word}|");
-    let packet = Ipv4::new(pods(B), pods(A)).udp(&Udp::new(4_000, PORT), text.as_bytes());
-    let frame = Ethernet::ipv4([2, 0, 0, 0, 6, 6], arena.vtep_mac).over(&packet);
+    let target = arena.target();
+    let packet = Ipv4::new(target.peer_pod, target.pod);
+    let packet = packet.udp(&Udp::new(4_000, PORT), text.as_bytes());
+    let frame = Ethernet::ipv4([2, 0, 0, 0, 6, 6], target.vtep_mac).over(&packet);
     let vxlan = Vxlan::new(VNI).over(&frame);
     let socket = arena.pod(from).enter(|| UdpSocket::bind("0.0.0.0:0"))??;
     socket.send_to(&vxlan, (to, VXLAN_PORT))?;
