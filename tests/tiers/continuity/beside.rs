@@ -38,17 +38,21 @@ pub(crate) struct Both {
 }
 
 impl Both {
-    /// No flow is broken, and Twill's nodes lost no more than the stock ones and `beyond`
-    /// datagrams, of which there is one each millisecond and its answer.
+    /// No flow is broken, and [`Self::no_more_lost`].
     pub(crate) fn no_worse(&self, beyond: u64) -> Result<()> {
-        let Self { ours, stock } = self;
+        let ours = &self.ours;
         let whole = ours.stream.error.is_none() && ours.requests.error.is_none();
         ensure!(whole && ours.datagrams.changed == 0, "{ours:?}");
-        let (lost, allowed) = (ours.datagrams.lost, stock.datagrams.lost + beyond);
+        self.no_more_lost(beyond)
+    }
+
+    /// Twill's nodes lost no more than the stock ones and `beyond` datagrams, of which there is one
+    /// each millisecond and its answer.
+    pub(crate) fn no_more_lost(&self, beyond: u64) -> Result<()> {
+        let [ours, stock] = [&self.ours, &self.stock].map(|report| report.datagrams.lost);
         ensure!(
-            lost <= allowed,
-            "{lost} datagrams were lost, and {} by the kernel alone",
-            stock.datagrams.lost
+            ours <= stock + beyond,
+            "{ours} datagrams were lost, and {stock} by the kernel alone"
         );
         Ok(())
     }

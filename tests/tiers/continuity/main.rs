@@ -10,6 +10,7 @@ mod away;
 mod beside;
 mod crash;
 mod device;
+mod identity;
 mod pins;
 mod restart;
 mod scene;
