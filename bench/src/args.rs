@@ -8,6 +8,7 @@ use clap::Parser;
 
 use crate::case::{Case, Shape, Subject, Target};
 use crate::growth;
+use crate::guard;
 use crate::plan::Plan;
 use crate::programs::{self, Branch, MOST_LEASES, Object, Scene};
 use crate::stats::FEWEST_ROUNDS;
@@ -19,6 +20,13 @@ const GROWTH_ROUNDS: u32 = 8;
 const GROWTH_ROUNDS_QUICK: u32 = 2;
 /// Rounds of `--programs`.
 const PROGRAM_ROUNDS: u32 = 20;
+
+/// Rounds of `--guard`.
+const GUARD_ROUNDS: u32 = 10;
+/// Frames of `--guard` in each round, for each who is to drop them.
+const GUARD_FRAMES: u32 = 1_000_000;
+/// The same with `--quick`.
+const GUARD_FRAMES_QUICK: u32 = 200_000;
 
 /// Exit codes, for `--help`.
 const EXIT_CODES: &str = "\
@@ -67,13 +75,17 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["quick", "from", "flanneld", "html"])]
     pub programs: bool,
     /// Hold the load generator against iperf3 and, where it is installed, sockperf
-    #[arg(long, conflicts_with_all = ["quick", "from", "programs", "growth", "html", "json"])]
+    #[arg(long, conflicts_with_all = ["quick", "from", "programs", "growth", "guard", "html", "json"])]
     pub check_load: bool,
     /// Measure nothing but how costs grow with leases, permits and Services; with --quick a
     /// small run that shows no more than that all of it works
     #[arg(long, conflicts_with_all = ["from", "programs", "html"])]
     pub growth: bool,
-    /// The BPF object that --programs and --growth are about
+    /// Measure nothing but the guard: packets that it drops in a second beside rules of nftables
+    /// that drop the same, and a flow beside a flood; with --quick a small run
+    #[arg(long, conflicts_with_all = ["from", "programs", "growth", "html"])]
+    pub guard: bool,
+    /// The BPF object that --programs, --growth and --guard are about
     #[arg(long, value_name = "FILE", env = "TWILL_BPF_OBJECT")]
     pub object: Option<PathBuf>,
     /// An object from before a change: --programs measures both in turns
@@ -174,6 +186,26 @@ impl Args {
         })
     }
 
+    /// Rounds of `--guard`, and frames in each.
+    fn guard_size(&self) -> (u32, u32) {
+        let (rounds, frames) = if self.quick {
+            (GROWTH_ROUNDS_QUICK, GUARD_FRAMES_QUICK)
+        } else {
+            (GUARD_ROUNDS, GUARD_FRAMES)
+        };
+        (self.rounds.unwrap_or(rounds), frames)
+    }
+
+    /// What `--guard` measures.
+    pub fn guard_plan(&self) -> Result<guard::Plan> {
+        let (rounds, frames) = self.guard_size();
+        Ok(guard::Plan {
+            object: Object::read("now", self.object()?)?,
+            rounds,
+            frames,
+        })
+    }
+
     /// The BPF object, which must have been named.
     pub fn object(&self) -> Result<&Path> {
         let named = self.object.as_deref();
@@ -206,9 +238,10 @@ impl Args {
 
     /// A remark on the plan, if it is too short to show much.
     pub fn remark(&self) -> Option<String> {
-        let rounds = match (self.programs, self.growth) {
-            (true, _) => self.rounds.unwrap_or(PROGRAM_ROUNDS),
-            (_, true) => self.growth_size().1,
+        let rounds = match (self.programs, self.growth, self.guard) {
+            (true, ..) => self.rounds.unwrap_or(PROGRAM_ROUNDS),
+            (_, true, _) => self.growth_size().1,
+            (.., true) => self.guard_size().0,
             _ => self.plan().rounds,
         };
         let rounds = rounds as usize;
@@ -278,6 +311,8 @@ mod tests {
         assert!(parse(&["--rounds", "5"]).unwrap().remark().is_some());
         assert!(parse(&["--quick"]).unwrap().remark().is_none());
         assert!(parse(&["--growth"]).unwrap().remark().is_none());
+        assert!(parse(&["--guard"]).unwrap().remark().is_none());
+        assert!(parse(&["--guard", "--quick"]).unwrap().remark().is_some());
         assert!(parse(&["--growth", "--quick"]).unwrap().remark().is_some());
     }
 }

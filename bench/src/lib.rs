@@ -12,6 +12,7 @@ pub mod case;
 pub mod cpu;
 pub mod crosscheck;
 pub mod growth;
+pub mod guard;
 pub mod judge;
 pub mod leases;
 pub mod load;

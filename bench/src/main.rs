@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use twill_bench::args::Args;
 use twill_bench::programs::{self, ProgramsReport};
 use twill_bench::report::{Report, html, terminal};
-use twill_bench::{alone, crosscheck, growth, rounds};
+use twill_bench::{alone, crosscheck, growth, guard, rounds};
 use twill_testbed::signals;
 use twill_testbed::wait::check_interrupt;
 
@@ -66,6 +66,12 @@ fn run(args: &Args) -> Result<ExitCode> {
     if args.growth {
         let report = growth::run(&args.growth_plan()?)?;
         println!("{}", growth::text(&report));
+        write_json(args, &report)?;
+        return Ok(code(report.is_complete()));
+    }
+    if args.guard {
+        let report = guard::run(&args.guard_plan()?)?;
+        println!("{}", guard::text(&report));
         write_json(args, &report)?;
         return Ok(code(report.is_complete()));
     }

@@ -219,6 +219,26 @@ fn growth_is_measured_in_every_direction() {
     assert!(twill["memory_peak_bytes"].as_u64() > Some(0), "{twill}");
 }
 
+#[test]
+fn the_guard_is_held_against_rules_and_a_flow_against_a_flood() {
+    let Some(_turn) = turn() else { return };
+    let (output, document) = run(&["--guard", "--quick", "--rounds=2"]);
+    assert!(output.status.success(), "{output:?}");
+    let drops = document["drops"].as_array().unwrap();
+    assert_eq!(drops.len(), 6, "{document}");
+    for way in drops {
+        assert!(way["per_second"]["median"].as_f64() > Some(0.0), "{way}");
+    }
+    // Each place of the guard beside each rule.
+    assert_eq!(document["beside"].as_array().unwrap().len(), 6);
+    let flows = document["flows"].as_array().unwrap();
+    assert_eq!(flows.len(), 4, "{document}");
+    for flow in flows {
+        assert!(flow["kept"]["median"].as_f64() > Some(0.0), "{flow}");
+        assert!(flow["forged"].as_u64() > Some(0), "{flow}");
+    }
+}
+
 struct Running(Child);
 
 impl Running {

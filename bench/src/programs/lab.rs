@@ -1,13 +1,18 @@
 //! Programs in the kernel with their maps filled, and the clock that times a run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::maps::Array;
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::net::if_::if_nametoindex;
-use twill_abi::maps::MAPS;
-use twill_abi::{Program, Reason, counter_index};
+use nix::time::{ClockId, clock_gettime};
+use twill_abi::maps::{CONFIG, MAPS};
+use twill_abi::{
+    CONFIG_FLAG_LEASES_COMPLETE, CONFIG_KEY_AGENT, Config, Guard, Program, Reason, counter_index,
+};
 use twill_testbed::command;
 
 use super::branch::{Branch, Device};
@@ -18,7 +23,7 @@ use crate::stats::float;
 
 /// Interface indices of the devices that packets are on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Devices {
+pub(crate) struct Devices {
     pub(super) uplink: u32,
     pub(super) overlay: u32,
     pub(super) veth: u32,
@@ -26,7 +31,7 @@ pub(super) struct Devices {
 
 impl Devices {
     /// Makes them in the namespace that the calling thread is in.
-    pub(super) fn make() -> Result<Self> {
+    pub(crate) fn make() -> Result<Self> {
         let [uplink_mac, next_mac] = [UPLINK_MAC, NEXT_MAC].map(twill_testbed::world::mac_text);
         let peer = underlay(1);
         let lines = format!(
@@ -65,14 +70,14 @@ impl Devices {
 }
 
 /// An object in the kernel, its maps filled for a scene.
-pub(super) struct Lab {
+pub(crate) struct Lab {
     ebpf: Ebpf,
     scene: Scene,
     devices: Devices,
 }
 
 impl Lab {
-    pub(super) fn open(object: &[u8], scene: Scene, devices: Devices) -> Result<Self> {
+    pub(crate) fn open(object: &[u8], scene: Scene, devices: Devices) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         for map in MAPS {
             if let Some(entries) = tables::entries(map.name, scene) {
@@ -81,10 +86,15 @@ impl Lab {
         }
         let mut ebpf = loader.load(object).context("load the object")?;
         for (name, program) in ebpf.programs_mut() {
-            // The guard is XDP's, and not measured here.
-            if let Ok(program) = <&mut SchedClassifier>::try_from(program) {
-                program.load().with_context(|| format!("load {name}"))?;
-            }
+            // The guard's other form, for old kernels, is not measured.
+            let loaded = if let Ok(program) = <&mut SchedClassifier>::try_from(&mut *program) {
+                program.load()
+            } else if name == Program::Guard.label() {
+                <&mut Xdp>::try_from(program)?.load()
+            } else {
+                continue;
+            };
+            loaded.with_context(|| format!("load {name}"))?;
         }
         tables::fill(&mut ebpf, scene, devices).context("fill the maps")?;
         Ok(Self {
@@ -107,7 +117,7 @@ impl Lab {
                 tables::forget_next_hop(&mut self.ebpf, self.devices)?;
             }
             let result = self
-                .program(branch.program())?
+                .classifier(branch.program())?
                 .test_run(TestRunOptions {
                     data_in: Some(packet),
                     ctx_in: Some(&context),
@@ -120,17 +130,57 @@ impl Lab {
         Ok(times)
     }
 
-    fn program(&mut self, program: Program) -> Result<&mut SchedClassifier> {
+    /// A packet of somebody who is no VTEP.
+    pub(crate) fn strangers_packet(&self) -> Option<Vec<u8>> {
+        Branch::FromUplinkStranger.packets(self.scene.leases).pop()
+    }
+
+    /// Leases of other nodes.
+    pub(crate) fn leases(&self) -> u32 {
+        self.scene.leases
+    }
+
+    /// The maps as the guard wants them, where it drops strangers.
+    pub(crate) fn prepare_guard(&mut self) -> Result<()> {
+        tables::prepare(&mut self.ebpf, Branch::FromUplinkStranger, self.devices)?;
+        let map = self
+            .ebpf
+            .map_mut(CONFIG.name)
+            .context("no map of settings")?;
+        let mut configs: Array<_, Config> = map.try_into()?;
+        let config = configs.get(&CONFIG_KEY_AGENT, 0)?;
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+        let guarding = Config {
+            guard: Guard::Enforce as u32,
+            flags: config.flags | CONFIG_FLAG_LEASES_COMPLETE,
+            heartbeat_ns: u64::try_from(Duration::from(now).as_nanos())?,
+            ..config
+        };
+        Ok(configs.set(CONFIG_KEY_AGENT, guarding, 0)?)
+    }
+
+    /// A TC program.
+    pub(crate) fn classifier(&mut self, program: Program) -> Result<&mut SchedClassifier> {
+        self.program(program)
+    }
+
+    /// The guard at XDP.
+    pub(crate) fn guard(&mut self) -> Result<&mut Xdp> {
+        self.program(Program::Guard)
+    }
+
+    fn program<'a, T>(&'a mut self, program: Program) -> Result<T>
+    where
+        T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    {
         let name = program.label();
         let program = self.ebpf.program_mut(name);
         let program = program.with_context(|| format!("the object has no program {name}"))?;
-        program
-            .try_into()
-            .with_context(|| format!("{name} is no TC program"))
+        T::try_from(program).with_context(|| format!("{name} is a program of another kind"))
     }
 
     /// Packets that a program counted, by reason.
-    fn counted(&self, program: Program) -> Result<BTreeMap<Reason, u64>> {
+    pub(crate) fn counted(&self, program: Program) -> Result<BTreeMap<Reason, u64>> {
         let counters = tables::counters(&self.ebpf)?;
         let mut counted = BTreeMap::new();
         for &reason in Reason::ALL {

@@ -7,9 +7,9 @@
 
 mod branch;
 mod context;
-mod lab;
+pub(crate) mod lab;
 mod report;
-mod scene;
+pub(crate) mod scene;
 mod table;
 mod tables;
 mod verifier;

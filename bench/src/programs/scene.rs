@@ -39,7 +39,7 @@ pub const MOST_LEASES: u32 = 100_000;
 /// VNI of the overlay.
 pub(super) const VNI: u32 = 1;
 /// Port of the overlay.
-pub(super) const PORT: u16 = 8472;
+pub(crate) const PORT: u16 = 8472;
 /// The mark of what netfilter has accepted.
 pub(super) const MARK: u32 = 0x1000;
 
@@ -78,7 +78,7 @@ pub(super) fn pod(place: u32) -> Ipv4Addr {
 }
 
 /// Underlay address of the VTEP of a place, from 1.
-pub(super) fn underlay(place: u32) -> Ipv4Addr {
+pub(crate) fn underlay(place: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(UNDERLAY.to_bits() + place)
 }
 
