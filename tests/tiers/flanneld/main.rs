@@ -6,6 +6,7 @@
 
 mod acquire;
 mod boot;
+mod docker;
 mod keep;
 mod lab;
 mod members;

@@ -49,6 +49,8 @@ pub(crate) struct Built {
     pub(crate) next: Option<PathBuf>,
     /// A real flanneld, where tests need it and it could be had.
     pub(crate) flanneld: Option<PathBuf>,
+    /// A real Docker, the same.
+    pub(crate) docker: Option<PathBuf>,
 }
 
 impl Built {
@@ -63,6 +65,9 @@ impl Built {
         }
         if let Some(flanneld) = &self.flanneld {
             command.env(setup::flanneld::VARIABLE, flanneld);
+        }
+        if let Some(docker) = &self.docker {
+            command.env(setup::docker::VARIABLE, docker);
         }
     }
 }
@@ -99,6 +104,7 @@ pub(crate) fn build(toolchain: &setup::Toolchain, profile: Profile) -> Result<Bu
         binaries,
         next: None,
         flanneld: None,
+        docker: None,
     })
 }
 

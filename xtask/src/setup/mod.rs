@@ -4,6 +4,7 @@
 //! removed or upgraded.
 
 mod compiler;
+pub(crate) mod docker;
 pub(crate) mod flanneld;
 mod golang;
 mod linker;
@@ -50,10 +51,12 @@ struct Found {
 pub(crate) fn run() -> Result<()> {
     let toolchain = ensure(Purpose::Machine)?;
     let flanneld = flanneld::provide()?;
+    let docker = docker::provide()?;
     console::step("everything is here");
     console::note(&format!("BPF compiler: {}", toolchain.compiler));
     console::note(&format!("BPF linker: {}", toolchain.linker.display()));
     console::note(&format!("flanneld: {}", flanneld.display()));
+    console::note(&format!("Docker: {}", docker.display()));
     Ok(())
 }
 

@@ -64,15 +64,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let beside_flanneld = tiers.iter().any(|tier| tier.beside_flanneld());
     let built = Built {
         next,
-        flanneld: beside_flanneld.then(flanneld).flatten(),
+        flanneld: beside_flanneld
+            .then(|| had(setup::flanneld::provide()))
+            .flatten(),
+        docker: tiers
+            .contains(&Tier::Flanneld)
+            .then(|| had(setup::docker::provide()))
+            .flatten(),
         ..build::build(&toolchain, args.profile)?
     };
     Ok(report(&run_tiers(&tiers, Some(&built), args)))
 }
 
-/// A real flanneld; without one the tests that need it fail, and the others do not.
-fn flanneld() -> Option<PathBuf> {
-    setup::flanneld::provide().inspect_err(console::error).ok()
+/// What could be had; without it the tests that need it fail, and the others do not.
+fn had(provided: Result<PathBuf>) -> Option<PathBuf> {
+    provided.inspect_err(console::error).ok()
 }
 
 fn run_tiers(tiers: &[Tier], built: Option<&Built>, args: &Args) -> Vec<Outcome> {
