@@ -50,32 +50,29 @@ fn pods_talk_and_the_agent_says_who_carries() -> Result<()> {
                 "the reason is {reason:?}"
             );
         }
-        Ok(())
+        sctp_crosses_the_overlay(lab).context("SCTP")
     })
 }
 
-#[test]
-fn sctp_crosses_the_overlay() -> Result<()> {
-    run(Options::default(), |lab| {
-        let listener = lab.b().pods[0].namespace().enter(|| {
-            let socket = sctp_socket()?;
-            let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SCTP_PORT));
-            socket.bind(&any.into())?;
-            socket.listen(1)?;
-            Ok::<_, std::io::Error>(socket)
-        })??;
-        let server = thread::spawn(move || -> std::io::Result<u64> {
-            let (stream, _) = listener.accept()?;
-            std::io::copy(&mut &stream, &mut &stream)
-        });
-        let to = SocketAddrV4::new(lab.server(), SCTP_PORT);
-        let mut talk = Talk::sctp(lab.client(), to)?;
-        (0..50).try_for_each(|_| talk.ask())?;
-        drop(talk);
-        let echoed = server.join().ok().context("the server panicked")??;
-        ensure!(echoed == 50 * 900, "{echoed} bytes were echoed");
-        Ok(())
-    })
+fn sctp_crosses_the_overlay(lab: &Lab) -> Result<()> {
+    let listener = lab.b().pods[0].namespace().enter(|| {
+        let socket = sctp_socket()?;
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SCTP_PORT));
+        socket.bind(&any.into())?;
+        socket.listen(1)?;
+        Ok::<_, std::io::Error>(socket)
+    })??;
+    let server = thread::spawn(move || -> std::io::Result<u64> {
+        let (stream, _) = listener.accept()?;
+        std::io::copy(&mut &stream, &mut &stream)
+    });
+    let to = SocketAddrV4::new(lab.server(), SCTP_PORT);
+    let mut talk = Talk::sctp(lab.client(), to)?;
+    (0..50).try_for_each(|_| talk.ask())?;
+    drop(talk);
+    let echoed = server.join().ok().context("the server panicked")??;
+    ensure!(echoed == 50 * 900, "{echoed} bytes were echoed");
+    Ok(())
 }
 
 /// Makes a node's uplink a VLAN device, with an address of its own, on what was the uplink and
@@ -93,9 +90,10 @@ fn tag(node: &Node) -> Result<()> {
 }
 
 #[test]
-fn an_uplink_with_a_vlan_tag_carries_the_overlay() -> Result<()> {
+fn an_uplink_with_a_vlan_tag_carries_the_overlay_by_filters() -> Result<()> {
     let options = Options {
         prepare: Some(tag),
+        flags: &["--attach-by", "netlink"],
         ..Options::default()
     };
     run(options, |lab| {
@@ -108,6 +106,8 @@ fn an_uplink_with_a_vlan_tag_carries_the_overlay() -> Result<()> {
         }
         pods_talk(lab)?;
         if has(ENCAP) {
+            let found = Lab::attached_by(lab.a(), "from_pod")?;
+            ensure!(found == "netlink", "attached by {found}");
             lab.until_fast(&mut Talk::udp(lab.client(), lab.echo())?)?;
             lab.until_fast(&mut Talk::tcp(lab.client(), lab.echo())?)?;
         }

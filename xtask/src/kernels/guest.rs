@@ -143,7 +143,7 @@ impl Guest {
             ("TWILL_CNI_PATH", PLUGINS_FOLDER),
             // On one of four kernels, each a hundredth as fast as the machine.
             ("PROPTEST_CASES", "100"),
-            ("TWILL_PATIENCE", "8"),
+            ("TWILL_PATIENCE", "12"),
         ];
         let side = role.side().map(|side| (pair::SIDE, side));
         Plan {

@@ -35,7 +35,7 @@ use store::Stored;
 /// Guests at a time.
 const AT_A_TIME: usize = 2;
 /// How long a guest may take; several times what it takes on two idle cores.
-const TIME: Duration = Duration::from_mins(15);
+const TIME: Duration = Duration::from_mins(25);
 
 /// What the tier takes.
 #[derive(Debug, Default, clap::Args)]
