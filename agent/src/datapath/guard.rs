@@ -135,16 +135,9 @@ impl Post {
         }
     }
 
-    /// It could not be at TC either.
-    pub(super) fn nowhere(&mut self, error: &dyn std::error::Error) {
-        let reason = chain(error);
-        if self.place.by != "nowhere" || self.place.reason.as_ref() != Some(&reason) {
-            warn!(
-                reason,
-                "there is no guard: strangers' VXLAN is neither counted nor dropped"
-            );
-        }
-        self.place = GuardPlace::at("nowhere", Some(reason));
+    /// Whether it is at TC, in `from_uplink`; [`None`] before it was anywhere.
+    pub(super) fn is_at_tc(&self) -> Option<bool> {
+        (!self.place.by.is_empty()).then(|| !self.place.by.starts_with("xdp"))
     }
 }
 

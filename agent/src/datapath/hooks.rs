@@ -62,12 +62,6 @@ pub const HOOKS: &[Hook] = &[
         turn: Turn::First,
     },
     Hook {
-        program: Program::GuardTc,
-        place: Place::Uplink,
-        direction: TcAttachType::Ingress,
-        turn: Turn::First,
-    },
-    Hook {
         program: Program::ToUplink,
         place: Place::Uplink,
         direction: TcAttachType::Egress,
@@ -110,17 +104,6 @@ pub struct Interfaces {
     pub watched: Vec<Interface>,
     /// The uplink's kind, as `veth`, or its driver.
     pub uplink_kind: String,
-}
-
-impl Hook {
-    /// Where its tc filter stands: beside that of the other program on the same hook.
-    pub(super) fn slot(&self, slot: Slot) -> Slot {
-        if self.program != Program::GuardTc {
-            return slot;
-        }
-        let handle = slot.handle.checked_add(1).unwrap_or(slot.handle - 1);
-        Slot { handle, ..slot }
-    }
 }
 
 impl Interfaces {
@@ -275,7 +258,7 @@ impl Attacher<'_> {
             .iter()
             .filter(|other| other.id != program_id)
             .collect();
-        // The guard shares a hook with another program of ours. Names tell nothing: another
+        // One of ours may still be there from an earlier version. Names tell nothing: another
         // agent's programs have the same.
         if !others.is_empty() {
             let ours = programs_with(self.our_maps);

@@ -13,7 +13,7 @@ use aya::sys::is_program_supported;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::{debug, info, warn};
-use twill_abi::{MapKind, MapSpec, Program};
+use twill_abi::{MapKind, MapSpec};
 
 use super::hooks::HOOKS;
 use super::maps::{Maps, MapsError};
@@ -66,16 +66,9 @@ pub(super) fn load(
     probe::encap(&mut ebpf)?;
     for hook in HOOKS {
         let name = hook.program.label();
-        let loaded = classifier(&mut ebpf, name)?
+        classifier(&mut ebpf, name)?
             .load()
-            .map_err(|source| rejected(name, source));
-        match loaded {
-            // No packet waits for the guard; where it belongs, it is missed.
-            Err(error) if hook.program == Program::GuardTc => {
-                warn!(error = %super::chain(&error), "guard not loaded");
-            }
-            loaded => loaded?,
-        }
+            .map_err(|source| rejected(name, source))?;
     }
 
     if let Err(error) = xdp::load(&mut ebpf) {

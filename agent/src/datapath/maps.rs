@@ -13,7 +13,8 @@ use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use twill_abi::maps::{CONFIG, ODD_ROUTES, OVERLAY_ROUTES, VTEP_SOURCES, VTEPS};
 use twill_abi::{
-    Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, MapSpec, Mode, RouteKey, Vtep,
+    Address, CONFIG_FLAG_GUARD_AT_TC, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, MapSpec, Mode,
+    RouteKey, Vtep,
 };
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
@@ -22,6 +23,12 @@ use twill_core::subnet::Subnet;
 use super::operator::Override;
 use super::settings::Settings;
 use super::vtep_entry::{self, mapped_prefix, remote};
+use crate::random;
+
+/// The flag of the settings that says where the guard is.
+const fn guard_flag(at_tc: bool) -> u32 {
+    if at_tc { CONFIG_FLAG_GUARD_AT_TC } else { 0 }
+}
 
 /// How many bits of an address in the map's form come before an IPv4 prefix.
 pub(super) const V4_OFFSET: u8 = Address::V4_PREFIX_OFFSET;
@@ -119,10 +126,38 @@ impl Maps {
         })
     }
 
-    /// Writes the agent's settings, with a new sign of life.
-    pub fn write_settings(&mut self, settings: &Settings) -> Result<(), MapsError> {
-        let generation = self.config()?.generation.wrapping_add(1);
-        let config = settings.to_config(monotonic_ns()?, generation);
+    /// Writes the agent's settings, with a new sign of life. `guard_at_tc`: whether `from_uplink`
+    /// does the guard's work; [`None`]: as it was, and in new maps it does.
+    pub fn write_settings(
+        &mut self,
+        settings: &Settings,
+        guard_at_tc: Option<bool>,
+    ) -> Result<(), MapsError> {
+        let before = self.config()?;
+        let generation = before.generation.wrapping_add(1);
+        let was_at_tc = before.generation == 0 || before.flags & CONFIG_FLAG_GUARD_AT_TC != 0;
+        let mut config = settings.to_config(monotonic_ns()?, generation);
+        config.flags |= guard_flag(guard_at_tc.unwrap_or(was_at_tc));
+        config.flow_seed = match before.flow_seed {
+            0 => random::number(),
+            seed => seed,
+        };
+        self.set_config(config)
+    }
+
+    /// Tells `from_uplink` whether the guard's work is its own.
+    pub fn set_guard_at_tc(&mut self, at_tc: bool) -> Result<(), MapsError> {
+        let mut config = self.config()?;
+        let flags = config.flags & !CONFIG_FLAG_GUARD_AT_TC | guard_flag(at_tc);
+        if flags == config.flags {
+            return Ok(());
+        }
+        config.flags = flags;
+        config.generation = config.generation.wrapping_add(1);
+        self.set_config(config)
+    }
+
+    fn set_config(&mut self, config: Config) -> Result<(), MapsError> {
         self.config
             .set(CONFIG_KEY_AGENT, config, 0)
             .map_err(|source| MapsError::Write {

@@ -33,7 +33,7 @@ use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError};
 use thiserror::Error;
 use tracing::{debug, warn};
-use twill_abi::{Config, Guard, Mode, Program};
+use twill_abi::{Config, Mode, Program};
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
 
@@ -282,7 +282,7 @@ impl Datapath {
 
     /// Writes the agent's settings, with a new sign of life.
     pub fn write_settings(&mut self, settings: &Settings) -> Result<(), DatapathError> {
-        Ok(self.maps.write_settings(settings)?)
+        Ok(self.maps.write_settings(settings, self.post.is_at_tc())?)
     }
 
     /// Tells the programs which veths are pods', and which of them are never fast; ends the
@@ -325,7 +325,6 @@ impl Datapath {
             &interfaces.uplink_kind,
             &mut self.links,
         );
-        let guard_at_tc = guard_pin.is_none() && self.options.guard.guard != Guard::Off;
         let mut attacher = Attacher {
             pins: &self.pins,
             by: self.options.attach_by,
@@ -338,10 +337,6 @@ impl Datapath {
         let mut wanted: Vec<PathBuf> = guard_pin.iter().cloned().collect();
         let mut unseen = BTreeSet::new();
         for hook in HOOKS {
-            if hook.program == Program::GuardTc && !guard_at_tc {
-                continue;
-            }
-            attacher.slot = hook.slot(self.options.slot);
             let program = load::classifier(&mut self.ebpf, hook.program.label())?;
             for interface in interfaces.at(hook.place) {
                 match attacher.ensure(hook, interface, program).await {
@@ -358,8 +353,6 @@ impl Datapath {
                             attached.extend(before(&self.attached, hook, interface));
                         }
                     }
-                    // Nor does a packet wait for the guard.
-                    Err(error) if hook.program == Program::GuardTc => self.post.nowhere(&error),
                     Err(error) => return Err(error),
                 }
             }
@@ -381,6 +374,7 @@ impl Datapath {
             }
             attacher.by = self.options.attach_by;
         }
+        self.maps.set_guard_at_tc(guard_pin.is_none())?;
         if guard_pin.is_some() {
             attached.push(xdp_attachment(&interfaces.uplink, &self.post));
         }

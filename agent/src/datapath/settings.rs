@@ -68,8 +68,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The value for the map, with the agent's sign of life (`CLOCK_MONOTONIC`, ns) and
-    /// the count of writes.
+    /// The value for the map, with the agent's sign of life (`CLOCK_MONOTONIC`, ns) and the
+    /// count of writes. What the maps themselves keep is left out: the seed, and where the guard is.
     pub fn to_config(&self, heartbeat_ns: u64, generation: u64) -> Config {
         let (source_port_min, source_port_max) = self.source_ports;
         let permit_ns = u64::try_from(self.permit_time.as_nanos()).unwrap_or(u64::MAX);
@@ -102,7 +102,7 @@ impl Settings {
             network_prefix_v4: self.network.prefix(),
             reserved: [0; 7],
             generation,
-            reserved_tail: [0; 8],
+            flow_seed: 0,
         }
     }
 

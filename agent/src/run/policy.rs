@@ -24,11 +24,7 @@ impl Agent {
             .traffic_control(&uplink.name, uplink.ifindex)
             .await
         {
-            Ok(mut link) => {
-                // The guard's is not in the place of the others.
-                let guard = Program::GuardTc.label();
-                link.filters
-                    .retain(|filter| filter.program.as_deref() != Some(guard));
+            Ok(link) => {
                 let ours = OurFilters {
                     priority: self.args.tc_priority,
                     handle: self.args.tc_handle,

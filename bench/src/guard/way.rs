@@ -103,10 +103,10 @@ pub(super) fn during<T>(
             done
         }
         Way::GuardTc => {
-            let program = lab.classifier(Program::GuardTc)?;
+            let program = lab.classifier(Program::FromUplink)?;
             let link = program.attach(INTERFACE, TcAttachType::Ingress)?;
             let done = work(lab);
-            lab.classifier(Program::GuardTc)?.detach(link)?;
+            lab.classifier(Program::FromUplink)?.detach(link)?;
             done
         }
         Way::NftIngress | Way::NftRaw => {

@@ -43,12 +43,16 @@ fn send(socket: &UdpSocket, datagram: &[u8], watch: &Watch) -> Result<Tally> {
 
 fn receive(socket: &UdpSocket, watch: &Watch) -> Result<Tally> {
     let mut buffer = [0; BUFFER];
+    socket.set_nonblocking(true)?;
     loop {
         match socket.recv(&mut buffer) {
             // Woken for the end; no datagram here is empty.
             Ok(0) => return Ok(Tally::default()),
             Ok(_) => watch.count(1),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock && !watch.is_stopping() => {
+                std::hint::spin_loop();
+            }
             Err(_) if watch.is_stopping() => return Ok(Tally::default()),
             Err(error) => return Err(error).context("receive a datagram"),
         }

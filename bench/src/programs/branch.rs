@@ -126,9 +126,7 @@ impl Branch {
 
     pub(super) fn device(self) -> Device {
         match self.program() {
-            Program::FromUplink | Program::ToUplink | Program::Guard | Program::GuardTc => {
-                Device::Uplink
-            }
+            Program::FromUplink | Program::ToUplink | Program::Guard => Device::Uplink,
             Program::ToOverlay => Device::Overlay,
             Program::FromPod | Program::ToPod => Device::Veth,
         }

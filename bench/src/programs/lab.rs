@@ -11,7 +11,8 @@ use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
 use twill_abi::maps::{CONFIG, MAPS};
 use twill_abi::{
-    CONFIG_FLAG_LEASES_COMPLETE, CONFIG_KEY_AGENT, Config, Guard, Program, Reason, counter_index,
+    CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_KEY_AGENT, Config, Guard, Program,
+    Reason, counter_index,
 };
 use twill_testbed::command;
 
@@ -152,7 +153,7 @@ impl Lab {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
         let guarding = Config {
             guard: Guard::Enforce as u32,
-            flags: config.flags | CONFIG_FLAG_LEASES_COMPLETE,
+            flags: config.flags | CONFIG_FLAG_LEASES_COMPLETE | CONFIG_FLAG_GUARD_AT_TC,
             heartbeat_ns: u64::try_from(Duration::from(now).as_nanos())?,
             ..config
         };

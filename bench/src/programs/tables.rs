@@ -252,7 +252,7 @@ fn config(mode: Mode, fast_path: FastPath, devices: Devices) -> Config {
         network_prefix_v4: NETWORK_PREFIX,
         reserved: [0; 7],
         generation: 1,
-        reserved_tail: [0; 8],
+        flow_seed: 0,
     }
 }
 

@@ -28,6 +28,8 @@ pub const CONFIG_FLAG_LEASES_COMPLETE: u32 = 1 << 5;
 pub const CONFIG_FLAG_SHARED_PORT: u32 = 1 << 6;
 /// Pods may send to the nodes' VXLAN port.
 pub const CONFIG_FLAG_POD_VXLAN: u32 = 1 << 7;
+/// The guard is not at XDP: `from_uplink` does its work.
+pub const CONFIG_FLAG_GUARD_AT_TC: u32 = 1 << 8;
 
 /// How old the agent's sign of life may be for the guard to drop, nanoseconds.
 pub const GUARD_HEARTBEAT_NS: u64 = 10_000_000_000;
@@ -123,7 +125,7 @@ abi_struct! {
         pub reserved: [u8; 7] = 137,
         /// Counts the agent's writes, so that a reader can tell a new one.
         pub generation: u64 = 144,
-        /// Room.
-        pub reserved_tail: [u8; 8] = 152,
+        /// Chance, so that no pod can aim at the hash of another flow. It stays as long as the maps.
+        pub flow_seed: u64 = 152,
     }
 }

@@ -48,8 +48,7 @@ registry! {
         FromPod = 2, "from_pod", "TC ingress of a pod's host-side veth.";
         ToPod = 3, "to_pod", "TC egress of a pod's host-side veth.";
         ToUplink = 4, "to_uplink", "TC egress of the uplink.";
-        Guard = 5, "guard", "XDP on the uplink; that by TC counts here as well.";
-        GuardTc = 6, "guard_tc", "TC ingress of the uplink, where XDP cannot be had.";
+        Guard = 5, "guard", "XDP on the uplink; where XDP cannot be had, `from_uplink` counts here as well.";
     }
 }
 

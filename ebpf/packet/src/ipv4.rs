@@ -21,7 +21,7 @@ impl IpProtocol {
 }
 
 /// An IPv4 header up to its options.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Ipv4Header {
     /// Version and header length.

@@ -192,12 +192,11 @@ impl Packet {
         unsafe { helpers::bpf_get_hash_recalc(self.skb) }
     }
 
-    /// The hash of the flow, computed from the packet whatever its sender claims.
+    /// Gives the packet a flow hash, whatever its sender claims.
     #[inline(always)]
-    pub fn recompute_flow_hash(&self) -> u32 {
-        // SAFETY: the helper takes any context.
-        unsafe { helpers::bpf_set_hash_invalid(self.skb) };
-        self.flow_hash()
+    pub fn set_flow_hash(&self, hash: u32) {
+        // SAFETY: the helper takes any context and any hash, and cannot fail.
+        unsafe { helpers::bpf_set_hash(self.skb, hash) };
     }
 
     /// Makes room for the outer headers behind the Ethernet header. GSO packets stay whole.

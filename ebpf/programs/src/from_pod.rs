@@ -72,7 +72,7 @@ pub fn decide(packet: &Packet) -> Verdict {
         }
     };
     if !flow.is_error() {
-        permit::note_pending(packet, &pod, ethernet.destination, now);
+        permit::note_pending(packet, config, &pod, ethernet.destination, now);
     }
     Verdict::Pass(reason)
 }

@@ -1,24 +1,26 @@
 //! TC ingress of the uplink: VXLAN that arrives, judged, and carried where a permit says so.
 
-use twill_abi::{Address, Be32, Config, Permit, Program, Reason};
+use twill_abi::{Address, Be32, CONFIG_FLAG_POD_VXLAN, Config, Permit, Program, Reason};
 use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
 use twill_packet::ipv4::{IPV4_LEN, IpProtocol, Ipv4Header};
-use twill_packet::transport::UDP_LEN;
+use twill_packet::transport::{UDP_LEN, UdpHeader};
 use twill_packet::vxlan::{FLAGS_VNI, INNER_IP_OFFSET, OuterTail};
 
 use crate::access::Packet;
 use crate::decap::Arrival;
 use crate::encap::Failure;
 use crate::flow::Flow;
+use crate::guard::Answer;
 use crate::permit::Direction;
 use crate::settings::Settings;
 use crate::verdict::Verdict;
-use crate::{count, decap, direct, flow, maps, permit, route, settings};
+use crate::{count, decap, direct, flow, guard, maps, permit, route, settings};
 
 /// The program that this is.
 pub const PROGRAM: Program = Program::FromUplink;
 
 /// What is left to know of a packet that passed every check.
+#[derive(Default)]
 struct Trusted {
     /// Index of the VTEP that sent it.
     vtep: u32,
@@ -36,10 +38,22 @@ pub fn decide(packet: &Packet) -> Verdict {
     let Some(config) = &settings::active() else {
         return Verdict::Pass(Reason::ModeKernel);
     };
-    let trusted = match judge(packet, config) {
-        Ok(trusted) => trusted,
-        Err(reason) => return Verdict::Pass(reason),
+    // Nothing is left unset where nothing is trusted: the verifier would see it copied.
+    let (trusted, refused) = match judge(packet, config) {
+        Ok(trusted) => (trusted, None),
+        Err(reason) => (Trusted::default(), Some(reason)),
     };
+    let at_tc = guard::at_tc(config);
+    // What was judged here is not judged again, but for VXLAN within VXLAN: it goes the slow way.
+    if refused.is_some() || (at_tc && carries_vxlan(packet, config, &trusted)) {
+        if at_tc && guard::decide(packet, config) == Answer::Drop {
+            return Verdict::Refused;
+        }
+        return Verdict::Pass(refused.unwrap_or(Reason::Trusted));
+    }
+    if at_tc {
+        count::packet(Program::Guard, Reason::Trusted, packet.len());
+    }
     count::from_vtep(trusted.vtep, packet.len());
     if !settings::fast_path(config) {
         return Verdict::Pass(Reason::Trusted);
@@ -116,6 +130,17 @@ fn judge(packet: &Packet, config: &Config) -> Result<Trusted, Reason> {
     })
 }
 
+/// Whether what is inside may be VXLAN to our port: a pod of another node may speak to this host,
+/// which only the guard asks about.
+#[inline(always)]
+fn carries_vxlan(packet: &Packet, config: &Config, trusted: &Trusted) -> bool {
+    config.flags & CONFIG_FLAG_POD_VXLAN == 0
+        && trusted.ip.protocol() == IpProtocol::UDP
+        && packet
+            .get::<UdpHeader>(INNER_IP_OFFSET + trusted.ip.header_len())
+            .is_none_or(|udp| udp.destination() == config.vxlan_port)
+}
+
 /// A UDP packet to our address that ends before an inner Ethernet header would: to our port it
 /// is broken VXLAN, to any other it is somebody else's.
 #[inline(always)]
@@ -148,7 +173,6 @@ fn sender(config: &Config, outer: Be32, inner: Be32) -> Result<u32, Reason> {
 #[inline(always)]
 fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict, Failure> {
     let pass = |reason| Err(Failure::Untouched(reason));
-    let now = permit::now();
     let Some(vtep) = route::vtep(trusted.vtep) else {
         return pass(Reason::StaleVtep);
     };
@@ -158,7 +182,9 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
         Err(reason) => return pass(reason),
     };
     let vtep_is = (trusted.vtep, vtep.generation);
-    let permit = find(packet, config, &flow, vtep_is, now).map_err(Failure::Untouched)?;
+    let permit = find(packet, config, &flow, vtep_is).map_err(Failure::Untouched)?;
+    // Not before: most packets that find nothing have no use for the time.
+    let now = permit::now();
     permit::check(permit, now).map_err(Failure::Untouched)?;
     // The kernel's decap keeps a UDP GSO packet whole; without the tunnel's GSO type cleared a
     // socket would drop it.
@@ -202,7 +228,6 @@ fn find(
     config: &Settings,
     flow: &Flow,
     vtep: (u32, u32),
-    now: u64,
 ) -> Result<&'static mut Permit, Reason> {
     if flow.is_error() {
         return direct::quoted(packet, INNER_IP_OFFSET, &flow.ip, true).ok_or(Reason::NotTransport);
@@ -217,6 +242,7 @@ fn find(
         return Err(Reason::Opening);
     }
     if found.is_none() && direct::is_on(config) {
+        let now = permit::now();
         match direct::open_in(flow, &wire, vtep, now) {
             Ok(()) => found = permit::by_wire(&wire),
             Err(refused @ (Reason::StackOwned | Reason::NeverFast)) => return Err(refused),
@@ -239,7 +265,7 @@ fn find(
         };
     }
     if flow.flags.closes() {
-        permit::close(permit, now);
+        permit::close(permit, permit::now());
         return Err(Reason::Closing);
     }
     if flow.flags.opens() {

@@ -2,8 +2,8 @@
 //! device would take. By XDP on the uplink, or by TC where XDP cannot be had.
 
 use twill_abi::{
-    Address, Be32, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_POD_VXLAN, CONFIG_FLAG_SHARED_PORT,
-    Config, GUARD_HEARTBEAT_NS, Guard, Program, Reason, Stranger,
+    Address, Be32, CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_POD_VXLAN,
+    CONFIG_FLAG_SHARED_PORT, Config, GUARD_HEARTBEAT_NS, Guard, Program, Reason, Stranger,
 };
 use twill_packet::guard::{self, Bytes, Candidate};
 
@@ -69,8 +69,15 @@ pub fn uplink<P: Incoming>(packet: &P) -> Answer {
     }
 }
 
+/// Whether it is at TC's turn to guard the uplink.
 #[inline(always)]
-fn decide<P: Incoming>(packet: &P, config: &Config) -> Answer {
+pub fn at_tc(config: &Config) -> bool {
+    config.flags & CONFIG_FLAG_GUARD_AT_TC != 0 && config.guard != Guard::Off as u32
+}
+
+/// Decides about one packet or frame, whatever mode the programs are in.
+#[inline(always)]
+pub fn decide<P: Incoming>(packet: &P, config: &Config) -> Answer {
     if config.guard == Guard::Off as u32 {
         return Answer::Pass;
     }

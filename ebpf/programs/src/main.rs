@@ -44,11 +44,9 @@ mod verdict;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use twill_abi::Program;
 
 use crate::access::{Frame, Packet};
 use crate::guard::Answer;
-use crate::verdict::Verdict;
 
 macro_rules! programs {
     ($($(#[$meta:meta])* $name:ident;)+) => { $(
@@ -92,21 +90,6 @@ pub fn guard(ctx: XdpContext) -> u32 {
 )]
 pub fn guard_whole(ctx: XdpContext) -> u32 {
     xdp_action(guard::uplink(&Frame::<false>::new(&ctx)))
-}
-
-/// TC ingress of the uplink, where XDP cannot be had.
-#[classifier]
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the macro hands the context over by value"
-)]
-pub fn guard_tc(ctx: TcContext) -> i32 {
-    let packet = Packet::new(&ctx);
-    let verdict = match guard::uplink(&packet) {
-        Answer::Pass => Verdict::Ignore,
-        Answer::Drop => Verdict::Refused,
-    };
-    verdict::run(Program::Guard, &packet, verdict)
 }
 
 #[inline(always)]

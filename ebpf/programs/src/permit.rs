@@ -97,10 +97,17 @@ pub fn by_wire(wire: &FlowTuple) -> Option<(FlowTuple, &'static mut Permit)> {
 }
 
 /// Notes what a pod sent, so that `to_overlay` finds out what netfilter made of it. The hash is
-/// computed here from the packet: a pod may claim any (`permits` in docs/packet-walk.md).
+/// computed here from the tuple: a pod may claim any (`permits` in docs/packet-walk.md).
 #[inline(always)]
-pub fn note_pending(packet: &Packet, tuple: &FlowTuple, sent_to_mac: [u8; 6], now: u64) {
-    let hash = packet.recompute_flow_hash();
+pub fn note_pending(
+    packet: &Packet,
+    config: &Config,
+    tuple: &FlowTuple,
+    sent_to_mac: [u8; 6],
+    now: u64,
+) {
+    let hash = tuple.hash(config.flow_seed);
+    packet.set_flow_hash(hash);
     let ifindex = packet.ifindex();
     if let Some(pending) = maps::pending(&hash)
         && pending.tuple == *tuple

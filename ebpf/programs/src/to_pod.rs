@@ -2,6 +2,7 @@
 
 use twill_abi::{Program, Reason};
 use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
+use twill_packet::ipv4::IpProtocol;
 
 use crate::access::Packet;
 use crate::verdict::Verdict;
@@ -33,16 +34,21 @@ pub fn decide(packet: &Packet) -> Verdict {
     if ethernet.ether_type() != EtherType::IPV4 {
         return Verdict::Pass(Reason::NotIp);
     }
-    let flow = match flow::ipv4(packet, ETHERNET_LEN) {
-        Ok(ip) => flow::parse(packet, ETHERNET_LEN, &ip),
-        Err(reason) => Err(reason),
+    let ip = match flow::ipv4(packet, ETHERNET_LEN) {
+        Ok(ip) => ip,
+        Err(reason) => return Verdict::Pass(reason),
     };
-    let flow = match flow {
+    let direct = direct::is_on(config);
+    if !accepted && !direct && ip.protocol() != IpProtocol::TCP {
+        // There is nothing to learn, and no FIN or RST to see.
+        return Verdict::Pass(Reason::NotAccepted);
+    }
+    let flow = match flow::parse(packet, ETHERNET_LEN, &ip) {
         Ok(flow) => flow,
         Err(reason) => return Verdict::Pass(reason),
     };
     let now = permit::now();
-    if direct::is_on(config) {
+    if direct {
         direct::note_delivery(packet, config, &flow, &ethernet, now);
     }
     if flow.flags.closes() {

@@ -309,7 +309,7 @@ const NO_CONFIG: Config = Config {
     network_prefix_v4: 0,
     reserved: [0; 7],
     generation: 0,
-    reserved_tail: [0; 8],
+    flow_seed: 0,
 };
 
 fn array<'a, V: aya::Pod>(ebpf: &'a mut Ebpf, name: &str) -> Array<&'a mut MapData, V> {

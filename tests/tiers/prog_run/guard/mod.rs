@@ -7,7 +7,10 @@ mod pods;
 
 use aya::maps::{HashMap, MapData};
 use twill_abi::maps::STRANGERS;
-use twill_abi::{Address, CONFIG_FLAG_LEASES_COMPLETE, Counter, Guard, Program, Reason, Stranger};
+use twill_abi::{
+    Address, CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE, Counter, Guard, Program, Reason,
+    Stranger,
+};
 
 use super::check::NEXT;
 use super::lab::{Lab, SHORTEST, monotonic_ns};
@@ -42,7 +45,7 @@ pub(super) fn open() -> Option<Lab> {
 pub(super) fn guarded(lab: &Lab, guard: Guard) -> Tables {
     let mut tables = lab.tables();
     tables.config.guard = guard as u32;
-    tables.config.flags |= CONFIG_FLAG_LEASES_COMPLETE;
+    tables.config.flags |= CONFIG_FLAG_LEASES_COMPLETE | CONFIG_FLAG_GUARD_AT_TC;
     tables.config.heartbeat_ns = monotonic_ns();
     tables
 }
@@ -70,10 +73,10 @@ pub(super) fn check_with(lab: &Lab, name: &str, frame: &[u8], fate: Fate, tables
     if frame.len() < SHORTEST {
         return;
     }
-    let (verdict, counted) = counting(lab, || lab.verdict(Program::GuardTc, frame));
+    let (verdict, counted) = counting(lab, || lab.verdict(Program::FromUplink, frame));
     let wanted = if dropped { SHOT } else { NEXT };
-    assert_eq!(verdict, wanted, "guard_tc: {name}: the verdict");
-    assert_eq!(counted, fate.counted(frame), "guard_tc: {name}");
+    assert_eq!(verdict, wanted, "from_uplink: {name}: the verdict");
+    assert_eq!(counted, fate.counted(frame), "from_uplink: {name}");
 }
 
 impl Fate {
