@@ -13,7 +13,7 @@ use aya::sys::is_program_supported;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::{debug, info, warn};
-use twill_abi::{MapKind, MapSpec};
+use twill_abi::MapSpec;
 
 use super::hooks::HOOKS;
 use super::maps::{Maps, MapsError};
@@ -184,9 +184,6 @@ impl Sizes {
             self.routes
         } else if is_one_of(&[PERMITS_POD, PERMITS_WIRE, MAPPINGS]) {
             self.permits
-        } else if spec.kind == MapKind::RingBuf {
-            // The kernel wants whole pages, a power of two of them.
-            spec.max_entries.next_power_of_two()
         } else {
             spec.max_entries
         }

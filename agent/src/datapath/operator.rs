@@ -173,44 +173,7 @@ impl Switch {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use twill_abi::{Address, Be16};
-
     use super::*;
-
-    fn nothing() -> Config {
-        let nowhere = Address::from(Ipv4Addr::UNSPECIFIED);
-        Config {
-            permit_ns: 0,
-            outer_permit_ns: 0,
-            heartbeat_ns: 0,
-            mode: 0,
-            fast_path: 0,
-            flags: 0,
-            vni: 0,
-            mark_bit: 0,
-            uplink_ifindex: 0,
-            overlay_ifindex: 0,
-            guard: 0,
-            vxlan_port: Be16::from_host(0),
-            source_port_min: 0,
-            source_port_max: 0,
-            common_prefix_v4: 0,
-            common_prefix_v6: 0,
-            underlay: nowhere,
-            own_subnet: nowhere,
-            own_subnet_v6: nowhere,
-            network: nowhere,
-            vtep_mac: [0; 6],
-            own_prefix_v4: 0,
-            own_prefix_v6: 0,
-            network_prefix_v4: 0,
-            reserved: [0; 7],
-            generation: 0,
-            flow_seed: 0,
-        }
-    }
 
     #[test]
     fn what_is_written_is_read() {
@@ -222,12 +185,12 @@ mod tests {
                 Some(FastPath::Direct),
             ] {
                 let wanted = Override { mode, fast_path };
-                let mut config = nothing();
+                let mut config = Config::UNWRITTEN;
                 wanted.write(&mut config);
                 assert_eq!(Override::of(&config), wanted);
                 // And taken back without a trace.
                 Override::default().write(&mut config);
-                assert_eq!(config, nothing());
+                assert_eq!(config, Config::UNWRITTEN);
             }
         }
     }
@@ -238,7 +201,7 @@ mod tests {
             mode: 7,
             fast_path: 3,
             flags: CONFIG_FLAG_FAST_PATH,
-            ..nothing()
+            ..Config::UNWRITTEN
         };
         let expected = Override {
             mode: Some(Mode::Kernel),

@@ -10,7 +10,7 @@ use twill_abi::maps::{
 };
 use twill_abi::{
     Address, Be16, CONFIG_FLAG_TCP_PERMITS, CONFIG_KEY_AGENT, Config, FastPath, FlowTuple, Mapping,
-    Mode, PERMIT_LIVE, Pending, Permit, RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
+    Mode, Pending, Permit, RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
 };
 
 use super::branch::{BACKEND_PORT, Branch, NAT_PORT, POD_PORT, SERVICE_PORT};
@@ -163,26 +163,16 @@ fn tuple(local_port: u16, remote: std::net::Ipv4Addr, remote_port: u16) -> FlowT
 
 fn permit(pod: FlowTuple, wire: FlowTuple, devices: Devices) -> Permit {
     Permit {
-        pod,
-        wire,
         out_until_ns: LATER_NS,
         in_until_ns: LATER_NS,
         probe_out_at_ns: LATER_NS,
         probe_in_at_ns: LATER_NS,
-        tombstone_until_ns: 0,
-        since_ns: 1,
-        ifindex: devices.veth,
         vtep: 1,
         vtep_generation: GENERATION,
-        probes: 0,
-        renewals: 0,
-        state: PERMIT_LIVE,
         pod_mac: POD_MAC,
         gateway_mac: GATEWAY_MAC,
         sent_to_mac: GATEWAY_MAC,
-        reserved: [0; 2],
-        flags: 0,
-        reserved_tail: 0,
+        ..Permit::new(&pod, &wire, devices.veth, 1)
     }
 }
 
@@ -223,12 +213,10 @@ fn packed(mac: [u8; 6]) -> u64 {
 }
 
 fn config(mode: Mode, fast_path: FastPath, devices: Devices) -> Config {
-    let nowhere = Address::default();
     Config {
         permit_ns: 10 * SECOND_NS,
         // Outer permits are a matter of time, not of cost: none is asked for.
         outer_permit_ns: 0,
-        heartbeat_ns: 0,
         mode: mode as u32,
         fast_path: fast_path as u32,
         flags: CONFIG_FLAG_TCP_PERMITS,
@@ -236,7 +224,6 @@ fn config(mode: Mode, fast_path: FastPath, devices: Devices) -> Config {
         mark_bit: MARK,
         uplink_ifindex: devices.uplink,
         overlay_ifindex: devices.overlay,
-        guard: 0,
         vxlan_port: Be16::from_host(PORT),
         source_port_min: 32_768,
         source_port_max: 61_000,
@@ -244,15 +231,12 @@ fn config(mode: Mode, fast_path: FastPath, devices: Devices) -> Config {
         common_prefix_v6: 64,
         underlay: OWN_UNDERLAY.into(),
         own_subnet: subnet(0).into(),
-        own_subnet_v6: nowhere,
         network: NETWORK.into(),
         vtep_mac: OWN_VTEP_MAC,
         own_prefix_v4: PREFIX,
-        own_prefix_v6: 0,
         network_prefix_v4: NETWORK_PREFIX,
-        reserved: [0; 7],
         generation: 1,
-        flow_seed: 0,
+        ..Config::UNWRITTEN
     }
 }
 

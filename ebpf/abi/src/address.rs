@@ -17,6 +17,9 @@ impl Address {
     /// The third word of a v4-mapped address: `::ffff:0:0`.
     const V4_MAPPED: Be32 = Be32::from_host(0x0000_ffff);
 
+    /// All zero.
+    pub const NOWHERE: Self = Self([Be32::from_host(0); 4]);
+
     /// How many bits a v4 prefix length grows by in the mapped form.
     pub const V4_PREFIX_OFFSET: u8 = 96;
 

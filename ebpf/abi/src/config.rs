@@ -14,8 +14,6 @@ pub const CONFIG_KEY_OPERATOR: u32 = 1;
 pub const CONFIG_FLAG_ODD_ROUTES: u32 = 1 << 0;
 /// The conntrack settings that TCP permits need are in force.
 pub const CONFIG_FLAG_TCP_PERMITS: u32 = 1 << 1;
-/// Somebody listens to the map `events`.
-pub const CONFIG_FLAG_EVENTS: u32 = 1 << 2;
 /// The agent could not verify its own assumptions (a sysctl was lost): no fast path.
 pub const CONFIG_FLAG_STALE: u32 = 1 << 3;
 /// In the operator's override: its `fast_path` goes before the agent's.
@@ -128,4 +126,37 @@ abi_struct! {
         /// Chance, so that no pod can aim at the hash of another flow. It stays as long as the maps.
         pub flow_seed: u64 = 152,
     }
+}
+
+impl Config {
+    /// What an entry of the map holds that nobody has written.
+    pub const UNWRITTEN: Self = Self {
+        permit_ns: 0,
+        outer_permit_ns: 0,
+        heartbeat_ns: 0,
+        mode: Mode::Unset as u32,
+        fast_path: 0,
+        flags: 0,
+        vni: 0,
+        mark_bit: 0,
+        uplink_ifindex: 0,
+        overlay_ifindex: 0,
+        guard: 0,
+        vxlan_port: Be16::from_host(0),
+        source_port_min: 0,
+        source_port_max: 0,
+        common_prefix_v4: 0,
+        common_prefix_v6: 0,
+        underlay: Address::NOWHERE,
+        own_subnet: Address::NOWHERE,
+        own_subnet_v6: Address::NOWHERE,
+        network: Address::NOWHERE,
+        vtep_mac: [0; 6],
+        own_prefix_v4: 0,
+        own_prefix_v6: 0,
+        network_prefix_v4: 0,
+        reserved: [0; 7],
+        generation: 0,
+        reserved_tail: [0; 8],
+    };
 }

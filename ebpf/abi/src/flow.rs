@@ -95,7 +95,8 @@ abi_struct! {
         /// When the next packet out is a probe, `CLOCK_MONOTONIC` nanoseconds.
         pub probe_out_at_ns: u64 = 96,
         /// When the next packet in is a probe, `CLOCK_MONOTONIC` nanoseconds; `u64::MAX` until
-        /// the probe out came back.
+        /// the probe out came back. Of a record of the mode `direct`: when it is next asked
+        /// whether the veth is still there.
         pub probe_in_at_ns: u64 = 104,
         /// Until when a tombstone stands, `CLOCK_MONOTONIC` nanoseconds.
         pub tombstone_until_ns: u64 = 112,
@@ -125,6 +126,35 @@ abi_struct! {
         pub flags: u32 = 172,
         /// Room.
         pub reserved_tail: u64 = 176,
+    }
+}
+
+impl Permit {
+    /// A record that accepts nothing yet, of a flow that leads nowhere yet.
+    #[inline(always)]
+    pub const fn new(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, since_ns: u64) -> Self {
+        Self {
+            pod: *pod,
+            wire: *wire,
+            out_until_ns: 0,
+            in_until_ns: 0,
+            probe_out_at_ns: 0,
+            probe_in_at_ns: u64::MAX,
+            tombstone_until_ns: 0,
+            since_ns,
+            ifindex,
+            vtep: 0,
+            vtep_generation: 0,
+            probes: 0,
+            renewals: 0,
+            state: PERMIT_LIVE,
+            pod_mac: [0; 6],
+            gateway_mac: [0; 6],
+            sent_to_mac: [0; 6],
+            reserved: [0; 2],
+            flags: 0,
+            reserved_tail: 0,
+        }
     }
 }
 
@@ -172,7 +202,8 @@ abi_struct! {
 abi_struct! {
     /// Where a local pod is; value of `local_pods`, whose key is the pod's address.
     pub struct LocalPod: 24, align 8 {
-        /// When it was last seen, `CLOCK_MONOTONIC` nanoseconds.
+        /// When the stack last delivered to it there, `CLOCK_MONOTONIC` nanoseconds; 0: that is
+        /// the pod's own word only.
         pub seen_ns: u64 = 0,
         /// Interface index of the pod's host-side veth.
         pub ifindex: u32 = 8,

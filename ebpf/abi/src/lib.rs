@@ -17,7 +17,6 @@ pub mod layout;
 mod address;
 mod config;
 mod counter;
-mod event;
 mod flow;
 pub mod maps;
 mod order;
@@ -30,13 +29,12 @@ mod vtep;
 
 pub use address::Address;
 pub use config::{
-    CONFIG_FLAG_EVENTS, CONFIG_FLAG_FAST_PATH, CONFIG_FLAG_GUARD_AT_TC,
+    CONFIG_FLAG_FAST_PATH, CONFIG_FLAG_GUARD_AT_TC,
     CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_POD_VXLAN,
     CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, CONFIG_KEY_AGENT,
     CONFIG_KEY_OPERATOR, Config, FastPath, GUARD_HEARTBEAT_NS, Guard, Mode,
 };
 pub use counter::{Counter, VtepCounter};
-pub use event::Event;
 pub use flow::{
     FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_LIVE,
     PERMIT_TOMBSTONE, Pending, Permit, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags,

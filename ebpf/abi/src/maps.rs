@@ -19,8 +19,6 @@ pub enum MapKind {
     LruHash = 9,
     /// `BPF_MAP_TYPE_LPM_TRIE`.
     LpmTrie = 11,
-    /// `BPF_MAP_TYPE_RINGBUF`.
-    RingBuf = 27,
 }
 
 /// `BPF_F_NO_PREALLOC`: memory is taken entry by entry. LPM tries demand it.
@@ -37,7 +35,7 @@ pub struct MapSpec {
     pub key_size: u32,
     /// Size of a value in bytes; of one CPU's where the kind is per CPU.
     pub value_size: u32,
-    /// Entries, before the agent's options; bytes for a ring buffer.
+    /// Entries, before the agent's options.
     pub max_entries: u32,
     /// `BPF_F_*`.
     pub flags: u32,
@@ -111,15 +109,6 @@ pub const COUNTERS_MAP: MapSpec =
 /// Packets by VTEP.
 pub const VTEP_COUNTERS: MapSpec =
     spec::<u32, VtepCounter>("vtep_counters", MapKind::PerCpuArray, 16_384, 0);
-/// Sampled events.
-pub const EVENTS: MapSpec = MapSpec {
-    name: "events",
-    kind: MapKind::RingBuf,
-    key_size: 0,
-    value_size: 0,
-    max_entries: 256 * 1024,
-    flags: 0,
-};
 
 /// Every map of this ABI version.
 pub const MAPS: &[MapSpec] = &[
@@ -140,5 +129,4 @@ pub const MAPS: &[MapSpec] = &[
     SCRATCH,
     COUNTERS_MAP,
     VTEP_COUNTERS,
-    EVENTS,
 ];

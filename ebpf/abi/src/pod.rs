@@ -14,7 +14,6 @@ pod!(
     Address,
     Config,
     Counter,
-    Event,
     FlowTuple,
     Mapping,
     LocalPod,

@@ -10,6 +10,8 @@ pub struct EtherType(pub u16);
 impl EtherType {
     /// IPv4.
     pub const IPV4: Self = Self(0x0800);
+    /// ARP.
+    pub const ARP: Self = Self(0x0806);
     /// IPv6.
     pub const IPV6: Self = Self(0x86dd);
     /// A VLAN tag (IEEE 802.1Q).

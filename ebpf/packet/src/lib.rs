@@ -11,6 +11,7 @@
     reason = "a BPF function call costs what these functions save"
 )]
 
+pub mod arp;
 pub mod checksum;
 pub mod ecn;
 pub mod ethernet;
@@ -23,6 +24,7 @@ pub mod vxlan;
 pub trait Wire: Copy {}
 
 impl<const N: usize> Wire for [u8; N] {}
+impl Wire for arp::ArpSender {}
 impl Wire for ethernet::EthernetHeader {}
 impl Wire for ipv4::Ipv4Header {}
 impl Wire for transport::TcpStart {}

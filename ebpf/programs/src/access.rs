@@ -21,7 +21,7 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
     BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
     BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-    BPF_FIB_LOOKUP_OUTPUT, bpf_adj_room_mode, bpf_fib_lookup, xdp_md,
+    BPF_FIB_LOOKUP_DIRECT, BPF_FIB_LOOKUP_OUTPUT, bpf_adj_room_mode, bpf_fib_lookup, xdp_md,
 };
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -33,6 +33,8 @@ use twill_packet::vxlan::ENCAP_OVERHEAD;
 
 /// `AF_INET`.
 const AF_INET: u8 = 2;
+/// No such device.
+const ENODEV: i64 = 19;
 
 /// A packet under a TC program.
 pub struct Packet {
@@ -119,6 +121,17 @@ impl Packet {
     pub fn set_mark(&self, mark: u32) {
         // SAFETY: the mark is a field that TC programs may write.
         unsafe { (*self.skb).mark = mark };
+    }
+
+    /// Takes a bit off the packet mark; whether it was there.
+    #[inline(always)]
+    pub fn take_mark_bit(&self, bit: u32) -> bool {
+        let mark = self.mark();
+        let was_there = mark & bit != 0;
+        if was_there {
+            self.set_mark(mark & !bit);
+        }
+        was_there
     }
 
     /// Where the packet's linear part begins and ends.
@@ -273,6 +286,23 @@ impl Packet {
     #[inline(always)]
     pub fn is_taken_in(&self, source: Be32, destination: Be32) -> bool {
         is_taken_in(self.skb.cast(), self.ifindex(), source, destination)
+    }
+
+    /// Whether an interface is there, in the network namespace that this program runs in. The
+    /// kernel looks it up before anything else (`bpf_ipv4_fib_lookup`, `net/core/filter.c`,
+    /// v6.12; the same since 4.18).
+    #[inline(always)]
+    pub fn has_interface(&self, ifindex: u32) -> bool {
+        // SAFETY: the struct is plain integers; all zero is a value.
+        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        params.family = AF_INET;
+        params.ifindex = ifindex;
+        let len = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: `params` is a whole `bpf_fib_lookup` on our stack.
+        let answer = unsafe {
+            helpers::bpf_fib_lookup(self.skb.cast(), &raw mut params, len, BPF_FIB_LOOKUP_DIRECT)
+        };
+        answer != -ENODEV
     }
 
     /// Asks the kernel how a packet to `destination` leaves by `ifindex`.

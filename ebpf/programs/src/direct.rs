@@ -9,7 +9,8 @@ use twill_abi::{
     Address, Be16, Config, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT,
     PERMIT_FLAG_UNANSWERED, PERMIT_LIVE, Permit, Program, Reason, VETH_FLAG_NEVER_FAST, Vtep,
 };
-use twill_packet::ethernet::{ETHERNET_LEN, EthernetHeader};
+use twill_packet::arp::ArpSender;
+use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
 use twill_packet::ipv4::{IPV4_LEN, IPV4_TAIL_OFFSET, IpProtocol, Ipv4Header, Rewrite};
 use twill_packet::transport::IcmpError;
 
@@ -26,6 +27,8 @@ const IDLE_NS: u64 = 3_600_000_000_000;
 const PLACE_NS: u64 = 600_000_000_000;
 /// How often a place is confirmed at the most, nanoseconds.
 const CONFIRM_NS: u64 = 1_000_000_000;
+/// How often it is asked whether the veth of a record is still there, nanoseconds.
+const LOOK_NS: u64 = 1_000_000_000;
 /// Age at which a datagram that came in is no more the one that is delivered, nanoseconds.
 const ARRIVAL_NS: u64 = 1_000_000_000;
 
@@ -68,6 +71,17 @@ pub fn keep(permit: &mut Permit, now: u64) {
         permit.out_until_ns = now + IDLE_NS;
         permit.in_until_ns = now + IDLE_NS;
     }
+}
+
+/// Whether the veth of a record is still there: with the daemon dead, nobody ends the records of
+/// a pod that is gone, and what is redirected to its veth is lost. One look a second.
+#[inline(always)]
+pub fn is_there(packet: &Packet, permit: &mut Permit, now: u64) -> bool {
+    if now < permit.probe_in_at_ns {
+        return true;
+    }
+    permit.probe_in_at_ns = now + LOOK_NS;
+    packet.has_interface(permit.ifindex)
 }
 
 /// Hands a packet of a direct flow to the kernel's vxlan device, as the stack would have done
@@ -210,15 +224,16 @@ pub fn note_arrival(wire: &FlowTuple, now: u64) {
     maps::insert_mapping(&key, &note);
 }
 
-/// Makes a record for a flow whose datagram the stack delivers right now, if it is the one that
-/// the wire brought: conntrack gives one delivered tuple to one flow, so what arrived under it
-/// and is delivered under it was changed by nobody.
+/// Whether a datagram that the stack delivers right now is the one that the wire brought:
+/// conntrack gives one delivered tuple to one flow, so what arrived under it and is delivered
+/// under it was changed by nobody. Then its flow has its record, if the pod is known to be here.
 #[inline(always)]
 fn open_delivered(
     config: &Config,
     tuple: &FlowTuple,
     ifindex: u32,
     ethernet: &EthernetHeader,
+    at_home: bool,
     now: u64,
 ) -> bool {
     let Some(note) = maps::mapping(&tuple.arrived()) else {
@@ -236,6 +251,10 @@ fn open_delivered(
     let Some(vtep) = route::vtep(index) else {
         return false;
     };
+    if !at_home {
+        // A bridge that has forgotten a MAC address delivers to every pod.
+        return true;
+    }
     let Some(record) = permit::blank(tuple, tuple, ifindex, now) else {
         return false;
     };
@@ -266,6 +285,8 @@ fn start(record: &mut Permit, now: u64) {
     record.out_until_ns = now + IDLE_NS;
     record.in_until_ns = now + IDLE_NS;
     record.probe_out_at_ns = u64::MAX;
+    // The first packet in looks whether the veth is there.
+    record.probe_in_at_ns = 0;
     permit::create(record);
 }
 
@@ -289,8 +310,68 @@ pub fn yield_to_nat(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, now: u64) {
     maps::insert_wire_mapping(wire, &mapping);
 }
 
-/// The stack delivers to a pod: remembers where the pod is, and that the stack has this tuple,
-/// unless it is seen to have done nothing to it.
+/// A pod that asks for or gives a MAC address, as every pod does now and then, says where it is.
+/// That alone is believed by nobody, since a pod may claim any address; see [`confirm`].
+#[inline(always)]
+pub fn hear_arp(packet: &Packet, config: &Config) {
+    if packet.has_vlan_tag() {
+        return;
+    }
+    let Some(ethernet) = packet.get::<EthernetHeader>(0) else {
+        return;
+    };
+    if ethernet.ether_type() != EtherType::ARP {
+        return;
+    }
+    let Some(sender) = packet.fetch::<ArpSender>(ETHERNET_LEN) else {
+        return;
+    };
+    let Some(address) = sender.claims(ethernet.source) else {
+        return;
+    };
+    if !route::is_own(config, address) {
+        return;
+    }
+    let address = Address::from_v4(address);
+    let ifindex = packet.ifindex();
+    let known = maps::local_pod(&address)
+        .is_some_and(|place| place.ifindex == ifindex && place.pod_mac == ethernet.source);
+    if known {
+        return;
+    }
+    let place = LocalPod {
+        seen_ns: 0,
+        ifindex,
+        pod_mac: ethernet.source,
+        gateway_mac: [0; 6],
+    };
+    maps::insert_local_pod(&address, &place);
+}
+
+/// The stack delivers to a pod where the pod has said it is: only both together are believed.
+/// Frames also come to pods that they are not for, where a bridge has forgotten a MAC address.
+#[inline(always)]
+fn confirm(address: &Address, ifindex: u32, ethernet: &EthernetHeader, now: u64) -> bool {
+    let Some(place) = maps::local_pod(address) else {
+        return false;
+    };
+    if place.ifindex != ifindex || place.pod_mac != ethernet.destination {
+        return false;
+    }
+    if now.wrapping_sub(place.seen_ns) >= CONFIRM_NS {
+        let place = LocalPod {
+            seen_ns: now,
+            ifindex,
+            pod_mac: ethernet.destination,
+            gateway_mac: ethernet.source,
+        };
+        maps::insert_local_pod(address, &place);
+    }
+    true
+}
+
+/// The stack delivers to a pod: remembers that the pod is there, and that the stack has this
+/// tuple, unless it is seen to have done nothing to it.
 #[inline(always)]
 pub fn note_delivery(
     packet: &Packet,
@@ -301,22 +382,9 @@ pub fn note_delivery(
 ) {
     let tuple = flow.received();
     let ifindex = packet.ifindex();
-    let fresh = maps::local_pod(&tuple.local).is_some_and(|place| {
-        place.ifindex == ifindex
-            && place.pod_mac == ethernet.destination
-            && now.wrapping_sub(place.seen_ns) < CONFIRM_NS
-    });
-    if !fresh {
-        let place = LocalPod {
-            seen_ns: now,
-            ifindex,
-            pod_mac: ethernet.destination,
-            gateway_mac: ethernet.source,
-        };
-        maps::insert_local_pod(&tuple.local, &place);
-    }
+    let at_home = confirm(&tuple.local, ifindex, ethernet, now);
     if maps::permit(&tuple).is_none() && maps::mapping(&tuple).is_none() {
-        if flow.is_udp() && open_delivered(config, &tuple, ifindex, ethernet, now) {
+        if flow.is_udp() && open_delivered(config, &tuple, ifindex, ethernet, at_home, now) {
             return;
         }
         let mapping = Mapping {
@@ -367,10 +435,11 @@ pub fn quoted(
         protocol: error.ip.protocol,
         reserved: [0; 3],
     };
-    // The error must come from where the flow goes, or to it.
-    let outer_remote = if ours { ip.source() } else { ip.destination() };
-    let outer_local = if ours { ip.destination() } else { ip.source() };
-    let fits = remote.0.last_word() == outer_remote && local.0.last_word() == outer_local;
+    // To the one who sent what is quoted, as conntrack would have it. Who says so may be any
+    // router on the way: whether it is one of the VTEP's, our caller asks.
+    let quoted_by = if ours { local } else { remote };
+    let fits =
+        quoted_by.0.last_word() == ip.destination() && (ours || local.0.last_word() == ip.source());
     let permit = maps::permit(&tuple)?;
     (fits && permit.state == PERMIT_LIVE && is_direct(permit)).then_some(permit)
 }

@@ -1,6 +1,7 @@
 //! The inner packet, as far as a flow is named by it.
 
 use twill_abi::{Address, Be16, FlowTuple, Reason};
+use twill_packet::ethernet::{EtherType, EthernetHeader};
 use twill_packet::ipv4::{IPV4_LEN, IpProtocol, Ipv4Header};
 use twill_packet::transport::{TcpFlags, TcpStart, UDP_LEN, UdpHeader};
 
@@ -19,6 +20,21 @@ pub struct Flow {
     pub flags: TcpFlags,
     /// Length of the IP and transport headers, bytes.
     pub headers_len: u32,
+}
+
+/// The Ethernet header of an untagged IPv4 packet: nothing else is ever looked into.
+#[inline(always)]
+pub fn ethernet(packet: &Packet) -> Result<EthernetHeader, Reason> {
+    if packet.has_vlan_tag() {
+        return Err(Reason::VlanTag);
+    }
+    let Some(ethernet) = packet.get::<EthernetHeader>(0) else {
+        return Err(Reason::Truncated);
+    };
+    if ethernet.ether_type() != EtherType::IPV4 {
+        return Err(Reason::NotIp);
+    }
+    Ok(ethernet)
 }
 
 /// The IP header at `offset`, if the packet is as long as it says.

@@ -1,7 +1,7 @@
 //! TC ingress of a pod's host-side veth: the fast path out.
 
 use twill_abi::{Config, FlowTuple, Program, Reason};
-use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
+use twill_packet::ethernet::{ETHERNET_LEN, EthernetHeader};
 
 use crate::access::Packet;
 use crate::encap::Failure;
@@ -22,25 +22,22 @@ pub fn decide(packet: &Packet) -> Verdict {
         return Verdict::Pass(Reason::ModeKernel);
     };
     // A pod cannot claim a permit, whatever mark its packets came with.
-    let mark = packet.mark();
-    if mark & config.mark_bit != 0 {
-        packet.set_mark(mark & !config.mark_bit);
-    }
+    packet.take_mark_bit(config.mark_bit);
     if guard::from_pod(packet, config) == Answer::Drop {
         return Verdict::Refused;
     }
     if !settings::fast_path(config) {
         return Verdict::Pass(Reason::FastPathOff);
     }
-    if packet.has_vlan_tag() {
-        return Verdict::Pass(Reason::VlanTag);
-    }
-    let Some(ethernet) = packet.get::<EthernetHeader>(0) else {
-        return Verdict::Pass(Reason::Truncated);
+    let ethernet = match flow::ethernet(packet) {
+        Ok(ethernet) => ethernet,
+        Err(reason) => {
+            if direct::is_on(config) {
+                direct::hear_arp(packet, config);
+            }
+            return Verdict::Pass(reason);
+        }
     };
-    if ethernet.ether_type() != EtherType::IPV4 {
-        return Verdict::Pass(Reason::NotIp);
-    }
     let (flow, pod) = match parse(packet, config) {
         Ok(parsed) => parsed,
         Err(reason) => return Verdict::Pass(reason),

@@ -198,6 +198,11 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
         return pass(Reason::LastHop);
     }
     if direct::is_direct(permit) {
+        if !direct::is_there(packet, permit, now) {
+            let pod = permit.pod;
+            permit::end(&pod);
+            return pass(Reason::ForeignVeth);
+        }
         direct::keep(permit, now);
     } else if permit::is_probe(config, permit, Direction::In, now) {
         return pass(Reason::Probe);

@@ -355,28 +355,7 @@ pub fn blank(
     now: u64,
 ) -> Option<&'static mut Permit> {
     let permit = maps::scratch()?;
-    *permit = Permit {
-        pod: *pod,
-        wire: *wire,
-        out_until_ns: 0,
-        in_until_ns: 0,
-        probe_out_at_ns: 0,
-        probe_in_at_ns: NEVER,
-        tombstone_until_ns: 0,
-        since_ns: now,
-        ifindex,
-        vtep: 0,
-        vtep_generation: 0,
-        probes: 0,
-        renewals: 0,
-        state: PERMIT_LIVE,
-        pod_mac: [0; 6],
-        gateway_mac: [0; 6],
-        sent_to_mac: [0; 6],
-        reserved: [0; 2],
-        flags: 0,
-        reserved_tail: 0,
-    };
+    *permit = Permit::new(pod, wire, ifindex, now);
     Some(permit)
 }
 

@@ -4,7 +4,7 @@
 //! acceptance is learned, and where one map lookup does the work of neighbour table and FDB.
 
 use twill_abi::{Program, Reason};
-use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
+use twill_packet::ethernet::ETHERNET_LEN;
 use twill_packet::ipv4::Ipv4Header;
 
 use crate::access::Packet;
@@ -31,20 +31,8 @@ fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
     let Some(config) = &settings::active() else {
         return pass(Reason::ModeKernel);
     };
-    let mark = packet.mark();
-    let accepted = mark & config.mark_bit != 0;
-    if accepted {
-        packet.set_mark(mark & !config.mark_bit);
-    }
-    if packet.has_vlan_tag() {
-        return pass(Reason::VlanTag);
-    }
-    let Some(ethernet) = packet.get::<EthernetHeader>(0) else {
-        return pass(Reason::Truncated);
-    };
-    if ethernet.ether_type() != EtherType::IPV4 {
-        return pass(Reason::NotIp);
-    }
+    let accepted = packet.take_mark_bit(config.mark_bit);
+    flow::ethernet(packet).map_err(Failure::Untouched)?;
     let ip: Ipv4Header = flow::ipv4(packet, ETHERNET_LEN).map_err(Failure::Untouched)?;
     let Some(index) = route::lookup(config, ip.destination()) else {
         return pass(Reason::NoOverlayRoute);

@@ -1,7 +1,7 @@
 //! TC egress of a pod's host-side veth: what the host delivers to the pod.
 
 use twill_abi::{Program, Reason};
-use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
+use twill_packet::ethernet::{ETHERNET_LEN, EthernetHeader};
 use twill_packet::ipv4::IpProtocol;
 
 use crate::access::Packet;
@@ -17,23 +17,14 @@ pub fn decide(packet: &Packet) -> Verdict {
     let Some(config) = &settings::active() else {
         return Verdict::Pass(Reason::ModeKernel);
     };
-    let mark = packet.mark();
-    let accepted = mark & config.mark_bit != 0;
-    if accepted {
-        packet.set_mark(mark & !config.mark_bit);
-    }
+    let accepted = packet.take_mark_bit(config.mark_bit);
     if !settings::fast_path(config) {
         return Verdict::Pass(Reason::FastPathOff);
     }
-    if packet.has_vlan_tag() {
-        return Verdict::Pass(Reason::VlanTag);
-    }
-    let Some(ethernet) = packet.get::<EthernetHeader>(0) else {
-        return Verdict::Pass(Reason::Truncated);
+    let ethernet = match flow::ethernet(packet) {
+        Ok(ethernet) => ethernet,
+        Err(reason) => return Verdict::Pass(reason),
     };
-    if ethernet.ether_type() != EtherType::IPV4 {
-        return Verdict::Pass(Reason::NotIp);
-    }
     let ip = match flow::ipv4(packet, ETHERNET_LEN) {
         Ok(ip) => ip,
         Err(reason) => return Verdict::Pass(reason),

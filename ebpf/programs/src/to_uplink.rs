@@ -18,10 +18,8 @@ pub fn decide(packet: &Packet) -> Verdict {
     let Some(config) = &settings::active() else {
         return Verdict::Ignore;
     };
-    let mark = packet.mark();
-    if mark & config.mark_bit != 0 {
+    if packet.take_mark_bit(config.mark_bit) {
         // Made by BPF: no answer to what OUTPUT rules and policies think of it.
-        packet.set_mark(mark & !config.mark_bit);
         return Verdict::Ignore;
     }
     if confirm(packet, config).is_some() {

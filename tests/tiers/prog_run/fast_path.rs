@@ -2,8 +2,8 @@
 //! was remembered under another word is not used.
 
 use twill_abi::{
-    Address, Be16, CONFIG_FLAG_STALE, FastPath, FlowTuple, PERMIT_FLAG_DIRECT, PERMIT_LIVE, Permit,
-    Program, Reason,
+    Address, Be16, CONFIG_FLAG_STALE, FastPath, FlowTuple, PERMIT_FLAG_DIRECT, Permit, Program,
+    Reason,
 };
 use twill_testbed::packet::{Ethernet, Tcp, Udp};
 
@@ -56,26 +56,16 @@ fn record(lab: &Lab, flags: u32) -> Permit {
     };
     let until = monotonic_ns() + HOUR_NS;
     Permit {
-        pod: tuple,
-        wire: tuple,
         out_until_ns: until,
         in_until_ns: until,
         probe_out_at_ns: u64::MAX,
-        probe_in_at_ns: u64::MAX,
-        tombstone_until_ns: 0,
-        since_ns: 1,
-        ifindex: lab.veth,
         vtep: VTEP_B,
         vtep_generation: lab.tables().vteps[VTEP_B as usize].generation,
-        probes: 0,
-        renewals: 0,
-        state: PERMIT_LIVE,
         pod_mac: VTEP_MAC_A,
         gateway_mac: OTHER_MAC,
         sent_to_mac: OTHER_MAC,
-        reserved: [0; 2],
         flags,
-        reserved_tail: 0,
+        ..Permit::new(&tuple, &tuple, lab.veth, 1)
     }
 }
 

@@ -82,9 +82,7 @@ impl Lab {
         let mut loader = EbpfLoader::new();
         for map in MAPS {
             if ![COUNTERS_MAP.name, CONFIG.name].contains(&map.name) {
-                // A ring buffer is measured in whole pages.
                 let entries = match map.kind {
-                    MapKind::RingBuf => 4096,
                     // A small LRU map throws entries out long before it is full.
                     MapKind::LruHash => LRU_CAPACITY,
                     MapKind::Hash | MapKind::Array | MapKind::PerCpuArray | MapKind::LpmTrie => {

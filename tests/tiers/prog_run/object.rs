@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use aya_obj::Object as ParsedObject;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
-use twill_abi::maps::EVENTS;
-use twill_abi::{ABI_VERSION, ABI_VERSION_SYMBOL, MAPS, MapKind, MapSpec, Program};
+use twill_abi::{ABI_VERSION, ABI_VERSION_SYMBOL, MAPS, MapSpec, Program};
 
 use super::lab::object;
 
@@ -16,23 +15,15 @@ const NAME_LENGTH: usize = 15;
 type Shape = (u32, u32, u32, u32, u32);
 
 fn wanted(map: &MapSpec) -> Shape {
-    let value_size = if map.kind == MapKind::RingBuf {
-        0
-    } else {
-        map.value_size
-    };
     (
         map.kind as u32,
         map.key_size,
-        value_size,
+        map.value_size,
         map.max_entries,
         map.flags,
     )
 }
 
-/// Maps of the ABI that no program uses yet. The linker leaves out what nobody uses, so one
-/// that appears must leave this list.
-const UNUSED: [MapSpec; 1] = [EVENTS];
 /// Programs that no packet meets: they count nothing, so the registry does not name them.
 const PROBES: [&str; 1] = ["probe_encap"];
 
@@ -56,11 +47,7 @@ fn the_maps_are_those_of_the_abi() {
             (name.as_str(), shape)
         })
         .collect();
-    let wanted: BTreeMap<&str, Shape> = MAPS
-        .iter()
-        .filter(|map| !UNUSED.contains(map))
-        .map(|map| (map.name, wanted(map)))
-        .collect();
+    let wanted: BTreeMap<&str, Shape> = MAPS.iter().map(|map| (map.name, wanted(map))).collect();
     let differing: Vec<String> = wanted
         .keys()
         .chain(found.keys().filter(|name| !wanted.contains_key(*name)))

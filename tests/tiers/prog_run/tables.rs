@@ -70,7 +70,7 @@ impl Tables {
         routes.push((Ipv4Addr::new(10, 244, 201, 0).into(), VTEP_OUTSIDE));
         let mut tables = Self {
             config: config(uplink, overlay),
-            operator: NO_CONFIG,
+            operator: Config::UNWRITTEN,
             routes,
             odd_routes: Vec::new(),
             sources: peers
@@ -248,16 +248,14 @@ fn config(uplink: u32, overlay: u32) -> Config {
         own_prefix_v4: 24,
         network_prefix_v4: 16,
         generation: 1,
-        ..NO_CONFIG
+        ..Config::UNWRITTEN
     }
 }
 
-const NOWHERE: Address = Address([twill_abi::Be32::from_host(0); 4]);
-
 /// A zeroed `vteps` entry.
 const NO_VTEP: Vtep = Vtep {
-    underlay: NOWHERE,
-    subnet: NOWHERE,
+    underlay: Address::NOWHERE,
+    subnet: Address::NOWHERE,
     mac: [0; 6],
     subnet_prefix: 0,
     reserved: 0,
@@ -279,37 +277,6 @@ pub(crate) const NO_STATE: VtepState = VtepState {
     path_mtu: 0,
     generation: 0,
     reserved: [0; 3],
-};
-
-/// A zeroed `config` entry.
-const NO_CONFIG: Config = Config {
-    permit_ns: 0,
-    outer_permit_ns: 0,
-    heartbeat_ns: 0,
-    mode: Mode::Unset as u32,
-    fast_path: 0,
-    flags: 0,
-    vni: 0,
-    mark_bit: 0,
-    uplink_ifindex: 0,
-    overlay_ifindex: 0,
-    guard: 0,
-    vxlan_port: Be16::from_host(0),
-    source_port_min: 0,
-    source_port_max: 0,
-    common_prefix_v4: 0,
-    common_prefix_v6: 0,
-    underlay: NOWHERE,
-    own_subnet: NOWHERE,
-    own_subnet_v6: NOWHERE,
-    network: NOWHERE,
-    vtep_mac: [0; 6],
-    own_prefix_v4: 0,
-    own_prefix_v6: 0,
-    network_prefix_v4: 0,
-    reserved: [0; 7],
-    generation: 0,
-    flow_seed: 0,
 };
 
 fn array<'a, V: aya::Pod>(ebpf: &'a mut Ebpf, name: &str) -> Array<&'a mut MapData, V> {

@@ -69,8 +69,7 @@ fn maps(lines: &mut Vec<String>) {
         String::new(),
         "## Maps".to_owned(),
         String::new(),
-        "Entries are the object's; the agent's options may say otherwise. A ring buffer's are bytes."
-            .to_owned(),
+        "Entries are the object's; the agent's options may say otherwise.".to_owned(),
         String::new(),
         "| map | kind | key | value | entries | flags |".to_owned(),
         "| --- | --- | ---: | ---: | ---: | --- |".to_owned(),
@@ -95,7 +94,6 @@ const fn kind(kind: MapKind) -> &'static str {
         MapKind::PerCpuArray => "per-CPU array",
         MapKind::LruHash => "LRU hash",
         MapKind::LpmTrie => "LPM trie",
-        MapKind::RingBuf => "ring buffer",
     }
 }
 

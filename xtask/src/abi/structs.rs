@@ -2,7 +2,7 @@
 
 use twill_abi::layout::Field;
 use twill_abi::{
-    Config, Counter, Event, FlowTuple, LocalPod, Mapping, Pending, Permit, RouteKey, RoutePrefix,
+    Config, Counter, FlowTuple, LocalPod, Mapping, Pending, Permit, RouteKey, RoutePrefix,
     Stranger, VethFlags, Vtep, VtepCounter, VtepState,
 };
 
@@ -31,7 +31,6 @@ macro_rules! structs {
 pub(super) const STRUCTS: &[Struct] = structs![
     Config,
     Counter,
-    Event,
     FlowTuple,
     LocalPod,
     Mapping,

@@ -23,27 +23,19 @@ fn tuple(remote: [u8; 4], remote_port: u16) -> FlowTuple {
 
 /// A flow through a Service, accepted in both directions for five seconds more.
 fn service() -> Permit {
+    let (pod, wire) = (tuple([10, 96, 0, 1], 80), tuple([10, 244, 2, 2], 8080));
     Permit {
-        pod: tuple([10, 96, 0, 1], 80),
-        wire: tuple([10, 244, 2, 2], 8080),
         out_until_ns: NOW + 5 * SECOND,
         in_until_ns: NOW + 5 * SECOND + SECOND / 2,
         probe_out_at_ns: NOW + 250_000_000,
-        probe_in_at_ns: u64::MAX,
-        tombstone_until_ns: 0,
-        since_ns: NOW - 7 * SECOND,
-        ifindex: 5,
         vtep: 1,
         vtep_generation: 3,
         probes: 2,
         renewals: 4,
-        state: PERMIT_LIVE,
         pod_mac: [2; 6],
         gateway_mac: [2; 6],
         sent_to_mac: [2; 6],
-        reserved: [0; 2],
-        flags: 0,
-        reserved_tail: 0,
+        ..Permit::new(&pod, &wire, 5, NOW - 7 * SECOND)
     }
 }
 

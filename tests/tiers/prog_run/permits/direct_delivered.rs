@@ -1,9 +1,10 @@
 //! Mode `direct` and datagrams that come in first: the stack gets them, and where it delivers what
 //! the wire brought, the flow has its record.
 
-use twill_abi::{Program, Reason};
+use twill_abi::{LocalPod, Program, Reason};
 use twill_testbed::packet::{PROTOCOL_TCP, PROTOCOL_UDP};
 
+use super::direct_in::LOOK_NS;
 use super::direct_out::{direct, record};
 use super::flow::{CLIENT, Inner, SERVICE, into_pod, mapping, permit, place, plain, tuple};
 use super::from_uplink::{carried, judged};
@@ -98,7 +99,31 @@ fn what_is_delivered_as_it_came_makes_a_record_that_carries() {
     let outer = Outer::from_node_b();
     let wanted = sent.clone().routed();
     let case = carried("next", output.tables, &outer, &sent, &wanted);
-    check(&lab, &case);
+    check(
+        &lab,
+        &case.then(|flows| flows.permits.at(&flow).probe_in_at_ns = at(LOOK_NS)),
+    );
+}
+
+/// A bridge that has forgotten a MAC address delivers to every pod: only where the pod has said
+/// that it is there a record is made, and the flow is not the stack's for good elsewhere.
+#[test]
+fn what_comes_to_a_pod_that_it_is_not_for_makes_nothing() {
+    let Some(lab) = Lab::open() else { return };
+    let wrong = LocalPod {
+        ifindex: lab.other_veth,
+        ..place(&lab, monotonic_ns())
+    };
+    for at in [None, Some(wrong)] {
+        let case = delivered("flooded", noted(&lab, PROTOCOL_UDP, 0), PROTOCOL_UDP);
+        let case = case.with(|tables| {
+            tables.flows.local_pods.remove(&POD_A1.into());
+            if let Some(place) = at {
+                tables.flows.local_pods.set(POD_A1.into(), place);
+            }
+        });
+        check(&lab, &case);
+    }
 }
 
 #[test]

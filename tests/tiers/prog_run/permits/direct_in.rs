@@ -7,6 +7,7 @@ use twill_testbed::packet::{PROTOCOL_TCP, Tcp};
 use super::direct_out::{IDLE_NS, direct, direct_holding, known, record};
 use super::flow::{
     CLIENT, Inner, POD_MAC, PROTOCOLS, SERVICE, into_pod, mapping, permit, place, plain, tuple,
+    word,
 };
 use super::from_uplink::{carried, judged};
 use crate::check::{Case, check};
@@ -19,6 +20,8 @@ use crate::world::{OTHER_MAC, POD_A1};
 
 /// How long a place is believed, nanoseconds.
 const PLACE_NS: u64 = 600_000_000_000;
+/// How often it is asked whether a record's veth is there, nanoseconds.
+pub(crate) const LOOK_NS: u64 = 1_000_000_000;
 
 /// The mode `direct`, and our pod seen so long ago.
 fn seen(lab: &Lab, ago_ns: u64) -> Tables {
@@ -53,6 +56,7 @@ fn a_syn_to_a_pod_in_its_place_makes_a_record() {
         );
         let mut made = record(&lab, flow);
         made.flags |= PERMIT_FLAG_UNANSWERED;
+        made.probe_in_at_ns = at(LOOK_NS);
         let output = check(&lab, &case.then(|flows| flows.file(made)));
         // Nobody said a word to the first one: the pod may have moved, the stack finds it.
         let again = slow(
@@ -109,6 +113,7 @@ fn a_syn_to_a_pod_in_its_place_makes_a_record() {
                 gateway_mac: POD_MAC,
                 sent_to_mac: POD_MAC,
                 flags: PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNANSWERED,
+                probe_in_at_ns: at(LOOK_NS),
                 ..record(&lab, flow)
             });
         }),
@@ -124,6 +129,9 @@ fn without_a_place_the_stack_delivers() {
     );
     let old = seen(&lab, PLACE_NS + 1);
     check(&lab, &slow("old", old, Tcp::SYN, Reason::Opening));
+    let mut said = direct(&lab);
+    said.flows.local_pods.set(POD_A1.into(), word(&lab));
+    check(&lab, &slow("its word", said, Tcp::SYN, Reason::Opening));
     let never = slow("never fast", seen(&lab, 0), Tcp::SYN, Reason::NeverFast);
     check(&lab, &never.with_never_fast(lab.veth));
 }
@@ -186,6 +194,46 @@ fn a_record_is_kept_while_it_is_used() {
     }
 }
 
+/// With the daemon dead a pod is gone, and nobody has ended what is known of it.
+#[test]
+fn a_record_whose_veth_is_gone_gives_way_to_the_stack() {
+    let Some(lab) = Lab::open() else { return };
+    let gone = 4_000;
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        let held = Permit {
+            ifindex: gone,
+            probe_in_at_ns: PAST,
+            ..known(&lab, flow)
+        };
+        let packet = Inner::received(&flow).bytes();
+        let tables = direct_holding(&lab, &[held]);
+        let outer = Outer::from_node_b();
+        let case = judged("gone", tables, &outer, &packet, Reason::ForeignVeth);
+        check(&lab, &case.then(|flows| flows.permits.remove(&flow)));
+        // One look a second, and it goes on where the veth is there.
+        let held = Permit {
+            probe_in_at_ns: PAST,
+            ..known(&lab, flow)
+        };
+        let sent = Inner::received(&flow);
+        let tables = direct_holding(&lab, &[held]);
+        let case = carried("there", tables, &outer, &sent, &sent.clone().routed());
+        check(
+            &lab,
+            &case.then(|flows| flows.permits.at(&flow).probe_in_at_ns = at(LOOK_NS)),
+        );
+    }
+    // No record is made for a connection to there either.
+    let mut tables = direct(&lab);
+    let place = LocalPod {
+        ifindex: gone,
+        ..place(&lab, monotonic_ns())
+    };
+    tables.flows.local_pods.set(POD_A1.into(), place);
+    check(&lab, &slow("SYN", tables, Tcp::SYN, Reason::ForeignVeth));
+}
+
 /// The stack delivers a packet of the flow; netfilter says nothing of it.
 fn delivered(lab: &Lab, name: &str, protocol: u8) -> Case {
     let frame = into_pod(&Inner::received(&plain(protocol)).bytes());
@@ -195,15 +243,28 @@ fn delivered(lab: &Lab, name: &str, protocol: u8) -> Case {
 }
 
 #[test]
-fn what_the_stack_delivers_is_the_stacks_and_tells_the_pods_place() {
+fn what_the_stack_delivers_is_the_stacks_and_confirms_the_pods_place() {
     let Some(lab) = Lab::open() else { return };
     for protocol in PROTOCOLS {
         let flow = plain(protocol);
         let pod = POD_A1.into();
         let own = mapping(flow, lab.veth, at(0));
-        let befores = [
+        let before = place(&lab, monotonic_ns() - 2_000_000_000);
+        for before in [word(&lab), before] {
+            let case = delivered(&lab, "confirmed", protocol);
+            let case = case.with(|tables| tables.flows.local_pods.set(pod, before));
+            check(
+                &lab,
+                &case.then(|flows| {
+                    flows.local_pods.set(pod, place(&lab, at(0)));
+                    flows.mappings.set(flow, own);
+                }),
+            );
+        }
+        // Without its own word a pod may not be there: a bridge that has forgotten a MAC address
+        // delivers to every port.
+        let elsewhere = [
             None,
-            Some(place(&lab, monotonic_ns() - 2_000_000_000)),
             Some(LocalPod {
                 ifindex: lab.other_veth,
                 ..place(&lab, monotonic_ns())
@@ -213,19 +274,13 @@ fn what_the_stack_delivers_is_the_stacks_and_tells_the_pods_place() {
                 ..place(&lab, monotonic_ns())
             }),
         ];
-        for before in befores {
-            let case = delivered(&lab, "place", protocol).with(|tables| {
+        for before in elsewhere {
+            let case = delivered(&lab, "flooded", protocol).with(|tables| {
                 if let Some(before) = before {
                     tables.flows.local_pods.set(pod, before);
                 }
             });
-            check(
-                &lab,
-                &case.then(|flows| {
-                    flows.local_pods.set(pod, place(&lab, at(0)));
-                    flows.mappings.set(flow, own);
-                }),
-            );
+            check(&lab, &case.then(|flows| flows.mappings.set(flow, own)));
         }
         let known_place = place(&lab, monotonic_ns());
         let at_home = |name: &str| {

@@ -3,8 +3,7 @@
 use std::net::Ipv4Addr;
 
 use twill_abi::{
-    Address, Be16, CONFIG_FLAG_TCP_PERMITS, FastPath, FlowTuple, LocalPod, Mapping, PERMIT_LIVE,
-    Pending, Permit,
+    Address, Be16, CONFIG_FLAG_TCP_PERMITS, FastPath, FlowTuple, LocalPod, Mapping, Pending, Permit,
 };
 use twill_testbed::packet::{Ethernet, Ipv4, PROTOCOL_TCP, PROTOCOL_UDP, Tcp, Udp};
 
@@ -190,28 +189,7 @@ pub(crate) fn permit(lab: &Lab, pod: FlowTuple, wire: FlowTuple) -> Permit {
 
 /// A permit that accepts nothing and leads nowhere.
 pub(crate) fn blank(lab: &Lab, pod: FlowTuple, wire: FlowTuple) -> Permit {
-    Permit {
-        pod,
-        wire,
-        out_until_ns: 0,
-        in_until_ns: 0,
-        probe_out_at_ns: 0,
-        probe_in_at_ns: NEVER,
-        tombstone_until_ns: 0,
-        since_ns: 0,
-        ifindex: lab.veth,
-        vtep: 0,
-        vtep_generation: 0,
-        probes: 0,
-        renewals: 0,
-        state: PERMIT_LIVE,
-        pod_mac: [0; 6],
-        gateway_mac: [0; 6],
-        sent_to_mac: [0; 6],
-        reserved: [0; 2],
-        flags: 0,
-        reserved_tail: 0,
-    }
+    Permit::new(&pod, &wire, lab.veth, 0)
 }
 
 /// A mapping to this tuple.
@@ -242,6 +220,14 @@ pub(crate) fn place(lab: &Lab, seen_ns: u64) -> LocalPod {
         ifindex: lab.veth,
         pod_mac: POD_MAC,
         gateway_mac: BRIDGE_MAC,
+    }
+}
+
+/// The place of our pod by its own word: the stack has not delivered to it yet.
+pub(crate) fn word(lab: &Lab) -> LocalPod {
+    LocalPod {
+        gateway_mac: [0; 6],
+        ..place(lab, 0)
     }
 }
 

@@ -6,6 +6,7 @@ mod direct_about;
 mod direct_delivered;
 mod direct_in;
 mod direct_out;
+mod direct_word;
 mod flow;
 mod from_pod;
 mod from_uplink;
