@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use twill_testbed::world::NODE_B;
 
-use crate::lab::{A, B, Kind, Lab, Options, both};
+use crate::lab::{A, B, Kind, Lab, Options, run};
 use crate::talk::{Flow, Server};
 
 /// Fits the overlay, and with 50 bytes more does not fit the route.
@@ -41,5 +41,5 @@ fn a05_outer_fragments_of_a_stock_peer_arrive_whole() -> Result<()> {
         stock_sender: true,
         ..Options::default()
     };
-    both(options, |lab| fragments_arrive_whole(lab))
+    run(&Kind::ALL, options, |lab| fragments_arrive_whole(lab)).map(drop)
 }

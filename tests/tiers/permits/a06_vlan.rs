@@ -12,7 +12,7 @@ use twill_testbed::pod::Pod;
 use twill_testbed::wait::wait_until;
 
 use crate::beat::Beat;
-use crate::lab::{A, B, Kind, Lab, Options, SECONDS, both};
+use crate::lab::{A, B, Kind, Lab, Options, SECONDS, run};
 use crate::rules::ECHO;
 use crate::talk::{Flow, Server};
 
@@ -116,5 +116,5 @@ fn no_tag_leaves(lab: &Lab) -> Result<()> {
 
 #[test]
 fn a06_a_tagged_frame_of_a_pod_never_leaves_the_node() -> Result<()> {
-    both(Options::default(), |lab| no_tag_leaves(lab))
+    run(&Kind::ALL, Options::default(), |lab| no_tag_leaves(lab)).map(drop)
 }

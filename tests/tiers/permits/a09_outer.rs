@@ -1,11 +1,13 @@
 //! A9: what OUTPUT, xfrm and netdev egress say of the outer packet holds for what BPF carries,
 //! fast flows and slow packets alike; and so does INPUT where it arrives.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 use twill_testbed::traffic::ping;
 
 use crate::beat::{Beat, check_ended, grace};
-use crate::lab::{A, B, Lab, Options, both, forbid};
+use crate::lab::{A, B, Lab, Options, SLACK, both, forbid};
 use crate::talk::{Flow, Server};
 
 const PORT: u16 = 5001;
@@ -34,15 +36,22 @@ const INPUT: Barrier = (
     "iptables -D INPUT -p udp --dport 8472 -j DROP",
 );
 
-fn barriers_hold(lab: &Lab, barriers: &[Barrier]) -> Result<()> {
+fn barriers_hold(lab: &Lab, barriers: &[Barrier], flush: bool) -> Result<()> {
     let (from, to) = (lab.pod(A, 0), lab.pod(B, 0));
     let _echo = Server::backend(to, "one")?;
     let beat = Beat::start(Flow::udp(from.namespace(), PORT, Server::address(to))?);
     for (node, put_up, take_down) in barriers {
         lab.wait_fast(&[PORT])?;
         ping(from.namespace(), to.address(), 56)?;
-        let since = forbid(lab, &[(*node, put_up)])?;
-        check_ended(since, grace(lab.kind), &[(put_up, &beat)], &[])?;
+        let mut since = forbid(lab, &[(*node, put_up)])?;
+        let grace = if flush {
+            lab.flush()?;
+            since = Instant::now();
+            SLACK
+        } else {
+            grace(lab.kind)
+        };
+        check_ended(since, grace, &[(put_up, &beat)], &[])?;
         let pinged = ping(from.namespace(), to.address(), 56);
         ensure!(pinged.is_err(), "a ping passes {put_up}");
         lab.on(*node, take_down)?;
@@ -54,11 +63,18 @@ fn barriers_hold(lab: &Lab, barriers: &[Barrier]) -> Result<()> {
 #[test]
 fn a09_output_rules_and_netdev_egress_stop_outer_packets() -> Result<()> {
     both(Options::default(), |lab| {
-        barriers_hold(lab, &[OUTPUT, EGRESS])
+        barriers_hold(lab, &[OUTPUT, EGRESS], false)
     })
 }
 
 #[test]
 fn a09_xfrm_policies_and_input_rules_stop_outer_packets() -> Result<()> {
-    both(Options::default(), |lab| barriers_hold(lab, &[XFRM, INPUT]))
+    both(Options::default(), |lab| {
+        barriers_hold(lab, &[XFRM, INPUT], false)
+    })
+}
+
+#[test]
+fn a09_an_input_rule_for_outer_packets_stops_flows_at_once_after_a_flush() -> Result<()> {
+    both(Options::default(), |lab| barriers_hold(lab, &[INPUT], true))
 }

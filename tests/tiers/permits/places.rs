@@ -69,7 +69,7 @@ fn replaced(lab: &mut Lab) -> Result<()> {
 }
 
 /// Lets the node learn the new pod's MAC address, as the pod's first packet does.
-fn announce(lab: &Lab, node: usize) -> Result<()> {
+pub(crate) fn announce(lab: &Lab, node: usize) -> Result<()> {
     let [a, b, c, _] = lab.pod(node, 0).address().octets();
     ping(lab.pod(node, 0).namespace(), [a, b, c, 1].into(), 8).map(drop)
 }
