@@ -157,6 +157,6 @@ impl Config {
         network_prefix_v4: 0,
         reserved: [0; 7],
         generation: 0,
-        reserved_tail: [0; 8],
+        flow_seed: 0,
     };
 }
