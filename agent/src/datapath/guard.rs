@@ -187,3 +187,19 @@ fn ensure(
     links.insert(pin.clone(), link);
     Ok((pin, id))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xdp_costs_something_where_it_takes_large_packets_away_and_nowhere_else() {
+        for kind in ["veth", "tun", "tap", "virtio_net"] {
+            assert!(cost(kind).is_some(), "{kind}");
+        }
+        // Physical NICs, and what has no XDP in the driver and says so when it is asked.
+        for kind in ["ixgbe", "mlx5_core", "ena", "vlan", "bond", "device", ""] {
+            assert_eq!(cost(kind), None, "{kind}");
+        }
+    }
+}

@@ -13,6 +13,7 @@ use twill_testbed::wait::check_interrupt;
 
 use super::flood::{Flood, Hole};
 use super::way::{self, INTERFACE, Way};
+use crate::programs::branch::from_nobody;
 use crate::programs::lab::{Devices, Lab};
 use crate::programs::{Object, Scene};
 use crate::progress::Progress;
@@ -73,7 +74,7 @@ fn measure(object: &Object, rounds: u32, frames: u32) -> Result<Vec<Drops>> {
     stay_here()?;
     let mut lab = Lab::open(&object.bytes, SCENE, devices)?;
     let wire = if_nametoindex(WIRE).context("index of the wire")?;
-    let stranger = lab.strangers_packet().context("no packet of a stranger")?;
+    let stranger = from_nobody();
     let mut flood = Flood::through(wire, stranger)?;
     let mut hole = Hole::new()?;
     let mut all: Vec<_> = Way::ALL.into_iter().map(Drops::none).collect();

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
-use twill_abi::{FastPath, Mode, Program, Reason};
+use twill_abi::{FastPath, Guard, Mode, Program, Reason};
 use twill_testbed::packet::{Ethernet, Ipv4, Tcp, Udp, Vxlan};
 
 use super::scene::{
@@ -69,6 +69,12 @@ branches! {
     ToPodPass = "to_pod not accepted", ToPod, NotAccepted, "Netfilter let it pass as no established flow's.";
     ToPodLearn = "to_pod learn", ToPod, Learned, "Remembers netfilter's acceptance.";
     ToUplinkConfirm = "to_uplink vxlan", ToUplink, OuterConfirmed, "Renews a VTEP's outer permit.";
+    GuardOff = "guard off", Guard, ModeKernel, "XDP that asks no more than whether there is a guard: the zero of the others.";
+    GuardOther = "guard no vxlan", Guard, NotVxlan, "The node's own traffic, at XDP.";
+    GuardTrusted = "guard trusted", Guard, Trusted, "VXLAN that passed every check, at XDP.";
+    GuardStranger = "guard stranger", Guard, UnknownVtep, "VXLAN from no VTEP, dropped at XDP and remembered.";
+    GuardTcTrusted = "from_uplink guards, trusted", FromUplink, Trusted, "VXLAN that passed every check, where the guard is at TC; the fast path is off.";
+    GuardTcStranger = "from_uplink guards, stranger", FromUplink, UnknownVtep, "VXLAN from no VTEP, dropped at TC and remembered.";
 }
 
 impl fmt::Display for Branch {
@@ -107,7 +113,9 @@ impl Branch {
             | Self::ToOverlayNextHop
             | Self::ToOverlayNoRoute
             | Self::FromUplinkTrusted
-            | Self::FromPodOff => (Mode::Bpf, FastPath::Off),
+            | Self::FromPodOff
+            | Self::GuardTcTrusted
+            | Self::GuardTcStranger => (Mode::Bpf, FastPath::Off),
             Self::ToOverlayLearn
             | Self::FromUplinkOther
             | Self::FromUplinkStranger
@@ -120,8 +128,47 @@ impl Branch {
             | Self::FromPodNat
             | Self::ToPodPass
             | Self::ToPodLearn
-            | Self::ToUplinkConfirm => (Mode::Bpf, FastPath::Permit),
+            | Self::ToUplinkConfirm
+            | Self::GuardOff
+            | Self::GuardOther
+            | Self::GuardTrusted
+            | Self::GuardStranger => (Mode::Bpf, FastPath::Permit),
         }
+    }
+
+    /// What the guard does meanwhile.
+    pub(super) fn guard(self) -> Guard {
+        if self != Self::GuardOff && self.counter() == Program::Guard {
+            Guard::Enforce
+        } else {
+            Guard::Off
+        }
+    }
+
+    /// Whether the guard is in `from_uplink`.
+    pub(super) fn guards_at_tc(self) -> bool {
+        matches!(self, Self::GuardTcTrusted | Self::GuardTcStranger)
+    }
+
+    /// The program that it counts as.
+    pub(super) fn counter(self) -> Program {
+        if self.guards_at_tc() {
+            return Program::Guard;
+        }
+        self.program()
+    }
+
+    /// Whether it counts nothing: that is the point of it.
+    pub(super) fn is_silent(self) -> bool {
+        matches!(self, Self::Nothing | Self::GuardOff | Self::GuardOther)
+    }
+
+    /// What its cost is told beside: the least that a program of its kind does.
+    pub(super) fn zero(self) -> Self {
+        if self.program() == Program::Guard {
+            return Self::GuardOff;
+        }
+        Self::Nothing
     }
 
     pub(super) fn device(self) -> Device {
@@ -162,18 +209,18 @@ impl Branch {
             | Self::ToOverlaySpread
             | Self::ToOverlayLearn
             | Self::ToOverlayNextHop => leaving(peer),
-            Self::FromUplinkOther => {
+            Self::FromUplinkOther | Self::GuardOther => {
                 let packet = Ipv4::new(underlay(1), OWN_UNDERLAY);
                 let packet = packet.tcp(&Tcp::new(50_000, 22), &[0; PAYLOAD]);
                 Ethernet::ipv4(NEXT_MAC, UPLINK_MAC).over(&packet)
             }
-            Self::FromUplinkKernel | Self::FromUplinkTrusted | Self::FromUplinkFast => {
-                arriving(underlay(1), POD_PORT)
-            }
-            Self::FromUplinkStranger => {
-                let inner = segment(NOBODY, BACKEND_PORT, OWN_POD, POD_PORT);
-                vxlan(STRANGER, OWN_UNDERLAY, &inner)
-            }
+            Self::FromUplinkKernel
+            | Self::FromUplinkTrusted
+            | Self::FromUplinkFast
+            | Self::GuardOff
+            | Self::GuardTrusted
+            | Self::GuardTcTrusted => arriving(underlay(1), POD_PORT),
+            Self::FromUplinkStranger | Self::GuardStranger | Self::GuardTcStranger => from_nobody(),
             Self::FromUplinkNoPermit => arriving(underlay(1), OTHER_PORT),
             Self::FromUplinkNat => arriving(underlay(1), NAT_PORT),
             Self::FromPodLocal => from_pod.over(&segment(OWN_POD, POD_PORT, OTHER_OWN_POD, 80)),
@@ -209,6 +256,12 @@ fn leaving(destination: Ipv4Addr) -> Vec<u8> {
 fn arriving(from: Ipv4Addr, to_port: u16) -> Vec<u8> {
     let inner = segment(pod(1), BACKEND_PORT, OWN_POD, to_port);
     vxlan(from, OWN_UNDERLAY, &inner)
+}
+
+/// VXLAN from somebody who is no VTEP.
+pub(crate) fn from_nobody() -> Vec<u8> {
+    let inner = segment(NOBODY, BACKEND_PORT, OWN_POD, POD_PORT);
+    vxlan(STRANGER, OWN_UNDERLAY, &inner)
 }
 
 fn vxlan(from: Ipv4Addr, to: Ipv4Addr, inner: &[u8]) -> Vec<u8> {

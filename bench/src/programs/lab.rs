@@ -1,19 +1,13 @@
 //! Programs in the kernel with their maps filled, and the clock that times a run.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::Array;
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::net::if_::if_nametoindex;
-use nix::time::{ClockId, clock_gettime};
-use twill_abi::maps::{CONFIG, MAPS};
-use twill_abi::{
-    CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_KEY_AGENT, Config, Guard, Program,
-    Reason, counter_index,
-};
+use twill_abi::maps::MAPS;
+use twill_abi::{Program, Reason, counter_index};
 use twill_testbed::command;
 
 use super::branch::{Branch, Device};
@@ -111,29 +105,29 @@ impl Lab {
         tables::prepare(&mut self.ebpf, branch, self.devices)?;
         let packets = branch.packets(self.scene.leases);
         let context = context(self.devices.index(branch.device()), branch.mark());
-        let before = self.counted(branch.program())?;
+        let before = self.counted(branch.counter())?;
         let mut times = Vec::with_capacity(runs);
         for packet in packets.iter().cycle().take(runs) {
             if branch == Branch::ToOverlayNextHop {
                 tables::forget_next_hop(&mut self.ebpf, self.devices)?;
             }
-            let result = self
-                .classifier(branch.program())?
-                .test_run(TestRunOptions {
-                    data_in: Some(packet),
+            let options = TestRunOptions {
+                data_in: Some(packet),
+                ..TestRunOptions::default()
+            };
+            let result = if branch.program() == Program::Guard {
+                self.guard()?.test_run(options)
+            } else {
+                self.classifier(branch.program())?.test_run(TestRunOptions {
                     ctx_in: Some(&context),
-                    ..TestRunOptions::default()
+                    ..options
                 })
-                .with_context(|| format!("run {branch}"))?;
+            };
+            let result = result.with_context(|| format!("run {branch}"))?;
             times.push(float(u64::try_from(result.duration.as_nanos())?));
         }
         self.check(branch, runs as u64, &before)?;
         Ok(times)
-    }
-
-    /// A packet of somebody who is no VTEP.
-    pub(crate) fn strangers_packet(&self) -> Option<Vec<u8>> {
-        Branch::FromUplinkStranger.packets(self.scene.leases).pop()
     }
 
     /// Leases of other nodes.
@@ -143,21 +137,7 @@ impl Lab {
 
     /// The maps as the guard wants them, where it drops strangers.
     pub(crate) fn prepare_guard(&mut self) -> Result<()> {
-        tables::prepare(&mut self.ebpf, Branch::FromUplinkStranger, self.devices)?;
-        let map = self
-            .ebpf
-            .map_mut(CONFIG.name)
-            .context("no map of settings")?;
-        let mut configs: Array<_, Config> = map.try_into()?;
-        let config = configs.get(&CONFIG_KEY_AGENT, 0)?;
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-        let guarding = Config {
-            guard: Guard::Enforce as u32,
-            flags: config.flags | CONFIG_FLAG_LEASES_COMPLETE | CONFIG_FLAG_GUARD_AT_TC,
-            heartbeat_ns: u64::try_from(Duration::from(now).as_nanos())?,
-            ..config
-        };
-        Ok(configs.set(CONFIG_KEY_AGENT, guarding, 0)?)
+        tables::prepare(&mut self.ebpf, Branch::GuardStranger, self.devices)
     }
 
     /// A TC program.
@@ -192,15 +172,18 @@ impl Lab {
     }
 
     fn check(&self, branch: Branch, runs: u64, before: &BTreeMap<Reason, u64>) -> Result<()> {
-        if branch == Branch::Nothing {
-            // It counts nothing: that is the point of it.
-            return Ok(());
-        }
-        let mut now = self.counted(branch.program())?;
+        let mut now = self.counted(branch.counter())?;
         now.retain(|reason, count| {
             *count -= before.get(reason).copied().unwrap_or_default();
             *count > 0
         });
+        if branch.is_silent() {
+            ensure!(
+                now.is_empty(),
+                "{branch} counts nothing, and counted {now:?}"
+            );
+            return Ok(());
+        }
         let wanted = branch.reason();
         if now.get(&wanted) == Some(&runs) {
             let others = now.keys().filter(|reason| {

@@ -2,10 +2,10 @@
 //!
 //! Every run has a packet of its own: asked to repeat, the kernel runs a program again on
 //! the packet that the first run has changed. So each of many system calls times one run,
-//! and what is told is the mean of their middle half less that of a program which does nothing
-//! but ask for the mode. Caches are as warm as a system call leaves them.
+//! and what is told is the mean of their middle half less that of a program of the same kind
+//! which does nothing but ask for the mode. Caches are as warm as a system call leaves them.
 
-mod branch;
+pub(crate) mod branch;
 mod context;
 pub(crate) mod lab;
 mod report;
@@ -141,7 +141,7 @@ fn one_round(plan: &Plan, labs: &mut [Lab], rows: &mut [Row], counts: bool) -> R
                 continue;
             };
             let times = lab
-                .time(Branch::Nothing, RUNS / 4)
+                .time(branch.zero(), RUNS / 4)
                 .and_then(|zero| Ok((zero, lab.time(branch, RUNS)?)));
             match times {
                 Ok((zero, cost)) => {

@@ -9,8 +9,9 @@ use twill_abi::maps::{
     VTEP_COUNTERS, VTEP_SOURCES, VTEP_STATE, VTEPS,
 };
 use twill_abi::{
-    Address, Be16, CONFIG_FLAG_TCP_PERMITS, CONFIG_KEY_AGENT, Config, FastPath, FlowTuple, Mapping,
-    Mode, Pending, Permit, RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
+    Address, Be16, CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_TCP_PERMITS,
+    CONFIG_KEY_AGENT, Config, FastPath, FlowTuple, Mapping, Mode, Pending, Permit, Program,
+    RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
 };
 
 use super::branch::{BACKEND_PORT, Branch, NAT_PORT, POD_PORT, SERVICE_PORT};
@@ -88,7 +89,16 @@ pub(super) fn fill(ebpf: &mut Ebpf, scene: Scene, devices: Devices) -> Result<()
 pub(super) fn prepare(ebpf: &mut Ebpf, branch: Branch, devices: Devices) -> Result<()> {
     let (mode, fast_path) = branch.settings();
     let mut configs: Array<_, Config> = open(ebpf, CONFIG.name)?;
-    configs.set(CONFIG_KEY_AGENT, config(mode, fast_path, devices), 0)?;
+    let mut config = Config {
+        guard: branch.guard() as u32,
+        heartbeat_ns: monotonic_ns()?,
+        ..config(mode, fast_path, devices)
+    };
+    if branch.counter() == Program::Guard {
+        // XDP does not ask.
+        config.flags |= CONFIG_FLAG_GUARD_AT_TC;
+    }
+    configs.set(CONFIG_KEY_AGENT, config, 0)?;
 
     let mut states: Array<_, VtepState> = open(ebpf, VTEP_STATE.name)?;
     states.set(1, state(devices), 0)?;
@@ -219,7 +229,7 @@ fn config(mode: Mode, fast_path: FastPath, devices: Devices) -> Config {
         outer_permit_ns: 0,
         mode: mode as u32,
         fast_path: fast_path as u32,
-        flags: CONFIG_FLAG_TCP_PERMITS,
+        flags: CONFIG_FLAG_TCP_PERMITS | CONFIG_FLAG_LEASES_COMPLETE,
         vni: VNI,
         mark_bit: MARK,
         uplink_ifindex: devices.uplink,
