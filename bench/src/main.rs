@@ -75,6 +75,13 @@ fn run(args: &Args) -> Result<ExitCode> {
         write_json(args, &report)?;
         return Ok(code(report.is_complete()));
     }
+    if !args.converge.is_empty() {
+        let report = growth::converge(&args.converge, &args.etcd, args.programs()?.as_ref())?;
+        println!("{}", growth::converge_text(&report));
+        write_json(args, &report)?;
+        let measured = report.convergence.iter().all(|one| one.problem.is_none());
+        return Ok(code(measured));
+    }
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let report = rounds::run(&args.plan(), args.programs()?.as_ref(), command)?;
     tell(args, &report)

@@ -12,7 +12,21 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{console, places, process};
 
 /// The bins of `tests/fuzz`.
-const TARGETS: [&str; 4] = ["config", "lease_key", "lease_value", "subnet_env"];
+const TARGETS: [&str; 13] = [
+    "config",
+    "etcd_record",
+    "iptables",
+    "lease_key",
+    "lease_server",
+    "lease_value",
+    "netlink",
+    "nft",
+    "own_files",
+    "proc",
+    "serve_record",
+    "serve_request",
+    "subnet_env",
+];
 
 /// Targets that run beside each other: CI has two cores.
 const LANES: usize = 2;
@@ -100,4 +114,25 @@ fn fresh(folder: PathBuf) -> Result<PathBuf> {
     }
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_is_there_with_a_corpus() {
+        let folder = places::root().join("tests/fuzz");
+        let mut found: Vec<String> = fs::read_dir(folder.join("targets"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_owned())
+            .map(|name| name.into_string().unwrap())
+            .collect();
+        found.sort();
+        assert_eq!(found, TARGETS);
+        for name in TARGETS {
+            let corpus = folder.join("corpus").join(name);
+            assert!(fs::read_dir(&corpus).unwrap().count() > 0, "{name}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ pub fn proc(text: &str) {
     }
     if let Some(started) = status::start_time(text) {
         assert!(
-            text.contains(&started.to_string()) || text.contains("+"),
+            text.contains(&started.to_string()) || text.contains('+'),
             "{started}"
         );
     }

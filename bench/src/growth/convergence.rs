@@ -1,10 +1,12 @@
 //! How long an agent takes until the kernel has every route, and until it has one more.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use twill_testbed::agent::Agent;
 use twill_testbed::daemon::Daemon;
 use twill_testbed::lease_server::LeaseServer;
 use twill_testbed::netns::Prefix;
@@ -20,11 +22,13 @@ use crate::report::seconds;
 use crate::stats::median;
 use crate::subject::Programs;
 use crate::subject::flannel::{Etcd, start};
-use crate::subject::twill::agent;
+use crate::subject::twill::{agent, agent_on_etcd};
 use crate::topology::{self, Setup};
 
-/// How long an agent may take for all leases.
+/// How long an agent may take for the first and for the last of its leases.
 const PATIENCE: Duration = Duration::from_mins(3);
+/// How much longer for each lease: the kernel takes the longer for one the more there are.
+const PATIENCE_EACH: Duration = Duration::from_millis(20);
 /// Routes that are asked for while waiting; asking for all takes longer than some agents.
 const SAMPLES: u32 = 64;
 /// Leases that are added one by one afterwards.
@@ -33,7 +37,7 @@ const CHANGES: u32 = 9;
 /// One agent with so many leases.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Convergence {
-    /// `twill` or `flannel`.
+    /// `twill`, `twill (etcd)` or `flannel`, which has etcd always.
     pub agent: String,
     /// Leases that were there before it.
     pub leases: u32,
@@ -56,6 +60,14 @@ pub struct Convergence {
 pub(super) fn of_twill(leases: u32) -> Convergence {
     let mut found = Convergence::new("twill", leases);
     found.problem = twill(&mut found).err().map(|error| format!("{error:#}"));
+    found
+}
+
+/// Of Twill's agent, with etcd.
+pub(super) fn of_twill_on_etcd(leases: u32, etcd: &Path) -> Convergence {
+    let mut found = Convergence::new("twill (etcd)", leases);
+    let outcome = twill_on_etcd(&mut found, etcd);
+    found.problem = outcome.err().map(|error| format!("{error:#}"));
     found
 }
 
@@ -108,19 +120,42 @@ fn twill(found: &mut Convergence) -> Result<()> {
     let server = LeaseServer::start_on(host, &setup.net_conf())?;
     let client = ServerClient::new(&server);
     client.fill(0..leases)?;
-    let mut agent = agent(&node, &server, "permit", setup);
+    let agent = agent(&node, &server, "permit", setup);
+    let add = |number| client.fill(number..number + 1);
+    follow_twill(found, &node, agent, add)
+}
+
+fn twill_on_etcd(found: &mut Convergence, etcd: &Path) -> Result<()> {
+    let leases = found.leases;
+    let (_prefix, [node, _other], host, setup) = nodes(leases, "etcd")?;
+    let etcd = Etcd::start(host, etcd)?;
+    etcd.configure(&setup.net_conf())?;
+    let client = etcd.gateway();
+    client.fill(0..leases)?;
+    let agent = agent_on_etcd(&node, &etcd.url(), "permit", setup);
+    let add = |number| client.fill(number..number + 1);
+    follow_twill(found, &node, agent, add)
+}
+
+fn follow_twill(
+    found: &mut Convergence,
+    node: &Node,
+    mut agent: Agent,
+    add: impl Fn(u32) -> Result<()>,
+) -> Result<()> {
+    let leases = found.leases;
     let began = Instant::now();
     agent.start_again()?;
-    let routes = wait_for_routes(&node, leases, agent.daemon()?)?;
+    let routes = wait_for_routes(node, leases, agent.daemon()?)?;
     found.start_s = Some(seconds(routes.duration_since(began)));
-    let mapped = wait_for("the BPF map has all leases", PATIENCE, || {
+    let mapped = wait_for("the BPF map has all leases", patience(leases), || {
         let asked = Instant::now();
         let mapped = agent.status()?["pins"]["routes"].as_u64();
         Ok((mapped == Some(leases.into())).then_some(asked))
     })?;
     found.mapped_s = Some(seconds(mapped.duration_since(began)));
-    let add = |number| client.fill(number..number + 1);
-    found.change_s = Some(changes(&node, leases, add)?);
+    found.change_s = Some(changes(node, leases, add)?);
+    check_tables(node, leases)?;
     found.used(agent.daemon()?)
 }
 
@@ -137,7 +172,29 @@ fn flannel(found: &mut Convergence, programs: &Programs) -> Result<()> {
     found.start_s = Some(seconds(routes.duration_since(began)));
     let add = |number| client.fill(number..number + 1);
     found.change_s = Some(changes(&node, leases, add)?);
+    check_tables(&node, leases)?;
     found.used(&daemon)
+}
+
+fn patience(leases: u32) -> Duration {
+    PATIENCE + PATIENCE_EACH * leases
+}
+
+/// A route is the last thing that an agent makes of a lease: neighbours and FDB entries are there.
+fn check_tables(node: &Node, leases: u32) -> Result<()> {
+    for (name, words) in [
+        ("neighbours", ["ip", "neigh", "show", "dev", OVERLAY_LINK]),
+        (
+            "FDB entries",
+            ["bridge", "fdb", "show", "dev", OVERLAY_LINK],
+        ),
+    ] {
+        let count = node.namespace().run(&words)?.lines().count();
+        if count < leases as usize {
+            bail!("{count} {name} for {leases} leases");
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the node has a route to every stranger, and says when that was seen.
@@ -153,7 +210,7 @@ fn wait_for_routes(node: &Node, leases: u32, daemon: &mut Daemon) -> Result<Inst
     fs::write(&path, asked.join("\n")).with_context(|| format!("write {}", path.display()))?;
     let path = path.display().to_string();
     let what = format!("the node has {leases} routes");
-    daemon.wait_for(&what, PATIENCE, || {
+    daemon.wait_for(&what, patience(leases), || {
         let seen = Instant::now();
         // An error is a route that is not there yet.
         let told = node.namespace().run(&["ip", "-batch", &path]);

@@ -9,6 +9,8 @@ mod convergence;
 mod rates;
 mod table;
 
+use std::path::Path;
+
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use twill_testbed::wait::check_interrupt;
@@ -16,7 +18,7 @@ use twill_testbed::wait::check_interrupt;
 pub use self::axis::{Axis, Sizes};
 pub use self::convergence::Convergence;
 pub use self::rates::{Figures, Rate};
-pub use self::table::text;
+pub use self::table::{converge_text, text};
 
 use crate::load::Timing;
 use crate::machine::Machine;
@@ -113,6 +115,40 @@ pub fn run(plan: &Plan) -> Result<GrowthReport> {
         machine: Machine::here(plan.flannel.as_ref().map(|f| f.flanneld.as_path()))?,
         programs,
         rates,
+        convergence,
+    })
+}
+
+/// What a run of `--converge` found.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ConvergeReport {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What it ran on.
+    pub machine: Machine,
+    /// From an agent's start, or a lease's change, to the kernel's tables.
+    pub convergence: Vec<Convergence>,
+}
+
+/// Measures how long agents take that start with so many leases in etcd, and what one more
+/// takes.
+pub fn converge(counts: &[u32], etcd: &Path, flannel: Option<&Programs>) -> Result<ConvergeReport> {
+    let mut progress = Progress::new(0);
+    let mut convergence = Vec::new();
+    for &leases in counts {
+        check_interrupt()?;
+        progress.note(&format!("twilld starts with {leases} leases in etcd"));
+        convergence.push(convergence::of_twill_on_etcd(leases, etcd));
+        if let Some(flannel) = flannel {
+            check_interrupt()?;
+            progress.note(&format!("flanneld starts with {leases} leases in etcd"));
+            convergence.push(convergence::of_flannel(leases, flannel));
+        }
+    }
+    check_interrupt()?;
+    Ok(ConvergeReport {
+        schema: SCHEMA,
+        machine: Machine::here(flannel.map(|flannel| flannel.flanneld.as_path()))?,
         convergence,
     })
 }

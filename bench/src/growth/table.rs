@@ -2,7 +2,7 @@
 
 use comfy_table::{Table, presets};
 
-use super::{Convergence, GrowthReport, Rate};
+use super::{ConvergeReport, Convergence, GrowthReport, Rate};
 use crate::programs;
 use crate::report::terminal::figure;
 use crate::stats::{Interval, float};
@@ -11,7 +11,15 @@ use crate::stats::{Interval, float};
 pub fn text(report: &GrowthReport) -> String {
     let mut parts = vec![programs::text(&report.programs), rates(&report.rates)];
     parts.push(convergence(&report.convergence));
-    parts.push(problems(report));
+    parts.push(problems(&report.rates, &report.convergence));
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n\n")
+}
+
+/// What `--converge` found.
+pub fn converge_text(report: &ConvergeReport) -> String {
+    let mut parts = vec![convergence(&report.convergence)];
+    parts.push(problems(&[], &report.convergence));
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n")
 }
@@ -84,8 +92,8 @@ fn convergence(all: &[Convergence]) -> String {
     format!("Agents\n{}", lines(&table))
 }
 
-fn problems(report: &GrowthReport) -> String {
-    let rates = report.rates.iter().filter_map(|rate| {
+fn problems(rates: &[Rate], convergence: &[Convergence]) -> String {
+    let rates = rates.iter().filter_map(|rate| {
         let problem = rate.problem.as_ref()?;
         let Rate {
             size,
@@ -96,7 +104,7 @@ fn problems(report: &GrowthReport) -> String {
         } = rate;
         Some(format!("  {subject} {case} with {size} {axis}: {problem}"))
     });
-    let convergence = report.convergence.iter().filter_map(|one| {
+    let convergence = convergence.iter().filter_map(|one| {
         let problem = one.problem.as_ref()?;
         Some(format!(
             "  {} with {} leases: {problem}",

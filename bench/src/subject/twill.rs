@@ -91,6 +91,19 @@ fn knows_all(agent: &Agent, node: &Node, other: SubnetEnv, leases: u32) -> Resul
 
 /// An agent, not started yet, with room for all that the nodes are built with.
 pub(crate) fn agent(node: &Node, server: &LeaseServer, mode: &str, setup: Setup) -> Agent {
+    let flags = flags(mode, setup);
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    Agent::new(node, &server.url(), &flags)
+}
+
+/// The same with its leases in etcd.
+pub(crate) fn agent_on_etcd(node: &Node, endpoints: &str, mode: &str, setup: Setup) -> Agent {
+    let flags = flags(mode, setup);
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    Agent::on_etcd(node, endpoints, &flags)
+}
+
+fn flags(mode: &str, setup: Setup) -> Vec<String> {
     let mut flags = vec![format!("--fast-path={mode}"), "--ip-masq".to_owned()];
     if setup.leases > 0 {
         let room = (setup.leases + ROOM).next_power_of_two();
@@ -101,8 +114,7 @@ pub(crate) fn agent(node: &Node, server: &LeaseServer, mode: &str, setup: Setup)
         let room = (setup.permits + ROOM).next_power_of_two();
         flags.push(format!("--max-permits={room}"));
     }
-    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-    Agent::new(node, &server.url(), &flags)
+    flags
 }
 
 /// Whether BPF is in use: the kernel path under Twill's name is no result.
