@@ -192,6 +192,10 @@ impl Attacher<'_> {
         }
         let filter = self.filter_for(interface, hook.direction).await?;
         if filter.as_ref().and_then(|filter| filter.program_id) == Some(id) {
+            if !filter_pin.exists() {
+                // Without it nobody would find the filter to take it away.
+                pin_program(program, &filter_pin);
+            }
             let attachment = self.attachment(hook, interface, id, "netlink", &on_hook);
             return Ok((attachment, filter_pin));
         }
@@ -339,13 +343,7 @@ impl Attacher<'_> {
             });
         }
         filter::attach(program, interface, hook.direction, self.slot, existing)?;
-        // The pin only says where to look: what is there is proved by its maps.
-        let pinned = pins::remove(pin)
-            .map_err(|error| error.to_string())
-            .and_then(|()| program.pin(pin).map_err(|error| error.to_string()));
-        if let Err(error) = pinned {
-            warn!(pin = %pin.display(), %error, "pin the program of the tc filter");
-        }
+        pin_program(program, pin);
         Ok(())
     }
 
@@ -358,6 +356,17 @@ impl Attacher<'_> {
             })
             .map(|pin| pin.path)
             .collect())
+    }
+}
+
+/// Pins the program of a filter. The pin only says where to look: what is there is proved by its
+/// maps.
+fn pin_program(program: &mut SchedClassifier, pin: &Path) {
+    let pinned = pins::remove(pin)
+        .map_err(|error| error.to_string())
+        .and_then(|()| program.pin(pin).map_err(|error| error.to_string()));
+    if let Err(error) = pinned {
+        warn!(pin = %pin.display(), %error, "pin the program of the tc filter");
     }
 }
 

@@ -15,10 +15,19 @@ use super::lab::{BPFFS, Lab, SECONDS, ids, settings};
 
 #[test]
 fn what_somebody_detaches_comes_back() -> Result<()> {
+    comes_back(AttachBy::Auto)
+}
+
+#[test]
+fn a_filter_that_somebody_detaches_comes_back() -> Result<()> {
+    comes_back(AttachBy::Netlink)
+}
+
+fn comes_back(by: AttachBy) -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let lab = Lab::new(AttachBy::Auto)?;
+    let lab = Lab::new(by)?;
     lab.with(async |options, interfaces| {
         let mut datapath = Datapath::open(options, 7, 24)?;
         datapath.write_settings(&settings(&interfaces)?)?;
