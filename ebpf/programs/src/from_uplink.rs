@@ -39,17 +39,26 @@ pub fn decide(packet: &Packet) -> Verdict {
         return Verdict::Pass(Reason::ModeKernel);
     };
     // Nothing is left unset where nothing is trusted: the verifier would see it copied.
-    let (trusted, refused) = match judge(packet, config) {
-        Ok(trusted) => (trusted, None),
-        Err(reason) => (Trusted::default(), Some(reason)),
+    let (trusted, is_trusted) = match judge(packet, config) {
+        Ok(trusted) => (trusted, true),
+        Err(reason) => {
+            // Here, and not behind the guard: else the verifier goes through the guard once for
+            // each reason.
+            count::packet(PROGRAM, reason, packet.len());
+            (Trusted::default(), false)
+        }
     };
     let at_tc = guard::at_tc(config);
     // What was judged here is not judged again, but for VXLAN within VXLAN: it goes the slow way.
-    if refused.is_some() || (at_tc && carries_vxlan(packet, config, &trusted)) {
-        if at_tc && guard::decide(packet, config) == Answer::Drop {
-            return Verdict::Refused;
+    if !is_trusted || (at_tc && carries_vxlan(packet, config, &trusted)) {
+        if is_trusted {
+            count::packet(PROGRAM, Reason::Trusted, packet.len());
         }
-        return Verdict::Pass(refused.unwrap_or(Reason::Trusted));
+        return if at_tc && guard::decide(packet, config) == Answer::Drop {
+            Verdict::Refused
+        } else {
+            Verdict::Ignore
+        };
     }
     if at_tc {
         count::packet(Program::Guard, Reason::Trusted, packet.len());
@@ -182,9 +191,14 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
         Err(reason) => return pass(reason),
     };
     let vtep_is = (trusted.vtep, vtep.generation);
-    let permit = find(packet, config, &flow, vtep_is).map_err(Failure::Untouched)?;
-    // Not before: most packets that find nothing have no use for the time.
-    let now = permit::now();
+    // Most packets that find no permit have no use for the time.
+    let early = if direct::is_on(config) {
+        permit::now()
+    } else {
+        0
+    };
+    let permit = find(packet, config, &flow, vtep_is, early).map_err(Failure::Untouched)?;
+    let now = if early == 0 { permit::now() } else { early };
     permit::check(permit, now).map_err(Failure::Untouched)?;
     // The kernel's decap keeps a UDP GSO packet whole; without the tunnel's GSO type cleared a
     // socket would drop it.
@@ -226,13 +240,15 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
     })
 }
 
-/// The record that this packet may go by; a first packet may make one, a last one ends it.
+/// The record that this packet may go by; a first packet may make one, a last one ends it. `now`
+/// counts only in the mode `direct`.
 #[inline(always)]
 fn find(
     packet: &Packet,
     config: &Settings,
     flow: &Flow,
     vtep: (u32, u32),
+    now: u64,
 ) -> Result<&'static mut Permit, Reason> {
     if flow.is_error() {
         return direct::quoted(packet, INNER_IP_OFFSET, &flow.ip, true).ok_or(Reason::NotTransport);
@@ -247,7 +263,6 @@ fn find(
         return Err(Reason::Opening);
     }
     if found.is_none() && direct::is_on(config) {
-        let now = permit::now();
         match direct::open_in(flow, &wire, vtep, now) {
             Ok(()) => found = permit::by_wire(&wire),
             Err(refused @ (Reason::StackOwned | Reason::NeverFast)) => return Err(refused),
