@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddrV4, UdpSocket};
+use std::thread;
 
 use anyhow::{Context, Result};
 
@@ -51,7 +52,9 @@ fn receive(socket: &UdpSocket, watch: &Watch) -> Result<Tally> {
             Ok(_) => watch.count(1),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock && !watch.is_stopping() => {
-                std::hint::spin_loop();
+                // A receiver that sleeps costs the sender a wake-up for each datagram, the more the
+                // faster the way is; one that only spins costs others their CPU.
+                thread::yield_now();
             }
             Err(_) if watch.is_stopping() => return Ok(Tally::default()),
             Err(error) => return Err(error).context("receive a datagram"),

@@ -18,7 +18,7 @@ use crate::table;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Programs of a node with one pod.
-pub(crate) const PROGRAMS: usize = 6;
+pub(crate) const PROGRAMS: usize = 5;
 
 /// Flags of an agent that attaches its programs as on kernels without TCX.
 pub(crate) const BY_FILTERS: &[&str] = &["--attach-by", "netlink"];
