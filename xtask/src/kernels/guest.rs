@@ -23,18 +23,19 @@ const BINARIES: &str = "/twill/bin";
 
 /// Modules that are loaded before anything is tried: what the kernel does not load by itself
 /// when somebody asks for it.
-const LOADED: [&str; 10] = [
+const LOADED: [&str; 8] = [
     "veth",
     "vxlan",
     "bridge",
     "br_netfilter",
     "nf_conntrack",
     "nf_tables",
-    "virtio_pci",
-    "virtio_net",
     "ip_vs",
     "sctp",
 ];
+
+/// Modules of the wire between two guests, where a kernel has them as modules: not every one does.
+const WIRE: [&str; 2] = ["virtio_pci", "virtio_net"];
 
 /// Programs that busybox stands in for.
 const APPLETS: [&str; 12] = [
@@ -146,8 +147,13 @@ impl Guest {
             ("TWILL_PATIENCE", "12"),
         ];
         let side = role.side().map(|side| (pair::SIDE, side));
+        let wire: &[&str] = if side.is_some() { &WIRE } else { &[] };
         Plan {
-            modules: LOADED.map(str::to_owned).into(),
+            modules: LOADED
+                .iter()
+                .chain(wire)
+                .map(|&name| name.to_owned())
+                .collect(),
             object: OBJECT.into(),
             tiers: tiers.collect(),
             environment: variables
