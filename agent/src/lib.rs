@@ -1,6 +1,6 @@
 //! Twill's agent: the parts that touch the world, each its own kind.
 //!
-//! `run` alone knows them all; they never import one another.
+//! `run` alone knows them all, and `noise` for the tests; they never import one another.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,8 @@ pub mod files;
 pub mod instance;
 pub mod netfilter;
 pub mod netlink;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod noise;
 mod random;
 pub mod run;
 pub mod serve;

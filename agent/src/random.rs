@@ -1,4 +1,4 @@
-//! Chance, for choosing subnets and naming stores. Not for secrets.
+//! Chance, for choosing subnets, naming stores and seeding hashes. Not for keys.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 

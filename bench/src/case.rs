@@ -55,6 +55,10 @@ pub enum Case {
     #[serde(rename = "udp_rr_32")]
     #[value(name = "udp_rr_32")]
     UdpRr32,
+    /// The same, 640 flows at once.
+    #[serde(rename = "udp_rr_640")]
+    #[value(name = "udp_rr_640")]
+    UdpRr640,
     /// Connect, a byte there and back, close.
     TcpCrr,
     /// Datagrams of 64 bytes one way, as many as go.
@@ -77,6 +81,7 @@ names!(Case {
     TcpRr32 = "tcp_rr_32",
     UdpRr = "udp_rr",
     UdpRr32 = "udp_rr_32",
+    UdpRr640 = "udp_rr_640",
     TcpCrr = "tcp_crr",
     Udp64 = "udp_64",
     Udp1400 = "udp_1400",
@@ -94,6 +99,13 @@ impl Case {
         Self::Udp64,
     ];
 
+    /// What a full run measures: all but what is about `--max-permits` alone.
+    pub fn full() -> Vec<Self> {
+        let mut cases = Self::ALL.to_vec();
+        cases.retain(|case| *case != Self::UdpRr640);
+        cases
+    }
+
     /// The traffic behind the name.
     pub const fn traffic(self) -> Traffic {
         match self {
@@ -104,6 +116,7 @@ impl Case {
             Self::TcpRr32 => Traffic::TcpTransactions { flows: 32 },
             Self::UdpRr => Traffic::UdpTransactions { flows: 1 },
             Self::UdpRr32 => Traffic::UdpTransactions { flows: 32 },
+            Self::UdpRr640 => Traffic::UdpTransactions { flows: 640 },
             Self::TcpCrr => Traffic::Connections,
             Self::Udp64 => Traffic::Datagrams { bytes: 64 },
             Self::Udp1400 => Traffic::Datagrams { bytes: 1400 },

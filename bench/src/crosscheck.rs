@@ -55,6 +55,7 @@ pub fn run(rounds: u32) -> Result<Vec<Checked>> {
         services: 0,
         leases: 0,
         permits: 0,
+        max_permits: None,
     };
     let lane = Lane::build(Subject::Host, setup, None)?;
     let ends = lane.ends(Target::Pod);

@@ -17,6 +17,7 @@ pub mod judge;
 pub mod leases;
 pub mod load;
 pub mod machine;
+mod pinned;
 pub mod plan;
 pub mod programs;
 pub mod progress;

@@ -79,7 +79,13 @@ fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 
 /// The first line of what a program says about its version; none of one that says nothing.
 fn version_of(program: &Path) -> Option<Version> {
-    let output = Command::new(program).arg("--version").output().ok()?;
+    // Every program but `ip` knows the long form, and flanneld only that.
+    let ask = if program == Path::new("ip") {
+        "-V"
+    } else {
+        "--version"
+    };
+    let output = Command::new(program).arg(ask).output().ok()?;
     // flanneld writes it to standard error.
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);

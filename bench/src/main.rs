@@ -76,7 +76,12 @@ fn run(args: &Args) -> Result<ExitCode> {
         return Ok(code(report.is_complete()));
     }
     if !args.converge.is_empty() {
-        let report = growth::converge(&args.converge, &args.etcd, args.programs()?.as_ref())?;
+        let report = growth::converge(
+            &args.converge,
+            args.rounds.unwrap_or(1),
+            &args.etcd,
+            args.programs()?.as_ref(),
+        )?;
         println!("{}", growth::converge_text(&report));
         write_json(args, &report)?;
         let measured = report.convergence.iter().all(|one| one.problem.is_none());

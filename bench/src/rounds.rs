@@ -95,7 +95,7 @@ fn run_shape(
             window: plan.timing.warm_up,
         };
         // What fails here fails again below, where it counts.
-        drop(measure_step(&lanes, step, timing));
+        drop(measure_step(plan, &lanes, step, timing));
     }
     let mut longest = plan.step_time() * count(plan.steps(1, &available).len());
     for number in 1..=plan.rounds {
@@ -123,7 +123,7 @@ fn run_shape(
                 plan.rounds,
                 told(step, shape)
             ));
-            let measured = measure_step(&lanes, step, plan.timing);
+            let measured = measure_step(plan, &lanes, step, plan.timing);
             // An interrupt is no finding.
             check_interrupt()?;
             report.samples.push(sample(number, shape, step, measured));
@@ -162,6 +162,7 @@ fn build(
         services: plan.services,
         leases: 0,
         permits: 0,
+        max_permits: plan.max_permits,
     };
     let mut lanes = Vec::new();
     for &subject in &plan.subjects {
@@ -208,7 +209,7 @@ struct Found {
     problem: Option<String>,
 }
 
-fn measure_step(lanes: &[Ready], step: Step, timing: Timing) -> Result<Found> {
+fn measure_step(plan: &Plan, lanes: &[Ready], step: Step, timing: Timing) -> Result<Found> {
     let mut lanes = lanes.iter().map(|ready| &ready.lane);
     let Some(lane) = lanes.find(|lane| lane.subject == step.subject) else {
         bail!("{} was not built", step.subject);
@@ -219,7 +220,11 @@ fn measure_step(lanes: &[Ready], step: Step, timing: Timing) -> Result<Found> {
         (Some(after), Some(before)) => Some(after.since(before)),
         _ => None,
     };
-    let way = judge::way(step.subject, step.case, step.target);
+    // With less room than a case needs, what goes past the stack is the question.
+    let way = match plan.max_permits {
+        None => judge::way(step.subject, step.case, step.target),
+        Some(_) => None,
+    };
     let share = way
         .zip(carried)
         .map(|(way, carried)| judge::share(way, carried));

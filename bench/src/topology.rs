@@ -29,6 +29,8 @@ pub struct Setup {
     pub leases: u32,
     /// How many permits there are of flows that nobody measures; for Twill alone.
     pub permits: u32,
+    /// Room for flows in Twill's maps, where it is not what all of that needs.
+    pub max_permits: Option<u32>,
 }
 
 impl Setup {
@@ -138,6 +140,7 @@ mod tests {
             services: 0,
             leases: 1000,
             permits: 0,
+            max_permits: None,
         };
         let config: serde_json::Value = serde_json::from_str(&setup.net_conf()).unwrap();
         assert_eq!(config["Network"], setup.network());
@@ -151,6 +154,7 @@ mod tests {
             services: 300,
             leases: 0,
             permits: 0,
+            max_permits: None,
         };
         let rules = rules(Ipv4Addr::new(10, 244, 2, 2), setup);
         let services: Vec<_> = rules

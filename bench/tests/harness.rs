@@ -96,6 +96,28 @@ fn a_slowed_program_is_seen() {
 }
 
 #[test]
+fn ten_times_more_flows_than_room_are_not_slower_than_in_the_kernel() {
+    let Some(_turn) = turn() else { return };
+    let (output, document) = run(&[
+        "--cases=udp_rr_640",
+        "--shapes=gso",
+        "--targets=pod",
+        "--subjects=kernel,permit,direct",
+        "--max-permits=64",
+        "--rounds=8",
+        "--window=0.4",
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    for mode in ["permit", "direct"] {
+        let found = ratio(&document, mode, "kernel").expect("a ratio");
+        let high = found["high"].as_f64().unwrap();
+        // As fast, as far as eight rounds can tell: exactly as fast lies outside of one interval
+        // in twenty.
+        assert!(high >= 0.95, "{found}");
+    }
+}
+
+#[test]
 fn twill_is_measured_on_its_fast_path_or_not_at_all() {
     let Some(_turn) = turn() else { return };
     let (_, document) = run(&[

@@ -74,6 +74,12 @@ fn paint(colour: Colour, text: &str, terminal: bool) -> String {
     format!("\x1b[{code}m{text}\x1b[0m")
 }
 
+/// The end of a text that is too long to be shown whole.
+pub(crate) fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

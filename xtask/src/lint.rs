@@ -3,14 +3,18 @@
 use anyhow::{Result, bail};
 
 use crate::setup::Purpose;
-use crate::{abi, build, console, process, setup};
+use crate::{abi, build, console, named_tests, process, setup};
 
 type Check = fn() -> Result<()>;
 
 /// Every check, by what it says while it runs.
-const CHECKS: [(&str, Check); 5] = [
+const CHECKS: [(&str, Check); 6] = [
     ("check the formatting", formatting),
     ("compare docs/abi.md with the source", abi::check),
+    (
+        "look for the tests that docs/compatibility.md names",
+        named_tests::check,
+    ),
     ("lint everything that runs on the host", host),
     ("lint the BPF programs, with their own compiler", programs),
     ("check licences, sources and duplicates", dependencies),

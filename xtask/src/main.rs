@@ -15,6 +15,7 @@ mod fuzz;
 mod interrupt;
 mod kernels;
 mod lint;
+mod named_tests;
 mod places;
 mod privilege;
 mod process;
@@ -49,7 +50,7 @@ enum Task {
     Setup,
     /// Build the BPF programs, then twilld and twillctl with the programs embedded
     Build(build::Args),
-    /// Run the tests, tier by tier; all tiers when none is named
+    /// Run the tests, tier by tier; all but `kernels` when none is named
     Test(test::Args),
     /// Check formatting and lints, warnings denied
     Lint,

@@ -74,12 +74,17 @@ pub struct ObservedKernel {
 }
 
 impl ObservedKernel {
-    /// The leases that the device's routes, neighbours and FDB entries stand for: what the agent
-    /// of an earlier start knew. A peer that is reached without encap has no such entries.
+    /// The leases that the routes to peers, the device's neighbours and its FDB entries stand
+    /// for: what the agent of an earlier start knew.
     pub fn leases(&self, vni: Vni) -> Vec<Lease> {
         let underlays: BTreeMap<MacAddr, IpAddr> = self.fdb.iter().copied().collect();
-        let lease = |(subnet, route): (&Subnet, &ObservedRoute)| {
-            let mac = *self.neighbors.get(&route.gateway?)?;
+        let encap = self.routes.iter();
+        let encap = encap.filter_map(|(subnet, route)| Some((subnet, route.gateway?)));
+        // The neighbour of a peer that is reached without encap is kept for when it is not.
+        let direct = self.direct_routes.keys();
+        let direct = direct.map(|subnet| (subnet, subnet.network()));
+        let lease = |(subnet, gateway): (&Subnet, IpAddr)| {
+            let mac = *self.neighbors.get(&gateway)?;
             let IpAddr::V4(underlay) = *underlays.get(&mac)? else {
                 return None;
             };
@@ -89,7 +94,7 @@ impl ObservedKernel {
                 ttl_seconds: None,
             })
         };
-        self.routes.iter().filter_map(lease).collect()
+        encap.chain(direct).filter_map(lease).collect()
     }
 }
 
@@ -122,6 +127,8 @@ pub struct Observed {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -142,16 +149,32 @@ mod tests {
                 (subnet("10.244.5.0/24"), route(None)),
             ]
             .into(),
-            neighbors: [(ip("10.244.2.0"), mac(2)), (ip("10.244.3.0"), mac(3))].into(),
-            fdb: [(mac(2), ip("192.0.2.2")), (mac(9), ip("192.0.2.9"))].into(),
+            direct_routes: [
+                (subnet("10.244.6.0/24"), ip("192.0.2.6")),
+                // Somebody else's.
+                (subnet("10.244.7.0/24"), ip("192.0.2.7")),
+            ]
+            .into(),
+            neighbors: [
+                (ip("10.244.2.0"), mac(2)),
+                (ip("10.244.3.0"), mac(3)),
+                (ip("10.244.6.0"), mac(6)),
+            ]
+            .into(),
+            fdb: [
+                (mac(2), ip("192.0.2.2")),
+                (mac(6), ip("192.0.2.6")),
+                (mac(9), ip("192.0.2.9")),
+            ]
+            .into(),
             ..ObservedKernel::default()
         };
         let vni = Vni::new(1).unwrap();
-        let expected = Lease {
-            subnet: subnet("10.244.2.0/24"),
-            attrs: LeaseAttrs::vxlan("192.0.2.2".parse().unwrap(), vni, mac(2)),
+        let lease = |n: u8| Lease {
+            subnet: subnet(&format!("10.244.{n}.0/24")),
+            attrs: LeaseAttrs::vxlan(Ipv4Addr::new(192, 0, 2, n), vni, mac(n)),
             ttl_seconds: None,
         };
-        assert_eq!(kernel.leases(vni), [expected]);
+        assert_eq!(kernel.leases(vni), [lease(2), lease(6)]);
     }
 }

@@ -384,13 +384,18 @@ impl AgentArgs {
             .collect();
         choices.extend(self.iface_regex.iter().cloned().map(UplinkChoice::Matching));
         choices.extend(self.iface_can_reach.map(UplinkChoice::CanReach));
-        if choices.is_empty() {
+        if !self.names_uplink() {
             choices.push(match self.public_ip {
                 Some(address) => UplinkChoice::Address(address.into()),
                 None => UplinkChoice::DefaultRoute,
             });
         }
         choices
+    }
+
+    /// Whether a flag names the underlay interface.
+    pub fn names_uplink(&self) -> bool {
+        !(self.iface.is_empty() && self.iface_regex.is_empty()) || self.iface_can_reach.is_some()
     }
 
     /// How the datapath is set up.

@@ -206,15 +206,32 @@ fn the_first_stray_word_ends_the_flags() {
 }
 
 #[test]
+fn help_and_version_are_answers() {
+    for words in [["-version"], ["--version"], ["-help"], ["-h"]] {
+        let answer = parse(&words).unwrap_err();
+        assert!(!answer.use_stderr(), "{words:?}");
+        assert_eq!(answer.exit_code(), 0, "{words:?}");
+    }
+}
+
+#[test]
 fn what_is_no_flag_is_no_start() {
     for words in [
-        ["-frobnicate"].as_slice(),
+        // Of flannel's old days.
+        ["-etcd-endpoint=http://192.0.2.1:4001"].as_slice(),
+        &["-listen=:8080"],
+        &["-remote=192.0.2.1:8080"],
+        &["-networks=a,b"],
+        &["-use-multi-cluster-cidr"],
+        &["-frobnicate"],
         &["--ip-mask"],
         &["frobnicate"],
         &["-"],
         &["-=x"],
     ] {
-        assert!(parse(words).is_err(), "{words:?}");
+        let error = parse(words).unwrap_err();
+        assert!(error.use_stderr(), "{words:?}");
+        assert_eq!(error.exit_code(), 2, "{words:?}");
     }
     assert!(
         parse(&["-public-ip"])

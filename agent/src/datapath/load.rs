@@ -20,6 +20,7 @@ use super::maps::{Maps, MapsError};
 use super::operator::Switch;
 use super::permits::Permits;
 use super::pins::{self, Entries, Pins};
+use super::undisturbed::{self, Undisturbed};
 use super::{DatapathError, Sizes, probe, xdp};
 
 /// Programs in the kernel, not attached yet.
@@ -44,6 +45,7 @@ pub(super) fn load(
     sizes: &Sizes,
     common_prefix: u8,
 ) -> Result<Loaded, DatapathError> {
+    let _undisturbed = Undisturbed::begin();
     raise_memlock();
     ask_kernel()?;
     let fresh = !can_continue(specs, pins, sizes, common_prefix)?;
@@ -66,9 +68,8 @@ pub(super) fn load(
     probe::encap(&mut ebpf)?;
     for hook in HOOKS {
         let name = hook.program.label();
-        classifier(&mut ebpf, name)?
-            .load()
-            .map_err(|source| rejected(name, source))?;
+        let program = classifier(&mut ebpf, name)?;
+        undisturbed::load(|| program.load()).map_err(|source| rejected(name, source))?;
     }
 
     if let Err(error) = xdp::load(&mut ebpf) {
@@ -86,7 +87,7 @@ pub(super) fn load(
         }
     }
     let mut take = |name| taken.remove(name).ok_or(MapsError::Missing(name));
-    let mut maps = Maps::open(sizes.routes, &mut take)?;
+    let mut maps = Maps::open(sizes, &mut take)?;
     if fresh {
         // The operator's word outlives the maps. Where none can be read there is none to keep.
         match Switch::last_word(pins) {
@@ -154,7 +155,7 @@ fn can_continue(
         );
         return Ok(false);
     }
-    let maps = Maps::open(sizes.routes, |name| {
+    let maps = Maps::open(sizes, |name| {
         let open = |source| MapsError::Open { map: name, source };
         let data = MapData::from_pin(pins.map(name)).map_err(open)?;
         Map::from_map_data(data).map_err(open)

@@ -20,10 +20,27 @@ use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
 use twill_core::subnet::Subnet;
 
+use super::Sizes;
 use super::operator::Override;
 use super::settings::Settings;
 use super::vtep_entry::{self, mapped_prefix, remote};
 use crate::random;
+
+/// How long a permit shall stay where there are more flows than there is room for: new ones are
+/// made no faster than would fill the map once in this time, nanoseconds.
+const STAY_NS: u64 = 1_000_000_000;
+
+/// The value of `permit_pace_ns` for maps with room for so many permits. CPUs share it evenly,
+/// for they cannot count together without waiting for each other.
+fn permit_pace(permits: u32, cpus: u64) -> u32 {
+    let pace = STAY_NS.saturating_mul(cpus) / u64::from(permits.max(1));
+    u32::try_from(pace).unwrap_or(u32::MAX)
+}
+
+/// How many CPUs may run programs; where that cannot be read, as few as there can be.
+fn online_cpus() -> u64 {
+    aya::util::online_cpus().map_or(1, |cpus| cpus.len().max(1) as u64)
+}
 
 /// The flag of the settings that says where the guard is.
 const fn guard_flag(at_tc: bool) -> u32 {
@@ -41,6 +58,7 @@ pub struct Maps {
     routes: HashMap<MapData, RouteKey, u32>,
     odd_routes: LpmTrie<MapData, Address, u32>,
     route_capacity: u32,
+    permit_pace_ns: u32,
 }
 
 /// What went wrong with a map.
@@ -84,10 +102,9 @@ pub enum MapsError {
 }
 
 impl Maps {
-    /// Takes the maps out of `take(name)`, whose shape was verified; the route tables have
-    /// `route_capacity` entries.
+    /// Takes the maps out of `take(name)`, whose shape was verified.
     pub fn open(
-        route_capacity: u32,
+        sizes: &Sizes,
         mut take: impl FnMut(&'static str) -> Result<Map, MapsError>,
     ) -> Result<Self, MapsError> {
         Ok(Self {
@@ -96,7 +113,8 @@ impl Maps {
             sources: typed(&VTEP_SOURCES, &mut take)?,
             routes: typed(&OVERLAY_ROUTES, &mut take)?,
             odd_routes: typed(&ODD_ROUTES, &mut take)?,
-            route_capacity,
+            route_capacity: sizes.routes,
+            permit_pace_ns: permit_pace(sizes.permits, online_cpus()),
         })
     }
 
@@ -142,6 +160,7 @@ impl Maps {
             0 => random::number(),
             seed => seed,
         };
+        config.permit_pace_ns = self.permit_pace_ns;
         self.set_config(config)
     }
 
@@ -377,6 +396,14 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+
+    #[test]
+    fn all_cpus_together_fill_the_map_once_in_a_second() {
+        assert_eq!(permit_pace(65_536, 2), 30_517);
+        assert_eq!(permit_pace(65_536, 64), 976_562);
+        assert_eq!(permit_pace(64, 2), 31_250_000);
+        assert_eq!(permit_pace(1, 128), u32::MAX);
+    }
 
     #[test]
     fn a_key_with_host_bits_is_no_subnet() {

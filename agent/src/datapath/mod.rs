@@ -22,6 +22,7 @@ pub mod tcx;
 pub mod xdp;
 
 mod load;
+mod undisturbed;
 mod vtep_entry;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -465,6 +466,7 @@ pub async fn detach_all(pins: &Pins) -> Vec<Removal> {
             what: format!("detach {} from interface {}", pin.program, pin.ifindex),
             result: hooks::detach(&pin, &our_maps).await,
         });
+        crash::point("detach");
     }
     removals
 }

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap as HashedMap};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
-use twill_abi::maps::{LOCAL_PODS, PERMITS_POD, PERMITS_WIRE, VETH_FLAGS};
+use twill_abi::maps::{LOCAL_PODS, PENDING, PERMITS_POD, PERMITS_WIRE, VETH_FLAGS};
 use twill_abi::{
-    Address, FlowTuple, LocalPod, Mapping, Permit, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST,
-    VethFlags,
+    Address, FlowTuple, LocalPod, Mapping, Pending, Permit, VETH_FLAG_ATTACHED,
+    VETH_FLAG_NEVER_FAST, VethFlags,
 };
 
 use super::maps::{MapsError, gone, typed};
@@ -30,6 +30,7 @@ pub enum VethUse {
 pub struct Permits {
     pod: HashMap<MapData, FlowTuple, Permit>,
     wire: HashMap<MapData, FlowTuple, Mapping>,
+    notes: HashMap<MapData, u32, Pending>,
     places: HashMap<MapData, Address, LocalPod>,
     veths: HashMap<MapData, u32, VethFlags>,
     /// Veths whose permits are still to be ended: an end that failed is made up for.
@@ -44,6 +45,7 @@ impl Permits {
         Ok(Self {
             pod: typed(&PERMITS_POD, &mut take)?,
             wire: typed(&PERMITS_WIRE, &mut take)?,
+            notes: typed(&PENDING, &mut take)?,
             places: typed(&LOCAL_PODS, &mut take)?,
             veths: typed(&VETH_FLAGS, &mut take)?,
             lost: BTreeSet::new(),
@@ -85,8 +87,11 @@ impl Permits {
         }
     }
 
-    /// Ends every permit that `which` says; gives how many.
+    /// Ends every permit that `which` says; gives how many. What netfilter has accepted and no
+    /// permit was made of yet is forgotten, whoever it belongs to: that flow asks again.
     pub fn end(&mut self, which: impl Fn(&FlowTuple, &Permit) -> bool) -> Result<usize, MapsError> {
+        // First, or a permit could be made of one behind our back.
+        self.forget_acceptances()?;
         let mut ended = 0;
         for (key, record) in self.list()? {
             if which(&key, &record) {
@@ -105,6 +110,23 @@ impl Permits {
             removed(self.wire.remove(&record.wire), PERMITS_WIRE.name)?;
         }
         removed(self.pod.remove(key), PERMITS_POD.name)
+    }
+
+    fn forget_acceptances(&mut self) -> Result<(), MapsError> {
+        let mut accepted = Vec::new();
+        for entry in self.notes.iter().take(MOST_KEYS) {
+            let (hash, note) = entry.map_err(|source| MapsError::Read {
+                map: PENDING.name,
+                source,
+            })?;
+            if note.out_until_ns != 0 {
+                accepted.push(hash);
+            }
+        }
+        for hash in accepted {
+            removed(self.notes.remove(&hash), PENDING.name)?;
+        }
+        Ok(())
     }
 
     /// Forgets where pods are, where `which` says so.

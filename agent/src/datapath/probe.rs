@@ -6,6 +6,8 @@ use aya::Ebpf;
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use thiserror::Error;
 
+use super::undisturbed;
+
 /// The program of the object that tries `bpf_skb_adjust_room` with the flags of our encap.
 const ENCAP: &str = "probe_encap";
 /// What it answers when the helper takes them.
@@ -54,7 +56,7 @@ pub fn encap(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
 
 fn run(program: &mut aya::programs::Program) -> Result<u32, ProgramError> {
     let program: &mut SchedClassifier = program.try_into()?;
-    program.load()?;
+    undisturbed::load(|| program.load())?;
     let answer = program.test_run(TestRunOptions {
         data_in: Some(&frame()),
         ..TestRunOptions::default()

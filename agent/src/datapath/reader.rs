@@ -9,6 +9,7 @@ use thiserror::Error;
 use twill_abi::maps::{COUNTERS_MAP, VTEP_COUNTERS, VTEP_STATE};
 use twill_abi::{CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, MAPS, MapSpec, Mode, VtepState};
 
+use super::Sizes;
 use super::maps::{Maps, MapsError, monotonic_ns};
 use super::operator::{Switch, Word};
 use super::permits::Permits;
@@ -86,7 +87,7 @@ pub struct Reader {
 impl Reader {
     /// Opens the pins, each verified before anything is read through it.
     pub fn open(pins: &Pins) -> Result<Self, ReaderError> {
-        let maps = opened(pins, |take| Maps::open(0, take))?;
+        let maps = opened(pins, |take| Maps::open(&Sizes::default(), take))?;
         let counters = Counters::open(open(pins, &COUNTERS_MAP)?, open(pins, &VTEP_COUNTERS)?)?;
         Ok(Self {
             maps,

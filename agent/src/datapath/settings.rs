@@ -69,7 +69,8 @@ pub struct Settings {
 
 impl Settings {
     /// The value for the map, with the agent's sign of life (`CLOCK_MONOTONIC`, ns) and the
-    /// count of writes. What the maps themselves keep is left out: the seed, and where the guard is.
+    /// count of writes. What the maps themselves keep is left out: the seed, the pace of permits,
+    /// and where the guard is.
     pub fn to_config(&self, heartbeat_ns: u64, generation: u64) -> Config {
         let (source_port_min, source_port_max) = self.source_ports;
         let permit_ns = u64::try_from(self.permit_time.as_nanos()).unwrap_or(u64::MAX);
@@ -100,7 +101,8 @@ impl Settings {
             own_prefix_v4: self.own_subnet.prefix(),
             own_prefix_v6: 0,
             network_prefix_v4: self.network.prefix(),
-            reserved: [0; 7],
+            reserved: [0; 3],
+            permit_pace_ns: 0,
             generation,
             flow_seed: 0,
         }

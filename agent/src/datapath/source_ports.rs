@@ -21,6 +21,8 @@ use nix::sys::time::TimeVal;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, LinkVxlan};
 use thiserror::Error;
 
+use super::undisturbed::Undisturbed;
+
 /// The range of the trial.
 const RANGE: (u16, u16) = (40_000, 40_001);
 /// Flows that are sent: that all of them miss a port which is taken happens once in 2⁶⁴ times.
@@ -72,6 +74,7 @@ pub enum SourcePortError {
 impl LastPort {
     /// Asks the kernel. Takes some milliseconds, and blocks for them.
     pub fn find() -> Result<Self, SourcePortError> {
+        let _undisturbed = Undisturbed::begin();
         let trial = || {
             unshare(CloneFlags::CLONE_NEWNET).map_err(SourcePortError::Namespace)?;
             let runtime = tokio::runtime::Builder::new_current_thread();

@@ -15,6 +15,7 @@ use tracing::debug;
 use super::hooks::Interface;
 use super::pins::{self, PinError, XdpKind};
 use super::tcx::{self, TcxError};
+use super::undisturbed;
 
 /// The guard's forms: for kernels from 5.18 on, which may keep a frame in several pieces, and for
 /// older ones.
@@ -91,7 +92,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), XdpError> {
             .program_mut(form)
             .and_then(|program| program.try_into().ok())
             .ok_or(XdpError::NoProgram)?;
-        match program.load() {
+        match undisturbed::load(|| program.load()) {
             Ok(()) => return Ok(()),
             Err(error) => {
                 debug!(form, %error, "the kernel does not take this form of the guard");

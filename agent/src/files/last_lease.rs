@@ -10,7 +10,7 @@ use thiserror::Error;
 use twill_core::config::{ConfigError, NetworkConfig};
 use twill_core::lease::Lease;
 
-use super::{FileError, atomic};
+use super::{FileError, atomic, read};
 
 /// What a start without the store has to know.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -88,21 +88,7 @@ pub fn seconds(time: SystemTime) -> u64 {
 
 /// Reads it; `None` if there is none.
 pub fn read(path: &Path) -> Result<Option<LastLease>, FileError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(FileError::Read {
-                path: path.to_owned(),
-                source,
-            });
-        }
-    };
-    let read = parse(&text).map_err(|error| FileError::Content {
-        path: path.to_owned(),
-        why: error.to_string(),
-    });
-    read.map(Some)
+    read::if_there(path, parse)
 }
 
 /// Writes it.

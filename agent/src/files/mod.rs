@@ -7,13 +7,14 @@ pub mod host;
 pub mod last_lease;
 pub mod last_store;
 pub mod making;
-#[cfg(feature = "fuzzing")]
-pub mod noise;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod noise;
 pub mod status;
 pub mod subnet_env;
 
 mod atomic;
 mod lock;
+mod read;
 
 pub use lock::{InstanceLock, LockError};
 

@@ -1,11 +1,11 @@
-//! What the agent reads of the host and of its own files, for the fuzzer.
+//! What the agent reads of the host and of its own files, for [`crate::noise`].
 
 use std::time::{Duration, SystemTime};
 
 use super::{host, last_lease, status};
 
 /// What `/proc` and `/proc/sys` say.
-pub fn proc(text: &str) {
+pub(crate) fn proc(text: &str) {
     if let Some((low, high)) = host::port_range(text) {
         assert!(low < high);
         assert_eq!(
@@ -22,11 +22,11 @@ pub fn proc(text: &str) {
 }
 
 /// Files that an earlier start, another version or a person left.
-pub fn own(text: &str) {
-    if let Ok(status) = status::parse(text)
+pub(crate) fn own(text: &str) {
+    if let Ok(status) = status::parse(text.as_bytes())
         && let Ok(written) = serde_json::to_string(&status)
     {
-        assert_eq!(status::parse(&written).ok(), Some(status));
+        assert_eq!(status::parse(written.as_bytes()).ok(), Some(status));
     }
     let Ok(last) = last_lease::parse(text.as_bytes()) else {
         return;

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{FileError, atomic};
+use super::{FileError, atomic, read};
 use crate::datapath::guard::GuardPlace;
 use crate::datapath::hooks::Attachment;
 
@@ -174,25 +173,14 @@ pub fn write(path: &Path, status: &Status) -> Result<(), FileError> {
 
 /// Reads the status; `None` if there is no such file.
 pub fn read(path: &Path) -> Result<Option<Status>, FileError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(FileError::Read {
-                path: path.to_owned(),
-                source,
-            });
-        }
-    };
-    parse(&text).map(Some).map_err(|error| FileError::Content {
-        path: path.to_owned(),
-        why: format!("{error}; twilld writes it anew"),
+    read::if_there(path, |text| {
+        parse(text).map_err(|error| format!("{error}; twilld writes it anew"))
     })
 }
 
 /// Reads its text: an object, and nothing else, for serde would take a list for a status as well.
-pub(super) fn parse(text: &str) -> Result<Status, serde_json::Error> {
-    let fields: Map<String, Value> = serde_json::from_str(text)?;
+pub(super) fn parse(text: &[u8]) -> Result<Status, serde_json::Error> {
+    let fields: Map<String, Value> = serde_json::from_slice(text)?;
     serde_json::from_value(Value::Object(fields))
 }
 

@@ -37,7 +37,8 @@ pub fn write(path: &Path, env: &SubnetEnv) -> Result<(), FileError> {
         return Ok(());
     }
     atomic::replace(path, &text)?;
-    info!(path = %path.display(), subnet = %env.subnet, mtu = env.mtu, "subnet file written");
+    // flannel's words.
+    info!(subnet = %env.subnet, mtu = env.mtu, "Wrote subnet file to {}", path.display());
     Ok(())
 }
 

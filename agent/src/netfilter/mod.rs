@@ -6,8 +6,8 @@
 mod conntrack;
 mod expression;
 mod keeper;
-#[cfg(feature = "fuzzing")]
-pub mod noise;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod noise;
 mod program;
 mod ruleset;
 mod table;

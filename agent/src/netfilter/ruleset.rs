@@ -8,6 +8,9 @@ use super::program::{self, ProgramError};
 /// Searched in `PATH`.
 const NFT: &str = "nft";
 
+/// How often a table is written until two readings of it agree.
+const WRITINGS: u32 = 3;
+
 /// Why a table is not in force.
 #[derive(Debug, Error)]
 pub enum TableError {
@@ -53,8 +56,7 @@ impl InForce {
         name: &'static str,
         document: &Value,
     ) -> Result<Self, TableError> {
-        apply(family, name, document).await?;
-        Self::read_back(family, name).await
+        Self::write_text(family, name, &["-j", "-f", "-"], &document.to_string()).await
     }
 
     /// The same for a table in `nft`'s own language, which has comments where JSON has none.
@@ -63,13 +65,30 @@ impl InForce {
         name: &'static str,
         script: &str,
     ) -> Result<Self, TableError> {
-        let written = program::run(NFT, &["-f", "-"], script).await;
-        written.map_err(|source| TableError::Write {
-            family,
-            name,
-            source,
-        })?;
-        Self::read_back(family, name).await
+        Self::write_text(family, name, &["-f", "-"], script).await
+    }
+
+    /// Somebody may change the table before it is read back: what is read twice is what was
+    /// written.
+    async fn write_text(
+        family: &'static str,
+        name: &'static str,
+        words: &[&str],
+        text: &str,
+    ) -> Result<Self, TableError> {
+        run(family, name, words, text).await?;
+        let mut now = Self::read_back(family, name).await?;
+        for _ in 1..WRITINGS {
+            let before = now;
+            run(family, name, words, text).await?;
+            now = Self::read_back(family, name).await?;
+            if now == before {
+                return Ok(now);
+            }
+        }
+        // The next look will find that it is not so.
+        now.printed = Value::Null;
+        Ok(now)
     }
 
     async fn read_back(family: &'static str, name: &'static str) -> Result<Self, TableError> {
@@ -137,15 +156,21 @@ async fn apply(
     name: &'static str,
     document: &Value,
 ) -> Result<(), TableError> {
-    let text = document.to_string();
-    program::run(NFT, &["-j", "-f", "-"], &text)
-        .await
-        .map(drop)
-        .map_err(|source| TableError::Write {
-            family,
-            name,
-            source,
-        })
+    run(family, name, &["-j", "-f", "-"], &document.to_string()).await
+}
+
+async fn run(
+    family: &'static str,
+    name: &'static str,
+    words: &[&str],
+    text: &str,
+) -> Result<(), TableError> {
+    let done = program::run(NFT, words, text).await;
+    done.map(drop).map_err(|source| TableError::Write {
+        family,
+        name,
+        source,
+    })
 }
 
 /// The table as `nft` prints it, without the handles that differ from one writing to the next.

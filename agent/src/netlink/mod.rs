@@ -17,8 +17,8 @@ mod link;
 mod message;
 pub mod monitor;
 mod neigh;
-#[cfg(feature = "fuzzing")]
-pub mod noise;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod noise;
 mod outbox;
 mod path_mtu;
 mod pods;

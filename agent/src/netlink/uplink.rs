@@ -57,16 +57,19 @@ pub enum UplinkError {
     #[error("look for the uplink")]
     Ask { source: Failure },
     #[error(
-        "the main table has no default route; add one, or name the uplink with --iface \
-         (interfaces here: {interfaces})"
+        "unable to find default route in the main table; add one, or name the uplink with \
+         --iface (interfaces here: {interfaces})"
     )]
     NoDefaultRoute { interfaces: String },
     #[error(
-        "the default route has several next hops, by {interfaces}; name the one that is to \
-         carry the overlay with --iface"
+        "found default route but could not determine interface: it has several next hops, by \
+         {interfaces}; name the one that is to carry the overlay with --iface"
     )]
     MultipathDefaultRoute { interfaces: String },
-    #[error("the default route names no interface; name the uplink with --iface")]
+    #[error(
+        "found default route but could not determine interface: it names none; name the uplink \
+         with --iface"
+    )]
     DefaultRouteWithoutInterface,
     #[error("no interface {name:?}; interfaces here: {interfaces}")]
     NoSuchInterface { name: String, interfaces: String },
@@ -96,11 +99,14 @@ pub enum UplinkError {
     #[error("interface {interface} is the loopback; name one that other nodes can reach")]
     Loopback { interface: String },
     #[error(
-        "interface {interface} has no usable IPv4 address (found: {found}); give it a global or \
-         link-local one, or name another interface with --iface"
+        "failed to find IPv4 address for interface {interface} (found: {found}); give it a global \
+         or link-local one, or name another interface with --iface"
     )]
     NoAddress { interface: String, found: String },
-    #[error("interface {interface} says its MTU is 0; set one with ip link set {interface} mtu")]
+    #[error(
+        "failed to determine MTU for {interface} interface: it is 0; set one with \
+         ip link set {interface} mtu"
+    )]
     NoMtu { interface: String },
     #[error(
         "MTU {mtu} of interface {interface} leaves no room for the overlay: VXLAN takes 50 of it"

@@ -235,6 +235,7 @@ impl Agent {
             bail!("the agent has no sources of events");
         };
         Notice::ready();
+        info!("Running backend.");
         let mut tick = interval(self.args.resync_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut guard = interval(GUARD);
@@ -304,7 +305,7 @@ impl Agent {
         self.readiness.set(false);
         Notice::stopping();
         self.report.stopped();
-        info!("stopped; the datapath goes on");
+        info!("Exiting cleanly... The datapath goes on");
         Ok(())
     }
 }

@@ -454,6 +454,10 @@ impl Agent {
     fn tell_people(&mut self) {
         let complete = self.state.is_complete();
         let ready = self.failures.is_empty() && complete && self.told.is_some();
+        if ready && !self.readiness.get() {
+            // flannel's words.
+            info!("flannel is ready");
+        }
         self.readiness.set(ready);
         self.notice.status(self.in_a_line());
         self.report.pass(&Outcome {

@@ -23,10 +23,10 @@ pub(super) fn pauses() -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// Tries `attempt` until it works. `what` says in words what waits for it, `failed` hears
-/// of each error.
+/// Tries `attempt` until it works. `failure` says in words what went wrong when it does not,
+/// `failed` hears of each error.
 pub(super) async fn until_done<T, E: Display, F: Future<Output = Result<T, E>>>(
-    what: &str,
+    failure: &str,
     mut attempt: impl FnMut() -> F,
     mut failed: impl FnMut(&str),
 ) -> T {
@@ -36,7 +36,7 @@ pub(super) async fn until_done<T, E: Display, F: Future<Output = Result<T, E>>>(
         let error = match attempt().await {
             Ok(done) => {
                 if said.is_some() {
-                    info!(what, "done at last");
+                    info!(before = failure, "done at last");
                 }
                 return done;
             }
@@ -47,7 +47,7 @@ pub(super) async fn until_done<T, E: Display, F: Future<Output = Result<T, E>>>(
             .as_ref()
             .is_none_or(|(old, at)| *old != error || at.elapsed() >= REPEAT);
         if fresh {
-            warn!(what, error, "not yet; trying again");
+            warn!("{failure}: {error}; trying again");
             said = Some((error, Instant::now()));
         }
         tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
@@ -63,7 +63,7 @@ mod tests {
         let mut left = 3;
         let mut heard = Vec::new();
         let done = until_done(
-            "a test",
+            "a test failed",
             || {
                 left -= 1;
                 let left = left;

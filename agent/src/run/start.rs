@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use twill_core::config::NetworkConfig;
+use twill_core::config::{NetworkConfig, VxlanConfig};
 use twill_core::lease::Lease;
 use twill_core::subnet::Subnet;
 use twill_core::vtep::MacAddr;
@@ -45,12 +45,15 @@ const LOOKS_MISSED: u32 = 3;
 
 /// How long an agent that is just stopping may take.
 const PREDECESSOR: Duration = Duration::from_secs(5);
+/// How often it is asked whether it has.
+const LOCK_RETRY: Duration = Duration::from_millis(100);
 /// How long the store may take for its first word, where there is a last lease to start with.
 const FIRST_WORD: Duration = Duration::from_secs(3);
 /// How often systemd is told, at most, that a start without the store goes on.
 const SIGN: Duration = Duration::from_secs(2);
-/// How often it is asked whether it has.
-const LOCK_RETRY: Duration = Duration::from_millis(100);
+
+/// flannel's words.
+const NO_CONFIG: &str = "Couldn't fetch network config";
 
 /// A lease that this node cannot use.
 #[derive(Debug, Error)]
@@ -95,12 +98,7 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
         network_config(&store, &mut report, last.as_ref(), &address).await;
     memory.set_config(&text);
     report.network(&config);
-    info!(
-        network = %config.network,
-        vni = %config.backend.vni,
-        port = config.backend.port,
-        "network config read"
-    );
+    tell(&config);
     for warning in &config.warnings {
         warn!(warning, "network config");
     }
@@ -170,6 +168,25 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
     Ok(agent)
 }
 
+/// Says in flannel's words which network it is.
+fn tell(config: &NetworkConfig) {
+    let VxlanConfig {
+        vni,
+        port,
+        mtu,
+        gbp,
+        learning,
+        direct_routing,
+    } = &config.backend;
+    info!(network = %config.network, "Found network config - Backend type: vxlan");
+    let port = port.unwrap_or_default();
+    info!(
+        mtu,
+        "VXLAN config: VNI={vni} Port={port} GBP={gbp} Learning={learning} \
+         DirectRouting={direct_routing}"
+    );
+}
+
 /// The network config, and where it is from.
 struct Known {
     text: String,
@@ -227,7 +244,7 @@ async fn network_config(
         }
     }
     let (text, config) = until_done(
-        "the network config",
+        NO_CONFIG,
         async || line(store.config().await),
         |error| report.store_failed(error),
     )
@@ -258,7 +275,7 @@ async fn wait_for_the_store(
     }
     let Agent { notice, report, .. } = agent;
     let answered = until_done(
-        "the network config",
+        NO_CONFIG,
         async || line(store.config().await),
         |error| report.store_failed(error),
     );
@@ -316,7 +333,8 @@ async fn acquire(store: &Store, agent: &mut Agent, previous: Option<Subnet>) -> 
         .to_string())
     };
     let report = &mut agent.report;
-    let lease = until_done("a lease", attempt, |error| report.store_failed(error)).await;
+    let failed = |error: &str| report.store_failed(error);
+    let lease = until_done("failed to acquire lease", attempt, failed).await;
     report.store_answered();
     lease
 }

@@ -11,6 +11,8 @@ use crate::netlink::{Netlink, UplinkChoice};
 /// Looks for the uplink in the places that the flags name.
 pub(super) struct Finder {
     choices: Vec<UplinkChoice>,
+    /// What flannel says where none of them is there.
+    nowhere: &'static str,
     public_ip: Option<std::net::Ipv4Addr>,
     /// What was found last, where that is not the present uplink.
     candidate: Option<Uplink>,
@@ -20,6 +22,12 @@ impl Finder {
     pub(super) fn new(args: &AgentArgs) -> Self {
         Self {
             choices: args.uplink_choices(),
+            nowhere: if args.names_uplink() {
+                "Failed to find interface to use that matches the interfaces and/or regexes \
+                 provided"
+            } else {
+                "Failed to find any valid interface to use"
+            },
             public_ip: args.public_ip,
             candidate: None,
         }
@@ -52,10 +60,7 @@ impl Finder {
                 Err(error) => errors.push(format!("{choice}: {}", chain(&error))),
             }
         }
-        bail!(
-            "Failed to find any valid interface to use: {}",
-            errors.join("; ")
-        )
+        bail!("{}: {}", self.nowhere, errors.join("; "))
     }
 
     /// Another uplink than `present`, once it was found twice in a row: a host that is just

@@ -16,8 +16,8 @@ mod clock;
 mod connections;
 mod disk;
 mod error;
-#[cfg(feature = "fuzzing")]
-pub mod noise;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod noise;
 mod record;
 mod request;
 mod table;

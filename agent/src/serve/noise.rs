@@ -1,4 +1,4 @@
-//! What the lease server reads, from its file and from nodes, for the fuzzer.
+//! What the lease server reads, from its file and from nodes, for [`crate::noise`].
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
@@ -7,7 +7,7 @@ use super::record::StoredRecord;
 use super::{disk, request};
 
 /// A key of the file, a line feed, and its value: what is taken is read again as it is written.
-pub fn record(text: &[u8]) {
+pub(crate) fn record(text: &[u8]) {
     let end = text.iter().position(|&byte| byte == b'\n');
     let (key, value) = text.split_at(end.unwrap_or(text.len()));
     let key = String::from_utf8_lossy(key);
@@ -30,7 +30,7 @@ pub fn record(text: &[u8]) {
 }
 
 /// The body of a node's request, and a subnet in its path.
-pub fn request(text: &[u8]) {
+pub(crate) fn request(text: &[u8]) {
     let json = HeaderValue::from_static("application/json");
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json)]);
     drop(request::acquire(&headers, text));

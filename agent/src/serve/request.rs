@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use twill_core::lease::{LeaseAttrs, VxlanData};
+use twill_core::lease::{BackendData, LeaseAttrs, VxlanData};
 use twill_core::subnet::Subnet;
 use twill_core::vtep::Vni;
 
@@ -24,9 +24,9 @@ struct AttrsBody {
     #[serde(rename = "BackendType", default)]
     backend_type: String,
     #[serde(rename = "BackendData", default)]
-    backend_data: Option<serde_json::Value>,
+    backend_data: Option<BackendData>,
     #[serde(rename = "BackendV6Data", default)]
-    backend_v6_data: Option<serde_json::Value>,
+    backend_v6_data: Option<BackendData>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -137,11 +137,11 @@ fn checked(body: AttrsBody) -> Result<LeaseAttrs, ErrorAnswer> {
     })
 }
 
-fn check_vxlan(data: &serde_json::Value) -> Result<(), ErrorAnswer> {
-    let wrong = |why: &str| ErrorAnswer::invalid("BackendData", &data.to_string(), why);
+fn check_vxlan(data: &BackendData) -> Result<(), ErrorAnswer> {
+    let wrong = |why: &str| ErrorAnswer::invalid("BackendData", data.as_str(), why);
     let form = r#"send {"VNI":1,"VtepMAC":"02:00:5e:10:00:01"}"#;
     let parsed =
-        VxlanData::deserialize(data).map_err(|error| wrong(&format!("{error}; {form}")))?;
+        VxlanData::deserialize(data.value()).map_err(|error| wrong(&format!("{error}; {form}")))?;
     Vni::new(u64::from(parsed.vni)).map_err(|error| wrong(&error.to_string()))?;
     if !parsed.vtep_mac.is_unicast() {
         return Err(wrong("VtepMAC is zero or multicast; send the device's own"));
@@ -171,7 +171,7 @@ mod tests {
         let (attrs, previous) = acquire(&json_headers(), body).unwrap();
         assert_eq!(attrs.public_ip, Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(attrs.backend_type, "vxlan");
-        assert_eq!(attrs.backend_data.unwrap()["VNI"], 1);
+        assert_eq!(attrs.backend_data.unwrap().value()["VNI"], 1);
         assert_eq!(previous, Some("10.244.3.0/24".parse().unwrap()));
     }
 

@@ -116,7 +116,7 @@ impl<S: Keeping> Keeper<'_, S> {
 
     fn due(&self, ttl_seconds: Option<u64>) -> Instant {
         let pause = self.store.renew_after(ttl_seconds);
-        info!(subnet = %self.subnet, renewal_in = ?pause, "Waiting to renew lease");
+        info!(subnet = %self.subnet, "Waiting for {pause:?} to renew lease");
         Instant::now() + pause
     }
 
@@ -149,7 +149,8 @@ impl<S: Keeping> Keeper<'_, S> {
                 .renew(self.subnet, &self.published, &attrs, reason);
             let error = match renewal.await {
                 Ok(Some(lease)) => {
-                    info!(subnet = %self.subnet, "Lease renewed");
+                    let seconds = lease.ttl_seconds;
+                    info!(subnet = %self.subnet, seconds, "Lease renewed, new expiration");
                     self.store.contacts().leased(lease.ttl_seconds);
                     self.published = attrs;
                     return Ok(Some(lease));

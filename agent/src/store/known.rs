@@ -12,8 +12,12 @@ use twill_core::event::Event;
 use twill_core::lease::Lease;
 use twill_core::subnet::Subnet;
 
+use crate::files::last_store::Noted;
+
 /// How long a lease lasts where none says it.
 const USUAL_TERM: Duration = Duration::from_hours(24);
+/// No lease is kept for longer than this without its store.
+const LONGEST_TERM: Duration = Duration::from_hours(30 * 24);
 
 /// A list of leases.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub(super) struct Known {
     pub(super) leases: BTreeMap<Subnet, Lease>,
     /// Of `leases`, those that only a former store had, and how long they are kept.
     pub(super) orphans: BTreeMap<Subnet, Instant>,
+    /// How long those of an earlier start are kept that the store's first list lacks.
+    kept_until: Option<Instant>,
 }
 
 /// What an answer made of it.
@@ -62,11 +68,19 @@ pub(super) struct Step {
 }
 
 impl Known {
-    /// What is left of an earlier start: peers, and the store that they are from.
-    pub(super) fn before(store: String, peers: Vec<Lease>) -> Self {
+    /// What is left of an earlier start: peers, and the store that they are from; where that start
+    /// kept some for a former store, how long that goes on.
+    pub(super) fn before(
+        noted: Noted,
+        peers: Vec<Lease>,
+        kept_for: Option<Duration>,
+        now: Instant,
+    ) -> Self {
         Self {
-            store: Some(store),
+            store: Some(noted.store),
+            revision: noted.revision,
             must_list: true,
+            kept_until: kept_for.map(|left| now + left.min(LONGEST_TERM)),
             leases: peers
                 .into_iter()
                 .map(|lease| (lease.subnet, lease))
@@ -110,8 +124,11 @@ impl Known {
         let former = std::mem::take(&mut self.leases);
         self.orphans
             .retain(|subnet, until| *until > now && !listed.contains_key(subnet));
-        if replaced {
-            let until = now + longest_term(&former);
+        let until = match self.kept_until.take() {
+            _ if replaced => Some(now + longest_term(&former)),
+            until => until.filter(|until| *until > now),
+        };
+        if let Some(until) = until {
             for subnet in former.keys().filter(|subnet| !listed.contains_key(subnet)) {
                 self.orphans.entry(*subnet).or_insert(until);
             }
@@ -215,7 +232,7 @@ fn longest_term(leases: &BTreeMap<Subnet, Lease>) -> Duration {
         .filter_map(|lease| lease.ttl_seconds)
         .max()
         .map_or(USUAL_TERM, |seconds| {
-            Duration::from_secs(seconds).min(USUAL_TERM * 30)
+            Duration::from_secs(seconds).min(LONGEST_TERM)
         })
 }
 
@@ -249,6 +266,16 @@ mod tests {
         }
     }
 
+    fn before(store: &str, peers: &[u8], kept_for: Option<Duration>, now: Instant) -> Known {
+        let peers = peers.iter().copied().map(lease).collect();
+        let noted = Noted {
+            store: store.to_owned(),
+            revision: 1,
+            kept_until: None,
+        };
+        Known::before(noted, peers, kept_for, now)
+    }
+
     fn subnets(known: &Known) -> Vec<Subnet> {
         known.leases.keys().copied().collect()
     }
@@ -256,7 +283,7 @@ mod tests {
     #[test]
     fn peers_of_an_earlier_start_stay_while_another_store_may_not_know_them_yet() {
         let now = Instant::now();
-        let mut known = Known::before("old".to_owned(), vec![lease(1), lease(2), lease(3)]);
+        let mut known = before("old", &[1, 2, 3], None, now);
         assert_eq!(known.resume(), None);
         let step = known.listed(list("new", &[2]), now);
         assert!(step.replaced);
@@ -274,9 +301,57 @@ mod tests {
 
     #[test]
     fn peers_of_an_earlier_start_go_when_their_own_store_has_them_no_more() {
-        let mut known = Known::before("old".to_owned(), vec![lease(1), lease(2)]);
-        let step = known.listed(list("old", &[2]), Instant::now());
+        let now = Instant::now();
+        let mut known = before("old", &[1, 2], None, now);
+        let step = known.listed(list("old", &[2]), now);
         assert!(!step.replaced);
         assert_eq!(step.events, [Event::Resync(vec![lease(2)])]);
+    }
+
+    #[test]
+    fn a_store_of_the_same_name_that_is_behind_has_lost_its_data() {
+        let now = Instant::now();
+        let mut known = before("old", &[1, 2], None, now);
+        let emptied = List {
+            revision: 0,
+            ..list("old", &[2])
+        };
+        let step = known.listed(emptied, now);
+        assert!(step.replaced);
+        assert_eq!(step.events, [Event::Resync([1, 2].map(lease).into())]);
+    }
+
+    #[test]
+    fn restarts_do_not_begin_the_time_of_those_anew_that_the_store_lacks() {
+        let start = Instant::now();
+        let after = |hours| start + Duration::from_hours(hours);
+        let mut known = before("old", &[1, 2], None, start);
+        known.listed(list("new", &[2]), start);
+        for hours in [6, 12, 18] {
+            let until = known.orphans[&lease(1).subnet];
+            assert_eq!(until, after(24));
+            let left = until - after(hours);
+            known = before("new", &[1, 2], Some(left), after(hours));
+            let step = known.listed(list("new", &[2]), after(hours));
+            assert!(!step.replaced);
+            assert_eq!(step.events, [Event::Resync([1, 2].map(lease).into())]);
+        }
+        // Another list of the same start, and the end of the time.
+        known.listed(list("new", &[2]), after(20));
+        let step = known.prune(after(24));
+        assert_eq!(step.events, [Event::LeaseRemoved(lease(1).subnet)]);
+
+        // The time ended while the agent was away.
+        let mut known = before("new", &[1, 2], Some(Duration::ZERO), start);
+        let step = known.listed(list("new", &[2]), start);
+        assert_eq!(step.events, [Event::Resync(vec![lease(2)])]);
+        // A third store has not had its time.
+        let mut known = before("new", &[1, 2], Some(Duration::from_hours(1)), start);
+        assert!(known.listed(list("third", &[2]), start).replaced);
+        assert_eq!(known.orphans[&lease(1).subnet], after(24));
+        // What is noted may be rubbish.
+        let mut known = before("new", &[1, 2], Some(Duration::MAX), start);
+        known.listed(list("new", &[2]), start);
+        assert_eq!(known.orphans[&lease(1).subnet], start + LONGEST_TERM);
     }
 }

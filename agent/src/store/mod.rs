@@ -7,10 +7,11 @@
 
 mod contact;
 pub mod etcd;
+mod former;
 mod keep;
 mod known;
-#[cfg(feature = "fuzzing")]
-pub mod noise;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod noise;
 mod own;
 mod rounds;
 pub mod server;
@@ -66,8 +67,7 @@ impl Store {
     pub fn remember(&mut self, last: LastStore, peers: Vec<Lease>) {
         match self {
             Self::Server(store) => store.remember(last, peers),
-            // etcd is a cluster with durable data; an emptied one is a new cluster by hand.
-            Self::Etcd(_) => {}
+            Self::Etcd(store) => store.remember(last, peers),
         }
     }
 

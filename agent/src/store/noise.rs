@@ -1,13 +1,13 @@
-//! What stores answer, for the fuzzer.
+//! What stores answer, for [`crate::noise`].
 
 use super::{etcd, server};
 
 /// A key of etcd, a line feed, and its value.
-pub fn etcd(text: &[u8]) {
+pub(crate) fn etcd(text: &[u8]) {
     etcd::noise(text);
 }
 
 /// A list, a lease or the lines of a watch, as the lease server sends them, however they are cut.
-pub fn server(text: &[u8]) {
+pub(crate) fn server(text: &[u8]) {
     server::noise(text);
 }

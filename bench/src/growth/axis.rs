@@ -109,6 +109,7 @@ impl Axis {
             services: Self::FEW_SERVICES,
             leases: 0,
             permits: 0,
+            max_permits: None,
         };
         match self {
             Self::Leases => Setup {

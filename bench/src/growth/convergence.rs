@@ -107,6 +107,7 @@ fn nodes(leases: u32, label: &str) -> Result<(Prefix, [Node; 2], Node, Setup)> {
         services: 0,
         leases,
         permits: 0,
+        max_permits: None,
     };
     let (prefix, nodes) = topology::nodes(setup)?;
     let [a, b] = &nodes;

@@ -6,6 +6,7 @@
 
 mod axis;
 mod convergence;
+mod medians;
 mod rates;
 mod table;
 
@@ -131,11 +132,19 @@ pub struct ConvergeReport {
 }
 
 /// Measures how long agents take that start with so many leases in etcd, and what one more
-/// takes.
-pub fn converge(counts: &[u32], etcd: &Path, flannel: Option<&Programs>) -> Result<ConvergeReport> {
+/// takes: in rounds, each of them in turn.
+pub fn converge(
+    counts: &[u32],
+    rounds: u32,
+    etcd: &Path,
+    flannel: Option<&Programs>,
+) -> Result<ConvergeReport> {
     let mut progress = Progress::new(0);
     let mut convergence = Vec::new();
-    for &leases in counts {
+    let turns = counts
+        .iter()
+        .flat_map(|leases| (0..rounds).map(move |_| *leases));
+    for leases in turns {
         check_interrupt()?;
         progress.note(&format!("twilld starts with {leases} leases in etcd"));
         convergence.push(convergence::of_twill_on_etcd(leases, etcd));

@@ -1,9 +1,9 @@
 //! What growth costs, as tables for a terminal.
 
-use comfy_table::{Table, presets};
-
+use super::medians::medians;
 use super::{ConvergeReport, Convergence, GrowthReport, Rate};
 use crate::programs;
+use crate::report::columns;
 use crate::report::terminal::figure;
 use crate::stats::{Interval, float};
 
@@ -25,7 +25,7 @@ pub fn converge_text(report: &ConvergeReport) -> String {
 }
 
 fn rates(rates: &[Rate]) -> String {
-    let mut table = plain(&[
+    let mut table = columns::plain([
         "",
         "subject",
         "case",
@@ -55,21 +55,22 @@ fn rates(rates: &[Rate]) -> String {
             beside,
         ]);
     }
-    format!("Traffic between nodes\n{}", lines(&table))
+    format!("Traffic between nodes\n{}", columns::text(&table))
 }
 
 fn convergence(all: &[Convergence]) -> String {
     let head = [
         "agent",
         "leases",
+        "runs",
         "start to last route",
         "to last map entry",
         "one more lease",
         "CPU",
         "memory",
     ];
-    let mut table = plain(&head);
-    for one in all {
+    let mut table = columns::plain(head);
+    for (one, runs) in medians(all) {
         let time = |value: Option<f64>| {
             value.map_or_else(
                 || "none".to_owned(),
@@ -77,8 +78,9 @@ fn convergence(all: &[Convergence]) -> String {
             )
         };
         table.add_row([
-            one.agent.clone(),
+            one.agent,
             one.leases.to_string(),
+            runs.to_string(),
             time(one.start_s),
             time(one.mapped_s),
             time(one.change_s),
@@ -89,7 +91,7 @@ fn convergence(all: &[Convergence]) -> String {
             ),
         ]);
     }
-    format!("Agents\n{}", lines(&table))
+    format!("Agents, medians\n{}", columns::text(&table))
 }
 
 fn problems(rates: &[Rate], convergence: &[Convergence]) -> String {
@@ -116,17 +118,4 @@ fn problems(rates: &[Rate], convergence: &[Convergence]) -> String {
         return String::new();
     }
     format!("Did not run as meant:\n{}", told.join("\n"))
-}
-
-fn plain(head: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(head);
-    table
-}
-
-fn lines(table: &Table) -> String {
-    let text = table.to_string();
-    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-    lines.join("\n")
 }

@@ -1,8 +1,7 @@
 //! What the guard is worth, as tables for a terminal.
 
-use comfy_table::{CellAlignment, Table, presets};
-
 use super::{Beside, Drops, Flow, GuardReport};
+use crate::report::columns::{figures, plain};
 use crate::stats::{Interval, Spread, median};
 
 /// All of it.
@@ -34,7 +33,7 @@ pub fn text(report: &GuardReport) -> String {
 }
 
 fn drops(all: &[Drops]) -> String {
-    let mut table = plain(&["by", "packets/s", "quartiles", "ns more than a bare drop"]);
+    let mut table = plain(["by", "packets/s", "quartiles", "ns more than a bare drop"]);
     for drops in all {
         let (median, quartiles) = drops.per_second.map_or_else(
             || ("none".to_owned(), String::new()),
@@ -55,11 +54,11 @@ fn drops(all: &[Drops]) -> String {
         });
         table.add_row([drops.way.to_string(), median, quartiles, more]);
     }
-    lines(&mut table)
+    figures(table)
 }
 
 fn beside(all: &[Beside]) -> String {
-    let mut table = plain(&["guard", "rule", "times as many packets"]);
+    let mut table = plain(["guard", "rule", "times as many packets"]);
     for Beside {
         way,
         against,
@@ -68,11 +67,11 @@ fn beside(all: &[Beside]) -> String {
     {
         table.add_row([way.to_string(), against.to_string(), told(ratio)]);
     }
-    lines(&mut table)
+    figures(table)
 }
 
 fn flows(all: &[Flow]) -> String {
-    let mut table = plain(&["guard", "alone", "beside", "kept", "forged packets/s"]);
+    let mut table = plain(["guard", "alone", "beside", "kept", "forged packets/s"]);
     for flow in all {
         let gigabits = |spread: Option<Spread>| {
             spread.map_or_else(
@@ -88,7 +87,7 @@ fn flows(all: &[Flow]) -> String {
             median(&flow.paces).map_or_else(String::new, |pace| format!("{:.0} k", pace / 1e3)),
         ]);
     }
-    lines(&mut table)
+    figures(table)
 }
 
 fn told(ratio: &Interval) -> String {
@@ -108,20 +107,4 @@ fn problems(report: &GuardReport) -> Vec<String> {
     let told = drops.chain(flows);
     told.filter_map(|(name, problem)| Some(format!("{name}: {}", problem.as_ref()?)))
         .collect()
-}
-
-fn plain(head: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(head);
-    table
-}
-
-fn lines(table: &mut Table) -> String {
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let text = table.to_string();
-    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-    lines.join("\n")
 }

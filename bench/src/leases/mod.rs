@@ -1,7 +1,8 @@
 //! Leases of nodes that do not exist, so many of them that growth shows: put into the
-//! kernel's tables, into Twill's lease server, or into etcd.
+//! kernel's tables, into the programs' maps, into Twill's lease server, or into etcd.
 
 mod etcd;
+mod maps;
 mod server;
 
 use std::fs;
@@ -16,6 +17,7 @@ use twill_testbed::wait::check_interrupt;
 use twill_testbed::world::{Mac, OVERLAY_LINK, VNI, mac_text};
 
 pub use self::etcd::EtcdGateway;
+pub use self::maps::fill_maps;
 pub use self::server::ServerClient;
 
 /// Prefix length of every lease of these.

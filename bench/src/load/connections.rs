@@ -10,6 +10,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
+use twill_testbed::traffic::again;
 
 use super::Ends;
 use super::crew::{Crew, Role, Side, Tally, Watch};
@@ -75,7 +76,9 @@ fn once(to: SocketAddrV4) -> Result<()> {
     // The first holds for connect(2) too; see socket(7).
     setsockopt(&socket, sockopt::SendTimeout, &patience)?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
-    connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+    // One that was interrupted goes on, and the next call waits for it.
+    let to = SockaddrIn::from(to);
+    again(|| Ok(connect(socket.as_raw_fd(), &to)?))?;
     let mut stream = TcpStream::from(socket);
     stream.write_all(&[1])?;
     stream.read_exact(&mut [0])?;

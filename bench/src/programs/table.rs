@@ -1,8 +1,7 @@
 //! What the programs cost, as tables for a terminal.
 
-use comfy_table::{CellAlignment, Table, presets};
-
 use super::report::{BranchCost, Comparison, ProgramsReport};
+use crate::report::columns::{figures, plain};
 use crate::stats::Interval;
 
 /// Below this a part of the cost says nothing.
@@ -20,7 +19,7 @@ pub fn beside_stored(now: &ProgramsReport, stored: &ProgramsReport) -> String {
         );
         text += &made;
     }
-    let mut table = plain(&["program", "instructions stored", "now", "change"]);
+    let mut table = plain(["program", "instructions stored", "now", "change"]);
     for verified in &now.verifier {
         let before = stored
             .verifier
@@ -41,11 +40,11 @@ pub fn beside_stored(now: &ProgramsReport, stored: &ProgramsReport) -> String {
             change,
         ]);
     }
-    text += &lines(&mut table);
+    text += &figures(table);
     if !same {
         return text;
     }
-    let mut table = plain(&["branch", "ns stored", "ns now", "change"]);
+    let mut table = plain(["branch", "ns stored", "ns now", "change"]);
     for cost in &now.branches {
         let before = stored
             .branches
@@ -67,7 +66,7 @@ pub fn beside_stored(now: &ProgramsReport, stored: &ProgramsReport) -> String {
         }
     }
     text += "\n\nTimes of two runs differ by what else the machine did; --against OBJECT measures both in turns.\n";
-    text += &lines(&mut table);
+    text += &figures(table);
     text
 }
 
@@ -79,7 +78,7 @@ pub fn text(report: &ProgramsReport) -> String {
         machine.kernel, machine.cpus, machine.cpu, report.rounds, report.runs
     );
     text += "Nanoseconds a packet [95 % interval], more than a program that does nothing\n";
-    let mut table = plain(&["branch", "object", "leases", "permits", "ns", "interval"]);
+    let mut table = plain(["branch", "object", "leases", "permits", "ns", "interval"]);
     for cost in &report.branches {
         let BranchCost {
             object,
@@ -104,7 +103,7 @@ pub fn text(report: &ProgramsReport) -> String {
             interval,
         ]);
     }
-    text += &lines(&mut table);
+    text += &figures(table);
     for (title, comparisons) in [
         ("What more entries in the maps cost", &report.growth),
         ("What the change did", &report.change),
@@ -115,7 +114,7 @@ pub fn text(report: &ProgramsReport) -> String {
         }
     }
     text += "\n\nThe verifier\n";
-    let mut table = plain(&[
+    let mut table = plain([
         "program",
         "object",
         "instructions processed",
@@ -129,7 +128,7 @@ pub fn text(report: &ProgramsReport) -> String {
             verified.jited_bytes.to_string(),
         ]);
     }
-    text += &lines(&mut table);
+    text += &figures(table);
     for cost in &report.branches {
         if let Some(problem) = &cost.problem {
             let line = format!(
@@ -143,7 +142,7 @@ pub fn text(report: &ProgramsReport) -> String {
 }
 
 fn compared(comparisons: &[Comparison]) -> String {
-    let mut table = plain(&["branch", "", "beside", "ns there", "more", "told"]);
+    let mut table = plain(["branch", "", "beside", "ns there", "more", "told"]);
     for comparison in comparisons {
         let Comparison {
             branch,
@@ -170,21 +169,5 @@ fn compared(comparisons: &[Comparison]) -> String {
             told,
         ]);
     }
-    lines(&mut table)
-}
-
-fn plain(head: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(head);
-    table
-}
-
-fn lines(table: &mut Table) -> String {
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let text = table.to_string();
-    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-    lines.join("\n")
+    figures(table)
 }

@@ -112,24 +112,12 @@ pub(super) fn prepare(ebpf: &mut Ebpf, branch: Branch, devices: Devices) -> Resu
 
     let now = monotonic_ns()?;
     let mut wire: HashMap<_, FlowTuple, Mapping> = open(ebpf, PERMITS_WIRE.name)?;
-    let mapping = Mapping {
-        written_ns: now,
-        tuple: to_service,
-        ifindex: devices.veth,
-        reserved: [0; 4],
-    };
-    wire.insert(to_backend, mapping, 0)?;
+    wire.insert(to_backend, Mapping::new(to_service, devices.veth, now), 0)?;
 
     // A test run's packet has no flow hash: what the pod sent is filed under 0. It is fresh for
     // a tenth of a second, which is many times as long as a round of one branch.
     let mut pending: HashMap<_, u32, Pending> = open(ebpf, PENDING.name)?;
-    let note = Pending {
-        written_ns: now,
-        tuple: plain,
-        ifindex: devices.veth,
-        sent_to_mac: GATEWAY_MAC,
-        reserved: [0; 6],
-    };
+    let note = Pending::new(&plain, devices.veth, GATEWAY_MAC, now);
     pending.insert(0, note, 0)?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What a run found, as data: everything else, from JSON to charts, is made of it.
 
 pub mod chart;
+pub mod columns;
 pub mod html;
 pub mod ratio;
 pub mod terminal;

@@ -1,7 +1,6 @@
 //! The report as tables for a terminal.
 
-use comfy_table::{CellAlignment, Table, presets};
-
+use super::columns;
 use super::ratio::Ratio;
 use super::{Report, Summary};
 use crate::case::{Case, Subject, Unit};
@@ -50,8 +49,7 @@ pub fn head(report: &Report) -> String {
 }
 
 fn figures(report: &Report) -> String {
-    let mut table = plain();
-    table.set_header([
+    let mut table = columns::plain([
         "case",
         "wire",
         "target",
@@ -99,10 +97,10 @@ fn figures(report: &Report) -> String {
             rounds.to_string(),
         ]);
     }
-    right(&mut table, &[4, 5, 6, 7, 8, 9]);
+    columns::right(&mut table, [4, 5, 6, 7, 8, 9]);
     let text = section(
         "Figures; CPU s: for a Gbit, or for 10,000 of the rest",
-        &lines(&table),
+        &columns::text(&table),
     );
     if report.results.is_empty() {
         return String::new();
@@ -118,9 +116,8 @@ fn ratios(ratios: &[Ratio]) -> String {
     let mut subjects: Vec<Subject> = ratios.iter().map(|ratio| ratio.mode).collect();
     subjects.sort_unstable();
     subjects.dedup();
-    let mut table = plain();
     let head = ["case", "wire", "target", "against"].map(str::to_owned);
-    table.set_header(
+    let mut table = columns::plain(
         head.into_iter()
             .chain(subjects.iter().map(Subject::to_string)),
     );
@@ -146,7 +143,7 @@ fn ratios(ratios: &[Ratio]) -> String {
         ];
         table.add_row(head.into_iter().chain(cells));
     }
-    lines(&table)
+    columns::text(&table)
 }
 
 /// A ratio in words. One whose interval includes 1 is none.
@@ -167,8 +164,7 @@ pub fn told(ratio: &Ratio) -> String {
 }
 
 fn agents(report: &Report) -> String {
-    let mut table = plain();
-    table.set_header([
+    let mut table = columns::plain([
         "subject",
         "wire",
         "CPU s to start",
@@ -189,11 +185,11 @@ fn agents(report: &Report) -> String {
             ]);
         }
     }
-    right(&mut table, &[2, 3, 4, 5]);
+    columns::right(&mut table, [2, 3, 4, 5]);
     if table.is_empty() {
         return String::new();
     }
-    section("Agents, one of each node", &lines(&table))
+    section("Agents, one of each node", &columns::text(&table))
 }
 
 fn rounds(report: &Report) -> String {
@@ -245,26 +241,6 @@ pub fn figure(value: f64, unit: Unit) -> String {
         Unit::Connections => format!("{value:.0} conn/s"),
         Unit::Packets => format!("{:.1} kpackets/s", value / 1e3),
     }
-}
-
-fn plain() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table
-}
-
-fn right(table: &mut Table, columns: &[usize]) {
-    for &column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-}
-
-fn lines(table: &Table) -> String {
-    let text = table.to_string();
-    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-    lines.join("\n")
 }
 
 fn section(title: &str, body: &str) -> String {

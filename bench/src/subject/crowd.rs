@@ -4,14 +4,15 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::HashMap;
 use twill_abi::maps::PERMITS_POD;
-use twill_abi::{ABI_VERSION, Be16, FlowTuple, PERMIT_LIVE, Permit};
+use twill_abi::{Be16, FlowTuple, PERMIT_LIVE, Permit};
 use twill_testbed::agent::Agent;
 use twill_testbed::wait::{check_interrupt, wait_for};
 
 use crate::case::Traffic;
 use crate::load::{Ends, Timing, measure};
+use crate::pinned::open;
 
 /// How long the first permit may take.
 const PERMIT: Duration = Duration::from_secs(20);
@@ -26,12 +27,9 @@ const NEVER_NS: u64 = u64::MAX / 2;
 /// Gives both agents' programs permits for so many flows more between these ends.
 pub(super) fn fill(agents: &[Agent; 2], ends: Ends<'_>, count: u32) -> Result<()> {
     for agent in agents {
-        let mut permits = open(agent)?;
-        let (tuple, permit) = wait_for("a flow has a permit", PERMIT, || {
-            measure(Traffic::UdpTransactions { flows: 1 }, ends, TRAFFIC)?;
-            let mut records = permits.iter().filter_map(Result::ok);
-            Ok(records.find(|(_, permit)| permit.state == PERMIT_LIVE))
-        })?;
+        let (tuple, permit) = first(agent, ends)?;
+        let mut permits: HashMap<_, FlowTuple, Permit> =
+            open(&agent.pins(), &PERMITS_POD)?.try_into()?;
         for number in 0..count {
             if number % 1024 == 0 {
                 check_interrupt()?;
@@ -52,14 +50,15 @@ pub(super) fn fill(agents: &[Agent; 2], ends: Ends<'_>, count: u32) -> Result<()
     Ok(())
 }
 
-fn open(agent: &Agent) -> Result<HashMap<MapData, FlowTuple, Permit>> {
-    let folder = agent.pins().join(format!("v{ABI_VERSION}"));
-    let pin = folder.join(PERMITS_POD.name);
-    let open = || format!("open {}", pin.display());
-    let map = MapData::from_pin(&pin).with_context(open)?;
-    Map::from_map_data(map)
-        .and_then(TryInto::try_into)
-        .with_context(open)
+/// A permit of this node, as soon as traffic between these ends has one: then everything is in
+/// place that packets go by.
+pub(super) fn first(agent: &Agent, ends: Ends<'_>) -> Result<(FlowTuple, Permit)> {
+    let permits: HashMap<_, FlowTuple, Permit> = open(&agent.pins(), &PERMITS_POD)?.try_into()?;
+    wait_for("a flow has a permit", PERMIT, || {
+        measure(Traffic::UdpTransactions { flows: 1 }, ends, TRAFFIC)?;
+        let mut records = permits.iter().filter_map(Result::ok);
+        Ok(records.find(|(_, permit)| permit.state == PERMIT_LIVE))
+    })
 }
 
 /// The flow of this number: of another pod of the same node, by its address.

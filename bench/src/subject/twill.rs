@@ -17,15 +17,12 @@ use super::crowd;
 use super::kernel::pod_to_pod;
 use crate::case::{Subject, Target};
 use crate::cpu::ProcessUse;
-use crate::leases::ServerClient;
+use crate::leases;
 use crate::load::Ends;
 use crate::topology::{self, Setup};
 
 /// How long the agents may take to know each other.
 const MESH: Duration = Duration::from_mins(1);
-/// How much longer for each lease of another node. The kernel looks through all next hops of a
-/// device for each new one, so that a hundred thousand take two agents some minutes.
-const MESH_PER_LEASE: Duration = Duration::from_millis(8);
 /// Room in the maps beside what there is of nodes and flows that do not exist.
 const ROOM: u32 = 64;
 
@@ -46,31 +43,35 @@ impl Twill {
         let [a, b] = &nodes;
         let host = behind(&prefix, "leases", a, b)?;
         let lease_server = LeaseServer::start_on(host, &setup.net_conf())?;
-        ServerClient::new(&lease_server).fill(0..setup.leases)?;
         let mut agents = [a, b].map(|node| agent(node, &lease_server, mode, setup));
         for agent in &mut agents {
             agent.start_again()?;
         }
         let mut envs = Vec::new();
-        let patience = MESH + MESH_PER_LEASE * setup.leases;
         for agent in &mut agents {
-            envs.push(agent.wait_ready_for(patience)?);
+            envs.push(agent.wait_ready_for(MESH)?);
             check_mode(agent)?;
         }
         let &[env_a, env_b] = envs.as_slice() else {
             bail!("two agents, and not two subnets");
         };
         for (agent, node, other) in [(&agents[0], a, env_b), (&agents[1], b, env_a)] {
-            wait_until("the nodes know all others", patience, || {
-                knows_all(agent, node, other, setup.leases).unwrap_or(false)
+            wait_until("the nodes know each other", MESH, || {
+                knows(agent, node, other).unwrap_or(false)
             })?;
         }
         let pods = [Pod::add(a, "1", &env_a)?, Pod::add(b, "1", &env_b)?];
         topology::add_services([a, b], pods[1].address(), setup)?;
         topology::widen_ports(&pods)?;
+        let ends = pod_to_pod(&pods, Target::Pod);
         if setup.permits > 0 {
-            let ends = pod_to_pod(&pods, Target::Pod);
             crowd::fill(&agents, ends, setup.permits).context("make permits")?;
+        }
+        if setup.leases > 0 {
+            for (agent, node) in agents.iter_mut().zip(&nodes) {
+                crowd::first(agent, ends)?;
+                add_leases(agent, node, setup.leases).context("make leases")?;
+            }
         }
         Ok(Self {
             pods,
@@ -81,12 +82,22 @@ impl Twill {
     }
 }
 
-/// Whether the kernel and the programs have the other node, and everybody else.
-fn knows_all(agent: &Agent, node: &Node, other: SubnetEnv, leases: u32) -> Result<bool> {
+/// Leases of so many other nodes, in the kernel's tables and in the programs' maps. By the agents
+/// themselves two times a hundred thousand were not done in a quarter of an hour
+/// ([`leases::fill_kernel`] says why); what that costs is for `--converge` to tell. The agent is
+/// away, or it would clear away what its lease server does not know; its programs stay.
+fn add_leases(agent: &mut Agent, node: &Node, count: u32) -> Result<()> {
+    agent.stop()?;
+    leases::fill_kernel(node, count)?;
+    leases::fill_maps(&agent.pins(), count)
+}
+
+/// Whether the kernel and the programs have the other node.
+fn knows(agent: &Agent, node: &Node, other: SubnetEnv) -> Result<bool> {
     let subnet = other.prefix().to_string();
     let route = ["ip", "route", "show", &subnet, "dev", OVERLAY_LINK];
     let mapped = agent.status()?["pins"]["routes"].as_u64();
-    Ok(!node.namespace().run(&route)?.is_empty() && mapped >= Some(u64::from(leases) + 1))
+    Ok(!node.namespace().run(&route)?.is_empty() && mapped >= Some(1))
 }
 
 /// An agent, not started yet, with room for all that the nodes are built with.
@@ -110,8 +121,8 @@ fn flags(mode: &str, setup: Setup) -> Vec<String> {
         flags.push(format!("--max-vteps={room}"));
         flags.push(format!("--max-routes={room}"));
     }
-    if setup.permits > 0 {
-        let room = (setup.permits + ROOM).next_power_of_two();
+    let permits = (setup.permits > 0).then(|| (setup.permits + ROOM).next_power_of_two());
+    if let Some(room) = setup.max_permits.or(permits) {
         flags.push(format!("--max-permits={room}"));
     }
     flags

@@ -32,6 +32,9 @@ pub const CONFIG_FLAG_GUARD_AT_TC: u32 = 1 << 8;
 /// How old the agent's sign of life may be for the guard to drop, nanoseconds.
 pub const GUARD_HEARTBEAT_NS: u64 = 10_000_000_000;
 
+/// How far a CPU may be ahead of [`Config::permit_pace_ns`], nanoseconds.
+pub const PERMIT_BURST_NS: u64 = 10_000_000_000;
+
 /// What becomes of VXLAN that no peer sent, `Config::guard`. An unknown number means nothing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
@@ -120,7 +123,10 @@ abi_struct! {
         /// Prefix length of `network`, 0 to 32.
         pub network_prefix_v4: u8 = 136,
         /// Zero.
-        pub reserved: [u8; 7] = 137,
+        pub reserved: [u8; 3] = 137,
+        /// Time that one CPU shall take for each new permit, nanoseconds; see
+        /// [`PERMIT_BURST_NS`]. With 0 there is no limit.
+        pub permit_pace_ns: u32 = 140,
         /// Counts the agent's writes, so that a reader can tell a new one.
         pub generation: u64 = 144,
         /// Chance, so that no pod can aim at the hash of another flow. It stays as long as the maps.
@@ -155,7 +161,8 @@ impl Config {
         own_prefix_v4: 0,
         own_prefix_v6: 0,
         network_prefix_v4: 0,
-        reserved: [0; 7],
+        reserved: [0; 3],
+        permit_pace_ns: 0,
         generation: 0,
         flow_seed: 0,
     };

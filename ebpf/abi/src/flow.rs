@@ -163,8 +163,8 @@ impl Permit {
 }
 
 abi_struct! {
-    /// A wire tuple that is not established yet; value of `mappings`, whose key is the tuple
-    /// that the pod sends, and of `permits_wire`, where it is the other way round.
+    /// The tuple on the other side of a NAT; value of `permits_wire`, whose key is the tuple on
+    /// the wire, and of `mappings`, whose key is the tuple that the pod knows.
     pub struct Mapping: 56, align 8 {
         /// When it was written, `CLOCK_MONOTONIC` nanoseconds.
         pub written_ns: u64 = 0,
@@ -177,10 +177,28 @@ abi_struct! {
     }
 }
 
+impl Mapping {
+    /// A mapping to `tuple`, of the pod behind this veth.
+    #[must_use]
+    #[inline]
+    pub const fn new(tuple: FlowTuple, ifindex: u32, written_ns: u64) -> Self {
+        Self {
+            written_ns,
+            tuple,
+            ifindex,
+            reserved: [0; 4],
+        }
+    }
+}
+
 abi_struct! {
-    /// A tuple that a pod sent a moment ago; value of `pending`, whose key is `skb->hash`.
-    pub struct Pending: 64, align 8 {
-        /// When it was written, `CLOCK_MONOTONIC` nanoseconds.
+    /// A tuple that a pod sent, and what became of it; value of `pending`, whose key is
+    /// `skb->hash`, which is [`FlowTuple::hash`] of the tuple.
+    ///
+    /// As in [`Permit`], a tuple that still fits after the rest was read proves that the rest was
+    /// this flow's.
+    pub struct Pending: 128, align 8 {
+        /// When the pod sent it last, `CLOCK_MONOTONIC` nanoseconds.
         pub written_ns: u64 = 0,
         /// The tuple.
         pub tuple: FlowTuple = 8,
@@ -190,6 +208,38 @@ abi_struct! {
         pub sent_to_mac: [u8; 6] = 52,
         /// Zero.
         pub reserved: [u8; 6] = 58,
+        /// The tuple on the wire, seen from the pod: its own, as long as no packet went out by
+        /// another.
+        pub wire: FlowTuple = 64,
+        /// When netfilter let the flow's beginning out by that tuple, `CLOCK_MONOTONIC`
+        /// nanoseconds; 0: it did not, or the flow has its permit.
+        pub mapped_ns: u64 = 104,
+        /// Until when netfilter's acceptance of a SYN-ACK counts for the direction out of the pod,
+        /// `CLOCK_MONOTONIC` nanoseconds; 0: nothing was accepted.
+        pub out_until_ns: u64 = 112,
+        /// Index of the remote VTEP in `vteps`, where `out_until_ns` is not 0.
+        pub vtep: u32 = 120,
+        /// [`crate::Vtep::generation`] at that moment.
+        pub vtep_generation: u32 = 124,
+    }
+}
+
+impl Pending {
+    /// A note of which nothing has become yet.
+    #[inline(always)]
+    pub const fn new(tuple: &FlowTuple, ifindex: u32, sent_to_mac: [u8; 6], now_ns: u64) -> Self {
+        Self {
+            written_ns: now_ns,
+            tuple: *tuple,
+            ifindex,
+            sent_to_mac,
+            reserved: [0; 6],
+            wire: *tuple,
+            mapped_ns: 0,
+            out_until_ns: 0,
+            vtep: 0,
+            vtep_generation: 0,
+        }
     }
 }
 

@@ -82,15 +82,16 @@ pub const PERMITS_POD: MapSpec =
 /// The tuple on the wire → the tuple that the pod sends, where NAT made them differ.
 pub const PERMITS_WIRE: MapSpec =
     spec::<FlowTuple, Mapping>("permits_wire", MapKind::LruHash, 65_536, 0);
-/// `skb->hash` → what a pod sent a moment ago.
+/// `skb->hash` → what a pod sent, and what became of it.
 pub const PENDING: MapSpec = spec::<u32, Pending>("pending", MapKind::LruHash, PENDING_ENTRIES, 0);
 /// The next version has a map of another size, so that nothing can take one for the other.
 const PENDING_ENTRIES: u32 = if cfg!(feature = "next-abi") {
-    8_192
+    32_768
 } else {
-    16_384
+    65_536
 };
-/// Not yet established flows: the tuple that the pod sends → the tuple on the wire.
+/// Flows that are the stack's where the mode is `direct`: the tuple that the pod knows → the tuple
+/// on the wire.
 pub const MAPPINGS: MapSpec = spec::<FlowTuple, Mapping>("mappings", MapKind::LruHash, 65_536, 0);
 /// Address of a local pod → where it is.
 pub const LOCAL_PODS: MapSpec = spec::<Address, LocalPod>("local_pods", MapKind::LruHash, 4_096, 0);
@@ -99,8 +100,13 @@ pub const VETH_FLAGS: MapSpec =
     spec::<u32, VethFlags>("veth_flags", MapKind::Hash, 4_096, NO_PREALLOC);
 /// Outer source of VXLAN that is no VTEP's → what came from there.
 pub const STRANGERS: MapSpec = spec::<Address, Stranger>("strangers", MapKind::LruHash, 1_024, 0);
-/// When each CPU last wrote down a new stranger, `CLOCK_MONOTONIC` nanoseconds.
-pub const STRANGER_PACE: MapSpec = spec::<u32, u64>("stranger_pace", MapKind::PerCpuArray, 1, 0);
+/// When each CPU last wrote down a new stranger, and until when its time for new permits is
+/// used, `CLOCK_MONOTONIC` nanoseconds; see [`PACE_OF_STRANGERS`] and [`PACE_OF_PERMITS`].
+pub const PACES: MapSpec = spec::<u32, u64>("paces", MapKind::PerCpuArray, 2, 0);
+/// Place of the strangers in [`PACES`].
+pub const PACE_OF_STRANGERS: u32 = 0;
+/// Place of the permits in [`PACES`].
+pub const PACE_OF_PERMITS: u32 = 1;
 /// Where a program puts a new permit together: its stack is too small for one.
 pub const SCRATCH: MapSpec = spec::<u32, Permit>("scratch", MapKind::PerCpuArray, 1, 0);
 /// Packets by program and reason.
@@ -125,7 +131,7 @@ pub const MAPS: &[MapSpec] = &[
     LOCAL_PODS,
     VETH_FLAGS,
     STRANGERS,
-    STRANGER_PACE,
+    PACES,
     SCRATCH,
     COUNTERS_MAP,
     VTEP_COUNTERS,

@@ -159,7 +159,8 @@ pub fn open_in(flow: &Flow, wire: &FlowTuple, vtep: (u32, u32), now: u64) -> Res
     let Some(place) = maps::local_pod(&wire.local) else {
         return Err(Reason::NoPermit);
     };
-    if now.wrapping_sub(place.seen_ns) > PLACE_NS {
+    // Where only the pod says so, nobody has seen it: a clock that began a moment ago says less.
+    if place.seen_ns == 0 || now.wrapping_sub(place.seen_ns) > PLACE_NS {
         return Err(Reason::NoPermit);
     }
     if maps::veth_flags(place.ifindex) & VETH_FLAG_NEVER_FAST != 0 {
@@ -215,13 +216,7 @@ pub fn note_arrival(wire: &FlowTuple, now: u64) {
     if owned(wire) {
         return;
     }
-    let note = Mapping {
-        written_ns: now,
-        tuple: *wire,
-        ifindex: 0,
-        reserved: [0; 4],
-    };
-    maps::insert_mapping(&key, &note);
+    maps::insert_mapping(&key, &Mapping::new(*wire, 0, now));
 }
 
 /// Whether a datagram that the stack delivers right now is the one that the wire brought:
@@ -301,13 +296,16 @@ pub fn yield_to_nat(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, now: u64) {
     {
         maps::remove_permit(wire);
     }
-    let mapping = Mapping {
-        written_ns: now,
-        tuple: *pod,
-        ifindex,
-        reserved: [0; 4],
-    };
-    maps::insert_wire_mapping(wire, &mapping);
+    maps::insert_wire_mapping(wire, &Mapping::new(*pod, ifindex, now));
+}
+
+/// A flow of the pod begins on the stack: no direct one may have its tuple.
+#[inline(always)]
+pub fn leave_to_stack(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, now: u64) {
+    // That there is one is what counts.
+    if maps::mapping(pod).is_none() {
+        maps::insert_mapping(pod, &Mapping::new(*wire, ifindex, now));
+    }
 }
 
 /// A pod that asks for or gives a MAC address, as every pod does now and then, says where it is.
@@ -387,13 +385,7 @@ pub fn note_delivery(
         if flow.is_udp() && open_delivered(config, &tuple, ifindex, ethernet, at_home, now) {
             return;
         }
-        let mapping = Mapping {
-            written_ns: now,
-            tuple,
-            ifindex,
-            reserved: [0; 4],
-        };
-        maps::insert_mapping(&tuple, &mapping);
+        maps::insert_mapping(&tuple, &Mapping::new(tuple, ifindex, now));
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Failure {
     Broken(Reason),
 }
 
-/// Puts the outer headers in front of the frame.
+/// Puts the outer headers in front of the frame; `hash` is the flow's, and decides the source port.
 ///
 /// The mark goes: nobody's mark belongs on an outer packet. While outer permits are asked for,
 /// our own bit says "made by BPF" as far as `to_uplink`, which clears it.
@@ -31,9 +31,9 @@ pub fn outer(
     vtep: &Vtep,
     path: &Path,
     inner_tos: u8,
+    hash: u32,
     now: u64,
 ) -> Result<(), Failure> {
-    let hash = packet.flow_hash();
     let headers = Encap {
         nexthop_mac: path.mac,
         source_mac: path.source_mac,

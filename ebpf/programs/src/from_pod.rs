@@ -50,6 +50,7 @@ pub fn decide(packet: &Packet) -> Verdict {
     };
     let reason = if !direct && flow.flags.closes() {
         close(&pod, packet.ifindex(), now);
+        permit::set_hash(packet, config, &pod);
         return Verdict::Pass(Reason::Closing);
     } else if !direct && flow.flags.opens() {
         open(&pod, packet.ifindex(), now);
@@ -166,6 +167,7 @@ fn fast(
         Ok(path) => path,
         // Conntrack has never seen the flow, and would take this packet for invalid.
         Err(reason) if direct::is_direct(permit) => {
+            permit::set_hash(packet, config, pod);
             return direct::to_device(packet, config, flow, vtep, reason);
         }
         Err(reason) => return pass(reason),
@@ -180,7 +182,10 @@ fn fast(
         return pass(Reason::NoPermit);
     }
     let len = packet.len();
-    encap::outer(packet, config, vtep, &path, flow.ip.tos, now)?;
+    // Not the hash that the pod's socket has chosen, which slow packets have lost on their way:
+    // all of a flow's packets have one outer source port.
+    let hash = pod.hash(config.flow_seed);
+    encap::outer(packet, config, vtep, &path, flow.ip.tos, hash, now)?;
     encap::inner(packet, flow, pod, &wire)?;
     count::encap(index, len);
     Ok(Verdict::Redirect {

@@ -48,6 +48,9 @@ pub fn decide(packet: &Packet) -> Verdict {
             (Trusted::default(), false)
         }
     };
+    if is_trusted {
+        count::from_vtep(trusted.vtep, packet.len());
+    }
     let at_tc = guard::at_tc(config);
     // What was judged here is not judged again, but for VXLAN within VXLAN: it goes the slow way.
     if !is_trusted || (at_tc && carries_vxlan(packet, config, &trusted)) {
@@ -63,7 +66,6 @@ pub fn decide(packet: &Packet) -> Verdict {
     if at_tc {
         count::packet(Program::Guard, Reason::Trusted, packet.len());
     }
-    count::from_vtep(trusted.vtep, packet.len());
     if !settings::fast_path(config) {
         return Verdict::Pass(Reason::Trusted);
     }
@@ -146,7 +148,7 @@ fn carries_vxlan(packet: &Packet, config: &Config, trusted: &Trusted) -> bool {
     config.flags & CONFIG_FLAG_POD_VXLAN == 0
         && trusted.ip.protocol() == IpProtocol::UDP
         && packet
-            .get::<UdpHeader>(INNER_IP_OFFSET + trusted.ip.header_len())
+            .fetch::<UdpHeader>(INNER_IP_OFFSET + trusted.ip.header_len())
             .is_none_or(|udp| udp.destination() == config.vxlan_port)
 }
 

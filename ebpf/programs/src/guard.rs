@@ -1,6 +1,7 @@
 //! VXLAN from strangers: who may send it here, asked of every packet that the kernel's vxlan
 //! device would take. By XDP on the uplink, or by TC where XDP cannot be had.
 
+use twill_abi::maps::PACE_OF_STRANGERS;
 use twill_abi::{
     Address, Be32, CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_POD_VXLAN,
     CONFIG_FLAG_SHARED_PORT, Config, GUARD_HEARTBEAT_NS, Guard, Program, Reason, Stranger,
@@ -75,7 +76,7 @@ pub fn at_tc(config: &Config) -> bool {
     config.flags & CONFIG_FLAG_GUARD_AT_TC != 0 && config.guard != Guard::Off as u32
 }
 
-/// Decides about one packet or frame, whatever mode the programs are in.
+/// Decides about one packet or frame, the settings being read.
 #[inline(always)]
 pub fn decide<P: Incoming>(packet: &P, config: &Config) -> Answer {
     if config.guard == Guard::Off as u32 {
@@ -193,7 +194,7 @@ fn remember(source: Address, ifindex: u32, reason: Reason, answer: Answer, now: 
         stranger.reason = reason as u16;
         return;
     }
-    let Some(last) = maps::stranger_pace() else {
+    let Some(last) = maps::pace(PACE_OF_STRANGERS) else {
         return;
     };
     if now.wrapping_sub(*last) < PACE_NS {

@@ -62,9 +62,8 @@ static VETH_FLAGS: HashMap<u32, VethFlags, { maps::VETH_FLAGS.max_entries as usi
 #[btf_map(name = "strangers")]
 static STRANGERS: LruHashMap<Address, Stranger, { maps::STRANGERS.max_entries as usize }> =
     LruHashMap::new();
-#[btf_map(name = "stranger_pace")]
-static STRANGER_PACE: PerCpuArray<u64, { maps::STRANGER_PACE.max_entries as usize }> =
-    PerCpuArray::new();
+#[btf_map(name = "paces")]
+static PACES: PerCpuArray<u64, { maps::PACES.max_entries as usize }> = PerCpuArray::new();
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Permit, { maps::SCRATCH.max_entries as usize }> = PerCpuArray::new();
 #[btf_map(name = "counters")]
@@ -179,10 +178,10 @@ flow_map!(LOCAL_PODS, Address, LocalPod, local_pod, insert_local_pod);
 
 flow_map!(STRANGERS, Address, Stranger, stranger, insert_stranger);
 
-/// When this CPU last wrote down a new stranger.
+/// A time of this CPU, one of `maps::PACE_OF_*`.
 #[inline(always)]
-pub fn stranger_pace() -> Option<&'static mut u64> {
-    let pace = STRANGER_PACE.get_ptr_mut(0)?;
+pub fn pace(of: u32) -> Option<&'static mut u64> {
+    let pace = PACES.get_ptr_mut(of)?;
     // SAFETY: the entry is this CPU's own; XDP and TC on one CPU do not interrupt each other.
     Some(unsafe { &mut *pace })
 }

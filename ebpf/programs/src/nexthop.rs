@@ -120,11 +120,23 @@ pub fn outer_permit(config: &Config, state: &VtepState, now: u64) -> Result<(), 
 }
 
 /// [`outer_permit`] for a packet that the kernel's device gets next, if it is refused.
+///
+/// The packet that asks leaves its flow's hash, and so its outer source port, for one that all
+/// questions to this VTEP have in common: conntrack then has one entry for them, that each of
+/// them keeps alive, and none of them is lost when its table is full. With its own port a packet
+/// would need a new entry, since BPF leaves none of its flow's outer packets behind.
 #[inline(always)]
-pub fn ask_outer(config: &Config, state: &mut VtepState, now: u64) -> Result<(), Reason> {
+pub fn ask_outer(
+    packet: &Packet,
+    config: &Config,
+    vtep: &Vtep,
+    state: &mut VtepState,
+    now: u64,
+) -> Result<(), Reason> {
     let permitted = outer_permit(config, state, now);
-    if permitted == Err(Reason::OuterProbe) {
+    if permitted.is_err() && now >= state.outer_probe_at_ns {
         state.outer_probe_at_ns = now + config.outer_permit_ns / 8;
+        packet.set_flow_hash(vtep.underlay.last_word().to_host());
     }
     permitted
 }

@@ -3,9 +3,10 @@
 //! Every acceptance is learned from a packet that the host's whole rule set has let pass; what
 //! a pod or the wire claims is never enough. See docs/packet-walk.md.
 
+use twill_abi::maps::PACE_OF_PERMITS;
 use twill_abi::{
-    CONFIG_FLAG_TCP_PERMITS, Config, FlowTuple, Mapping, PERMIT_LIVE, PERMIT_TOMBSTONE, Pending,
-    Permit, Program, Reason, VETH_FLAG_NEVER_FAST, Vtep,
+    CONFIG_FLAG_TCP_PERMITS, Config, FlowTuple, Mapping, PERMIT_BURST_NS, PERMIT_LIVE,
+    PERMIT_TOMBSTONE, Pending, Permit, Program, Reason, VETH_FLAG_NEVER_FAST, Vtep,
 };
 
 use crate::access::{self, Packet};
@@ -17,8 +18,10 @@ use crate::{count, direct, maps};
 const TOMBSTONE_NS: u64 = 120_000_000_000;
 /// Age at which a note of what a pod sent is too old to belong to the packet at hand, nanoseconds.
 const PENDING_NS: u64 = 100_000_000;
-/// Age at which a mapping of a flow that was never established is forgotten, nanoseconds.
-const MAPPING_NS: u64 = 60_000_000_000;
+/// How long what a flow that was never answered went out as is not looked at again, nanoseconds.
+const BEGINNING_NS: u64 = 1_000_000;
+/// Age at which what a flow went out as that was never answered is forgotten, nanoseconds.
+const ANSWER_NS: u64 = 60_000_000_000;
 /// Never: the probe in waits for the probe out.
 const NEVER: u64 = u64::MAX;
 
@@ -96,8 +99,16 @@ pub fn by_wire(wire: &FlowTuple) -> Option<(FlowTuple, &'static mut Permit)> {
     (permit.wire == *wire).then_some((pod, permit))
 }
 
-/// Notes what a pod sent, so that `to_overlay` finds out what netfilter made of it. The hash is
-/// computed here from the tuple: a pod may claim any (`permits` in docs/packet-walk.md).
+/// Gives a packet that goes slow the hash that its tuple has: a pod may claim any (`permits` in
+/// docs/packet-walk.md). The outer source port follows from it, as it does for fast packets.
+#[inline(always)]
+pub fn set_hash(packet: &Packet, config: &Config, tuple: &FlowTuple) -> u32 {
+    let hash = tuple.hash(config.flow_seed);
+    packet.set_flow_hash(hash);
+    hash
+}
+
+/// Notes what a pod sent, so that `to_overlay` finds out what netfilter made of it.
 #[inline(always)]
 pub fn note_pending(
     packet: &Packet,
@@ -106,8 +117,7 @@ pub fn note_pending(
     sent_to_mac: [u8; 6],
     now: u64,
 ) {
-    let hash = tuple.hash(config.flow_seed);
-    packet.set_flow_hash(hash);
+    let hash = set_hash(packet, config, tuple);
     let ifindex = packet.ifindex();
     if let Some(pending) = maps::pending(&hash)
         && pending.tuple == *tuple
@@ -117,13 +127,7 @@ pub fn note_pending(
         pending.written_ns = now;
         return;
     }
-    let pending = Pending {
-        written_ns: now,
-        tuple: *tuple,
-        ifindex,
-        sent_to_mac,
-        reserved: [0; 6],
-    };
+    let pending = Pending::new(tuple, ifindex, sent_to_mac, now);
     maps::insert_pending(&hash, &pending);
 }
 
@@ -170,7 +174,16 @@ pub fn learn_out(
         }
     }
     if !accepted || flow.flags.opens() {
-        reject_out(&pod, &wire, ifindex, accepted, now);
+        let answers = accepted && !flow.flags.is_first();
+        note_beginning(
+            packet,
+            config,
+            pending,
+            &wire,
+            accepted,
+            answers.then_some(vtep),
+            now,
+        );
         return;
     }
     if !may_learn(config, flow, ifindex, Program::ToOverlay, packet) {
@@ -178,6 +191,7 @@ pub fn learn_out(
     }
     let (index, vtep) = vtep;
     match maps::permit(&pod) {
+        None if !is_in_time(config, now) => return,
         Some(permit) if permit.state == PERMIT_TOMBSTONE && now < permit.tombstone_until_ns => {
             return;
         }
@@ -194,7 +208,10 @@ pub fn learn_out(
             permit.vtep_generation = vtep.generation;
             permit.sent_to_mac = sent_to_mac;
             permit.probe_out_at_ns = now + config.permit_ns / 2;
-            permit.probe_in_at_ns = now;
+            // A reply that was accepted a moment ago need not be asked for again.
+            if permit.in_until_ns < now + config.permit_ns / 4 * 3 {
+                permit.probe_in_at_ns = now;
+            }
             permit.out_until_ns = now + config.permit_ns;
             permit.renewals += 1;
         }
@@ -212,35 +229,70 @@ pub fn learn_out(
             create(permit);
         }
     }
+    // From now on a packet that is not accepted ends it at once.
+    if pending.mapped_ns != 0 {
+        pending.mapped_ns = 0;
+    }
     count::packet(Program::ToOverlay, Reason::Learned, packet.len());
 }
 
-/// A packet on its way out that netfilter did not take for an established connection's: a
-/// permit of that flow ends at once, and where the flow is new its mapping is noted.
+/// A packet on its way out that makes no permit: netfilter did not take it for an established
+/// connection's, which ends a permit of that flow at once, or a connection begins with it. What it
+/// went out as is noted for the first packet that comes back; of a SYN-ACK that netfilter accepts,
+/// `answering` is the VTEP.
 #[inline(always)]
-fn reject_out(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, accepted: bool, now: u64) {
+fn note_beginning(
+    packet: &Packet,
+    config: &Settings,
+    pending: &mut Pending,
+    wire: &FlowTuple,
+    accepted: bool,
+    answering: Option<(u32, &Vtep)>,
+    now: u64,
+) {
+    let (pod, ifindex) = (pending.tuple, pending.ifindex);
+    let same = pending.wire == *wire;
     if !accepted
-        && let Some(permit) = maps::permit(pod)
+        && same
+        && pending.out_until_ns == 0
+        && now.wrapping_sub(pending.mapped_ns) < BEGINNING_NS
+    {
+        // One of many that nobody answers: a permit would have taken the note's time away, and
+        // an acceptance would be in it.
+        return;
+    }
+    if !accepted
+        && let Some(permit) = maps::permit(&pod)
         && permit.state == PERMIT_LIVE
         && permit.ifindex == ifindex
     {
-        end(pod);
+        end(&pod);
         count::packet(Program::ToOverlay, Reason::Ended, 0);
     }
-    if let Some(mapping) = maps::mapping(pod)
-        && mapping.tuple == *wire
-        && mapping.ifindex == ifindex
-    {
-        mapping.written_ns = now;
+    if direct::is_on(config) {
+        direct::leave_to_stack(&pod, wire, ifindex, now);
+    }
+    let (out_until_ns, vtep, vtep_generation) = match answering {
+        Some((index, vtep)) => (now + config.permit_ns, index, vtep.generation),
+        None => (0, 0, 0),
+    };
+    if same && pending.tuple == pod {
+        pending.mapped_ns = now;
+        pending.out_until_ns = out_until_ns;
+        pending.vtep = vtep;
+        pending.vtep_generation = vtep_generation;
         return;
     }
-    let mapping = Mapping {
-        written_ns: now,
-        tuple: *wire,
-        ifindex,
-        reserved: [0; 4],
+    // Another's tuple on the wire is never written over one that somebody may be reading.
+    let noted = Pending {
+        wire: *wire,
+        mapped_ns: now,
+        out_until_ns,
+        vtep,
+        vtep_generation,
+        ..Pending::new(&pod, ifindex, pending.sent_to_mac, pending.written_ns)
     };
-    maps::insert_mapping(pod, &mapping);
+    maps::insert_pending(&packet.hash(), &noted);
 }
 
 /// Learns from a packet that netfilter has accepted and the host delivers to a pod: the veth and
@@ -248,7 +300,7 @@ fn reject_out(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, accepted: bool, n
 #[inline(always)]
 pub fn learn_in(
     packet: &Packet,
-    config: &Config,
+    config: &Settings,
     flow: &Flow,
     pod_mac: [u8; 6],
     gateway_mac: [u8; 6],
@@ -278,27 +330,39 @@ pub fn learn_in(
     true
 }
 
-/// The first packet that comes back to a flow which the pod has opened: its mapping was noted
-/// when it went out.
+/// The first packet that comes back to a flow of which no permit is known: what it went out as
+/// was noted. If that was a SYN-ACK that netfilter accepted, both directions are.
 #[inline(always)]
 fn learn_reply(
-    config: &Config,
+    config: &Settings,
     pod: &FlowTuple,
     pod_mac: [u8; 6],
     gateway_mac: [u8; 6],
     ifindex: u32,
     now: u64,
 ) -> bool {
-    let Some(mapping) = maps::mapping(pod) else {
+    let Some(pending) = maps::pending(&pod.hash(config.flow_seed)) else {
         return false;
     };
-    let Mapping {
-        written_ns,
-        tuple: wire,
+    let Pending {
         ifindex: sender,
+        sent_to_mac,
+        wire,
+        mapped_ns,
+        out_until_ns,
+        vtep,
+        vtep_generation,
         ..
-    } = *mapping;
-    if sender != ifindex || now.wrapping_sub(written_ns) > MAPPING_NS {
+    } = *pending;
+    // The entry may have become another flow's while it was read; then its tuple did first.
+    if pending.tuple != *pod
+        || sender != ifindex
+        || mapped_ns == 0
+        || now.wrapping_sub(mapped_ns) > ANSWER_NS
+    {
+        return false;
+    }
+    if !is_in_time(config, now) {
         return false;
     }
     let Some(permit) = blank(pod, &wire, ifindex, now) else {
@@ -307,8 +371,19 @@ fn learn_reply(
     permit.pod_mac = pod_mac;
     permit.gateway_mac = gateway_mac;
     permit.in_until_ns = now + config.permit_ns;
+    if out_until_ns > now {
+        permit.vtep = vtep;
+        permit.vtep_generation = vtep_generation;
+        permit.sent_to_mac = sent_to_mac;
+        permit.out_until_ns = out_until_ns;
+        permit.probe_out_at_ns = out_until_ns - config.permit_ns / 2;
+    }
     create(permit);
-    maps::remove_mapping(pod);
+    pending.mapped_ns = 0;
+    pending.out_until_ns = 0;
+    if direct::is_on(config) {
+        maps::remove_mapping(pod);
+    }
     true
 }
 
@@ -331,16 +406,26 @@ fn may_learn(
     true
 }
 
+/// Whether there is time for one more record. Where more flows are in use than there is room
+/// for, each new record takes the place of one in use, and making them would cost more than they
+/// are worth: so their number is held to what lets each stay for a while.
+#[inline(always)]
+fn is_in_time(config: &Config, now: u64) -> bool {
+    let Some(used) = maps::pace(PACE_OF_PERMITS) else {
+        return false;
+    };
+    if *used > now + PERMIT_BURST_NS {
+        return false;
+    }
+    *used = if *used < now { now } else { *used } + u64::from(config.permit_pace_ns);
+    true
+}
+
 /// Files a record, under the wire's tuple as well where NAT made it another.
 #[inline(always)]
 pub fn create(permit: &Permit) {
     if permit.wire != permit.pod {
-        let mapping = Mapping {
-            written_ns: permit.since_ns,
-            tuple: permit.pod,
-            ifindex: permit.ifindex,
-            reserved: [0; 4],
-        };
+        let mapping = Mapping::new(permit.pod, permit.ifindex, permit.since_ns);
         maps::insert_wire_mapping(&permit.wire, &mapping);
     }
     maps::insert_permit(&permit.pod, permit);

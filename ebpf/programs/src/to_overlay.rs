@@ -59,9 +59,9 @@ fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
     if !nexthop::fits(packet, headers_len, &path) {
         return pass(Reason::OverPathMtu);
     }
-    nexthop::ask_outer(config, state, now).map_err(Failure::Untouched)?;
+    nexthop::ask_outer(packet, config, vtep, state, now).map_err(Failure::Untouched)?;
     let len = packet.len();
-    encap::outer(packet, config, vtep, &path, ip.tos, now)?;
+    encap::outer(packet, config, vtep, &path, ip.tos, packet.flow_hash(), now)?;
     count::encap(index, len);
     Ok(Verdict::Redirect {
         ifindex: path.ifindex,

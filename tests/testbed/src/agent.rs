@@ -26,7 +26,7 @@ use crate::world::UPLINK;
 /// Says after how many steps a build with crash points dies.
 const CRASH_AFTER: &str = "TWILL_CRASH_AFTER";
 /// How long an agent may take to be ready.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_mins(1);
 
 /// An agent of one node. Its pins go with it: nothing of a test outlives the test.
 #[derive(Debug)]

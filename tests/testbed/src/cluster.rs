@@ -16,7 +16,7 @@ use crate::wait::wait_until;
 use crate::world::OVERLAY_LINK;
 
 /// How long the agents may take to know each other.
-const MESH: Duration = Duration::from_secs(20);
+const MESH: Duration = Duration::from_mins(1);
 
 /// A node with its agent, and the pods on it.
 #[derive(Debug)]

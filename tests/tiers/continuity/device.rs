@@ -6,14 +6,14 @@ use twill_testbed::wait::wait_for;
 use twill_testbed::world::OVERLAY_LINK;
 use twill_tests::required;
 
-use crate::scene::{PATIENCE, Scene};
+use crate::scene::{ONCE, PATIENCE, Scene};
 
 #[test]
 fn a_deleted_device_breaks_no_flow() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let mut scene = Scene::new(&[])?;
+    let mut scene = Scene::new(ONCE)?;
     let report = scene.measure("flannel.1 deleted by hand", |cluster| {
         let node = cluster.members[0].node.namespace();
         let old = node.link_json(OVERLAY_LINK)?["ifindex"].clone();

@@ -9,6 +9,7 @@ mod adoption;
 mod away;
 mod beside;
 mod crash;
+mod cut_off;
 mod device;
 mod identity;
 mod pins;

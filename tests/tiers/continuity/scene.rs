@@ -23,6 +23,9 @@ pub(crate) const PROGRAMS: usize = 5;
 /// Flags of an agent that attaches its programs as on kernels without TCX.
 pub(crate) const BY_FILTERS: &[&str] = &["--attach-by", "netlink"];
 
+/// Flags of an agent that looks at everything once: what it does later, it does because it was told.
+pub(crate) const ONCE: &[&str] = &["--resync-interval", "3600"];
+
 /// Whether there is a scene: several loads at once would measure each other.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
@@ -56,11 +59,7 @@ impl Scene {
     pub(crate) fn new(flags: &[&str]) -> Result<Self> {
         let scene = Self::unsettled(flags)?;
         for Member { agent, .. } in &scene.cluster.members {
-            wait_for("every program is attached", PATIENCE, || {
-                let status = agent.status()?;
-                let attached = status["pins"]["attached"].as_array().map(Vec::len);
-                Ok((attached == Some(PROGRAMS)).then_some(()))
-            })?;
+            wait_attached(agent)?;
         }
         Ok(scene)
     }
@@ -115,6 +114,22 @@ impl Scene {
         let report = self.measure(event, work)?;
         self.cluster.explained(report.check())
     }
+}
+
+/// Flows that were there live on; what was sent while there was no way is lost, as it must be.
+pub(crate) fn lived_on(report: &Report) -> Result<()> {
+    let whole = report.stream.error.is_none() && report.requests.error.is_none();
+    ensure!(whole && report.datagrams.changed == 0, "{report:?}");
+    Ok(())
+}
+
+/// Waits until every program is attached on a node with one pod.
+pub(crate) fn wait_attached(agent: &Agent) -> Result<()> {
+    wait_for("every program is attached", PATIENCE, || {
+        let status = agent.status()?;
+        let attached = status["pins"]["attached"].as_array().map(Vec::len);
+        Ok((attached == Some(PROGRAMS)).then_some(()))
+    })
 }
 
 /// Waits until packets of the node's pod skip its stack, in both directions.

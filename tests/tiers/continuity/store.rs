@@ -1,6 +1,8 @@
 //! The store loses its data.
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use twill_testbed::agent::Agent;
 use twill_testbed::wait::wait_for;
 use twill_tests::required;
 
@@ -30,29 +32,37 @@ fn nobody_notices_that_the_store_was_emptied_while_the_agents_were_away() -> Res
         ensure!(log.contains("another store than before"), "{log}");
         let routes = first.overlay_routes()?;
         ensure!(routes == [second.env.prefix()], "{routes:?}");
-        // Nor does another start take it away.
+        let (noted, expected) = (note(&first.agent), note(&second.agent));
+        // Nor does another start take it away, or give it longer.
+        let until = wait_for("the end of that is noted", PATIENCE, || {
+            Ok(noted()?["kept_until"].as_u64())
+        })?;
         first.agent.stop()?;
         first.agent.start_again()?;
         first.agent.wait_ready()?;
         wait_fast(&first.agent, "with half of the leases")?;
+        let now = noted()?["kept_until"].as_u64();
+        ensure!(now.is_some_and(|now| now <= until), "{now:?}, not {until}");
         second.agent.start_again()?;
         second.agent.wait_ready()?;
         // All peers are this store's now.
-        let note = first
-            .agent
-            .run_dir()
-            .join(first.agent.instance())
-            .join("store");
-        let before = std::fs::read_to_string(
-            second
-                .agent
-                .run_dir()
-                .join(second.agent.instance())
-                .join("store"),
-        );
-        let expected = before.context("what the second one noted")?;
         wait_for("the first agent notes the store", PATIENCE, || {
-            Ok((std::fs::read_to_string(&note)? == expected).then_some(()))
+            let (mut noted, mut expected) = (noted()?, expected()?);
+            for note in [&mut noted, &mut expected] {
+                // It goes on.
+                let revision = note["revision"].take();
+                ensure!(revision.as_u64() > Some(0), "{revision}");
+            }
+            Ok((noted == expected).then_some(()))
         })
     })
+}
+
+/// Reads what the agent has noted of its store.
+fn note(agent: &Agent) -> impl Fn() -> Result<Value> + use<> {
+    let path = agent.run_dir().join(agent.instance()).join("store");
+    move || {
+        let text = std::fs::read_to_string(&path).context("what is noted of the store")?;
+        Ok(serde_json::from_str(&text)?)
+    }
 }

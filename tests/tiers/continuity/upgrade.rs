@@ -3,25 +3,27 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 use twill_abi::ABI_VERSION;
 use twill_testbed::agent::{Agent, Build};
+use twill_testbed::wait::wait_for;
 use twill_tests::required;
 
-use crate::beside::Stock;
-use crate::scene::{BY_FILTERS, PROGRAMS, Scene};
+use crate::beside::{Stock, add_clsact};
+use crate::scene::{BY_FILTERS, PATIENCE, PROGRAMS, Scene, wait_fast};
 
 /// Starts the other build in the place of the one that runs.
 fn change(agent: &mut Agent, build: Build) -> Result<()> {
     agent.stop()?;
     agent.set_build(build);
     agent.start_again()?;
+    finished(agent, build)
+}
+
+/// Waits until the build that was started has taken the other's place, and nothing is left of that.
+fn finished(agent: &mut Agent, build: Build) -> Result<()> {
     agent.wait_ready()?;
     let status = agent.status()?;
-    let version = match build {
-        Build::Usual => ABI_VERSION,
-        Build::Next => ABI_VERSION + 1,
-    };
+    let version = version(build);
     ensure!(status["status"]["abi_version"] == version, "{status}");
     // Only its own pins are left, and the programs are its own.
     let mut folders = fs::read_dir(agent.pins())?
@@ -31,10 +33,25 @@ fn change(agent: &mut Agent, build: Build) -> Result<()> {
     ensure!(folders == [format!("v{version}")], "{folders:?}");
     let attached = status["pins"]["attached"].as_array();
     ensure!(attached.map(Vec::len) == Some(PROGRAMS), "{status}");
+    // The programs came when the maps were filled: none has met a peer that they lack.
+    let counters = agent.counters()?;
+    for program in ["from_pod", "to_overlay"] {
+        for reason in ["mode_kernel", "no_overlay_route", "no_vtep"] {
+            let met = counters.packets(program, reason)?;
+            ensure!(met == 0, "{program} counts {met} packets as {reason}");
+        }
+    }
     // The agent says so when it had to put back what itself, or another, took away.
     let log = agent.log_tail();
     ensure!(!log.contains("somebody detached"), "{log}");
     Ok(())
+}
+
+fn version(build: Build) -> u32 {
+    match build {
+        Build::Usual => ABI_VERSION,
+        Build::Next => ABI_VERSION + 1,
+    }
 }
 
 /// How many datagrams more than by `tc` alone may be lost to new qdiscs: it takes a moment on each
@@ -80,6 +97,36 @@ fn nobody_notices_another_abi_version_without_tcx() -> Result<()> {
     up_and_down(BY_FILTERS, "by tc filters")
 }
 
+#[test]
+fn without_its_store_an_upgrade_leaves_the_old_programs_at_work() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut scene = Scene::new(&[])?;
+    let event = "upgrade to another ABI version without the store, then the store";
+    scene.unnoticed(event, |cluster| {
+        cluster.lease_server.kill()?;
+        let agent = &mut cluster.members[0].agent;
+        agent.stop()?;
+        agent.set_build(Build::Next);
+        agent.start_again()?;
+        wait_for("the new version waits for the store", PATIENCE, || {
+            let status = agent.status()?["status"].take();
+            let new = status["abi_version"] == version(Build::Next);
+            let why = status["reason"].as_str();
+            let waits = why.is_some_and(|why| why.contains("earlier start go on"));
+            ensure!(new && waits, "{status}");
+            Ok(Some(()))
+        })?;
+        // Only the old `twillctl` knows the old maps.
+        agent.set_build(Build::Usual);
+        wait_fast(agent, "by the old programs")?;
+        agent.set_build(Build::Next);
+        cluster.lease_server.start_again()?;
+        finished(agent, Build::Next)
+    })
+}
+
 /// Filters take a clsact qdisc, and when a device gets one the kernel takes it out of use for a
 /// moment (`dev_deactivate()` in `qdisc_graft()`, `net/sched/sch_api.c`, v6.12).
 #[test]
@@ -91,16 +138,7 @@ fn a_first_filter_costs_what_its_qdisc_costs() -> Result<()> {
     let stock = Stock::new()?;
     let event = "first filters on pods' veths in use: their clsact qdiscs";
     let both = scene.measure_beside(&stock, event, |_, pair| {
-        for node in &pair.nodes {
-            let node = node.namespace();
-            let veths = ["ip", "-json", "link", "show", "master", "cni0"];
-            let veths: Value = serde_json::from_str(&node.run(&veths)?)?;
-            for veth in veths.as_array().context("no list of links")? {
-                let name = veth["ifname"].as_str().context("a link without name")?;
-                node.run(&["tc", "qdisc", "add", "dev", name, "clsact"])?;
-            }
-        }
-        Ok(())
+        (pair.nodes.iter()).try_for_each(|node| add_clsact(node.namespace(), &[]))
     })?;
     both.no_worse(BEYOND)
 }

@@ -243,11 +243,23 @@ fn an_interface_that_is_not_there_is_named_with_those_that_are() -> Result<()> {
     let underlay = Underlay::new()?;
     let server = LeaseServer::start(&underlay)?;
     let node = underlay.join("a", NODE_A)?;
+    // flannel's own words, for either case.
+    let named =
+        "Failed to find interface to use that matches the interfaces and/or regexes provided";
+    let found = "Failed to find any valid interface to use";
     for (flag, value, words) in [
-        ("--iface", "eth7", ["no interface \"eth7\"", UPLINK]),
-        ("--iface", "192.0.2.77", ["192.0.2.77", "192.0.2.1"]),
-        ("--iface", "lo", ["lo is the loopback", "other nodes"]),
-        ("--public-ip", "192.0.2.77", ["192.0.2.77", "192.0.2.1"]),
+        ("--iface", "eth7", [named, "no interface \"eth7\"", UPLINK]),
+        ("--iface", "192.0.2.77", [named, "192.0.2.77", "192.0.2.1"]),
+        (
+            "--iface",
+            "lo",
+            [named, "lo is the loopback", "other nodes"],
+        ),
+        (
+            "--public-ip",
+            "192.0.2.77",
+            [found, "192.0.2.77", "192.0.2.1"],
+        ),
     ] {
         let mut command = Command::new(binary("twilld")?);
         command

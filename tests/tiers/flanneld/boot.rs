@@ -7,22 +7,24 @@ use anyhow::{Context as _, Result, ensure};
 use twill_testbed::agent::Agent;
 use twill_testbed::pod::Pod;
 use twill_testbed::subnet_env::SubnetEnv;
-use twill_testbed::topology::Node;
 use twill_testbed::traffic::ping;
 use twill_testbed::wait::wait_for;
 use twill_testbed::world::{NODE_A, NODE_B, OVERLAY_LINK, VTEP_MAC_C};
 use twill_tests::required;
 
 use super::lab::{Lab, PATIENCE, USUAL};
-use super::nodes::{device_mac, register, twill, wait_route, written};
+use super::member::Member;
+use super::nodes::{device_mac, register, written};
 
 /// Ends the agent and takes away what a boot takes away: `/run`, pins, devices and rules.
-fn power_off(node: &Node, agent: &mut Agent) -> Result<()> {
+fn power_off(member: &mut Member) -> Result<()> {
+    member.pod = None;
+    let agent = member.agent()?;
     agent.kill()?;
     fs::remove_file(agent.subnet_file())?;
     fs::remove_dir_all(agent.run_dir())?;
     fs::remove_dir_all(agent.pins())?;
-    node.namespace().run_lines(&format!(
+    member.node.namespace().run_lines(&format!(
         "ip link del {OVERLAY_LINK}
          ip link del cni0
          nft flush ruleset"
@@ -30,7 +32,7 @@ fn power_off(node: &Node, agent: &mut Agent) -> Result<()> {
 }
 
 /// The agent's word about the store is a trouble, and what it wrote for CNI plugins.
-fn wait_stand_in(agent: &Agent) -> Result<SubnetEnv> {
+pub(crate) fn wait_stand_in(agent: &Agent) -> Result<SubnetEnv> {
     wait_for("subnet.env is there without a store", PATIENCE, || {
         let status = agent.status()?;
         ensure!(status["status"]["ready"] == false, "{status}");
@@ -45,41 +47,39 @@ fn a_host_that_boots_without_etcd_has_its_subnet_at_once() -> Result<()> {
         return Ok(());
     }
     let mut lab = Lab::new(1, USUAL)?;
-    let (a, b) = (
-        lab.underlay.join("a", NODE_A)?,
-        lab.underlay.join("b", NODE_B)?,
-    );
-    let (mut agent_a, pod) = twill(&lab, &a)?;
-    let (agent_b, pod_b) = twill(&lab, &b)?;
-    let (env, mac) = (agent_a.subnet_env()?, device_mac(&a)?);
-    let text = fs::read(agent_a.subnet_file())?;
-    wait_route(&b, &env.prefix().to_string(), true)?;
+    let mut a = Member::of_twill(&lab, "a", NODE_A)?;
+    let b = Member::of_twill(&lab, "b", NODE_B)?;
+    let (env, mac) = (a.env()?, device_mac(&a.node)?);
+    let text = fs::read(a.agent()?.subnet_file())?;
+    b.wait_route(&a, true)?;
     let keys = lab.etcd.leases()?;
 
-    drop(pod);
     lab.etcd.kill(0)?;
-    power_off(&a, &mut agent_a)?;
-    agent_a.start_again()?;
-    ensure!(wait_stand_in(&agent_a)? == env, "another subnet");
-    ensure!(fs::read(agent_a.subnet_file())? == text, "another text");
+    power_off(&mut a)?;
+    a.agent()?.start_again()?;
+    ensure!(wait_stand_in(a.agent()?)? == env, "another subnet");
+    ensure!(fs::read(a.agent()?.subnet_file())? == text, "another text");
     // Other nodes still send to that address.
-    assert_eq!(device_mac(&a)?, mac);
+    assert_eq!(device_mac(&a.node)?, mac);
     let addresses = ["ip", "-o", "addr", "show", "dev", OVERLAY_LINK];
-    let addresses = a.namespace().run(&addresses)?;
+    let addresses = a.node.namespace().run(&addresses)?;
     let own = format!("{}/32", env.prefix().network());
     ensure!(addresses.contains(&own), "{addresses}");
     // The node's own pods are there, and reach each other, the node, and the world.
-    let (one, two) = (Pod::add(&a, "2", &env)?, Pod::add(&a, "3", &env)?);
+    let (one, two) = (Pod::add(&a.node, "2", &env)?, Pod::add(&a.node, "3", &env)?);
     ping(one.namespace(), two.address(), 100)?;
-    ping(a.namespace(), one.address(), 100)?;
+    ping(a.node.namespace(), one.address(), 100)?;
     ping(one.namespace(), NODE_B, 100)?;
 
     lab.etcd.start_again(0)?;
     lab.etcd.wait_healthy()?;
-    ensure!(agent_a.wait_ready_for(PATIENCE)? == env, "another subnet");
+    ensure!(
+        a.agent()?.wait_ready_for(PATIENCE)? == env,
+        "another subnet"
+    );
     assert_eq!(lab.etcd.leases()?, keys, "the node is not the one it was");
-    wait_route(&a, &agent_b.subnet_env()?.prefix().to_string(), true)?;
-    ping(one.namespace(), pod_b.address(), 1000).map(drop)
+    a.wait_route(&b, true)?;
+    ping(one.namespace(), b.pod()?.address(), 1000).map(drop)
 }
 
 #[test]
@@ -88,18 +88,16 @@ fn a_lease_that_was_lost_while_etcd_was_away_is_not_fought_for() -> Result<()> {
         return Ok(());
     }
     let mut lab = Lab::new(1, USUAL)?;
-    let a = lab.underlay.join("a", NODE_A)?;
-    let (mut agent, pod) = twill(&lab, &a)?;
-    let env = agent.subnet_env()?;
-    let key = env.prefix().to_string().replace('/', "-");
-    drop(pod);
-    power_off(&a, &mut agent)?;
+    let mut a = Member::of_twill(&lab, "a", NODE_A)?;
+    let (env, key) = (a.env()?, a.key()?);
+    power_off(&mut a)?;
     // Another node has it now, and this one does not know yet.
     let other = written(Ipv4Addr::new(192, 0, 2, 99), VTEP_MAC_C);
     register(&lab, &key, &other, 86_400)?;
     lab.etcd.kill(0)?;
+    let agent = a.agent()?;
     agent.start_again()?;
-    ensure!(wait_stand_in(&agent)? == env, "another subnet");
+    ensure!(wait_stand_in(agent)? == env, "another subnet");
 
     lab.etcd.start_again(0)?;
     lab.etcd.wait_healthy()?;

@@ -16,7 +16,7 @@ use twill_testbed::world::{NODE_A, NODE_B};
 use twill_tests::required;
 
 use super::lab::{Lab, USUAL};
-use super::nodes::{twill, wait_route};
+use super::member::Member;
 
 /// Tells where Docker's packages are unpacked.
 const VARIABLE: &str = "TWILL_DOCKER";
@@ -142,20 +142,18 @@ fn docker_s_containers_are_in_the_node_s_subnet() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new(1, USUAL)?;
-    let (a, b) = (
-        lab.underlay.join("a", NODE_A)?,
-        lab.underlay.join("b", NODE_B)?,
-    );
     // The bridge is Docker's on one of them, and a CNI plugin's on the other.
-    let (agent, pod) = twill(&lab, &a)?;
-    drop(pod);
-    a.namespace().run(&["ip", "link", "del", "cni0"])?;
-    let (agent_b, pod_b) = twill(&lab, &b)?;
-    let env = agent.subnet_env()?;
-    wait_route(&a, &agent_b.subnet_env()?.prefix().to_string(), true)?;
-    wait_route(&b, &env.prefix().to_string(), true)?;
+    let mut a = Member::of_twill(&lab, "a", NODE_A)?;
+    a.pod = None;
+    let delete = ["ip", "link", "del", "cni0"];
+    a.node.namespace().run(&delete)?;
+    let b = Member::of_twill(&lab, "b", NODE_B)?;
+    let env = a.env()?;
+    a.wait_route(&b, true)?;
+    b.wait_route(&a, true)?;
 
-    let docker = Docker::start(&a, &options(&a, &agent.subnet_file())?)?;
+    let subnet_file = a.agent()?.subnet_file();
+    let docker = Docker::start(&a.node, &options(&a.node, &subnet_file)?)?;
     let told: Value = serde_json::from_str(&docker.ctl(&["network", "inspect", "bridge"])?)?;
     let pool = &told[0]["IPAM"]["Config"][0];
     assert_eq!(pool["Subnet"], env.prefix().to_string());
@@ -177,7 +175,7 @@ fn docker_s_containers_are_in_the_node_s_subnet() -> Result<()> {
     ensure!(link.contains(&format!("mtu {} ", env.mtu_bytes)), "{link}");
 
     // Docker drops what it does not know in FORWARD: flannel's rules let the overlay through.
-    ping(pod_b.namespace(), address, 1000)?;
-    let to = pod_b.address().to_string();
+    ping(b.pod()?.namespace(), address, 1000)?;
+    let to = b.pod()?.address().to_string();
     exec(&["ping", "-c", "3", "-W", "5", &to]).map(drop)
 }

@@ -7,8 +7,10 @@
 mod acquire;
 mod boot;
 mod docker;
+mod emptied;
 mod keep;
 mod lab;
+mod member;
 mod members;
 mod mixed;
 mod nodes;

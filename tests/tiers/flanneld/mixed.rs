@@ -2,149 +2,31 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, Result, ensure};
-use twill_testbed::agent::Agent;
-use twill_testbed::flanneld::Flanneld;
-use twill_testbed::pod::Pod;
-use twill_testbed::subnet_env::SubnetEnv;
-use twill_testbed::topology::Node;
+use anyhow::{Context as _, Result};
 use twill_testbed::traffic::{EchoServer, Load, ping};
 use twill_testbed::wait::wait_until;
-use twill_testbed::world::{NODE_A, NODE_B, NODE_C, OVERLAY_LINK, VTEP_MAC_A};
+use twill_testbed::world::{NODE_A, NODE_B, NODE_C, VTEP_MAC_A};
 use twill_tests::required;
 
 use super::lab::{Lab, PATIENCE, USUAL};
+use super::member::{Kind, Member};
 use super::nodes::{device_mac, register, wait_route, written};
 
 const NODE_D: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 4);
-const FLAGS: [&str; 1] = ["--ip-masq"];
-
-/// Who looks after a node.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
-    Flanneld,
-    Twill,
-}
-
-#[derive(Debug)]
-enum Running {
-    Flanneld(Flanneld),
-    Twill(Agent),
-}
-
-/// A node with a pod, and who looks after it, if somebody does.
-struct Member<'a> {
-    // Pods go first, then daemons, then their nodes: fields are dropped in order.
-    pod: Option<Pod>,
-    running: Option<Running>,
-    env: Option<SubnetEnv>,
-    node: Node,
-    lab: &'a Lab,
-}
-
-impl<'a> Member<'a> {
-    fn new(lab: &'a Lab, label: &str, address: Ipv4Addr) -> Result<Self> {
-        Ok(Self {
-            pod: None,
-            running: None,
-            env: None,
-            node: lab.underlay.join(label, address)?,
-            lab,
-        })
-    }
-
-    /// Starts the daemon, and adds the pod the first time.
-    fn start(&mut self, kind: Kind) -> Result<()> {
-        let endpoints = self.lab.etcd.endpoints();
-        let (running, env) = match kind {
-            Kind::Flanneld => {
-                let daemon = Flanneld::start(&self.node, &endpoints, &FLAGS)?;
-                let env = daemon.subnet_env()?;
-                (Running::Flanneld(daemon), env)
-            }
-            Kind::Twill => {
-                let mut agent = Agent::on_etcd(&self.node, &endpoints, &FLAGS);
-                agent.start_again()?;
-                let env = agent.wait_ready_for(PATIENCE)?;
-                (Running::Twill(agent), env)
-            }
-        };
-        self.running = Some(running);
-        if let Some(before) = self.env.replace(env) {
-            ensure!(before == env, "subnet.env was {before:?} and is {env:?}");
-        }
-        if self.pod.is_none() {
-            self.pod = Some(Pod::add(&self.node, "1", &env)?);
-        }
-        Ok(())
-    }
-
-    /// Ends the daemon in order, and leaves what the other one is to find.
-    fn hand_over(&mut self) -> Result<()> {
-        match self.running.take().context("nobody runs")? {
-            Running::Flanneld(daemon) => daemon.stop()?,
-            Running::Twill(mut agent) => {
-                let ended = agent.stop()?;
-                ensure!(ended.success(), "twilld: {ended}");
-                agent.ctl_text(&["handover"])?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The node dies, and with it, in its time, its lease.
-    fn die(&mut self) -> Result<()> {
-        match self.running.take().context("nobody runs")? {
-            Running::Flanneld(daemon) => daemon.kill()?,
-            Running::Twill(mut agent) => agent.kill()?,
-        }
-        let (_, lease) = self.lab.get(&self.key()?)?.context("no lease")?;
-        let revoke = ["lease", "revoke", &format!("{lease:x}")];
-        self.lab.etcd.ctl(&revoke).map(drop)
-    }
-
-    fn subnet(&self) -> Result<String> {
-        Ok(self.env.context("no subnet")?.prefix().to_string())
-    }
-
-    fn key(&self) -> Result<String> {
-        Ok(self.subnet()?.replace('/', "-"))
-    }
-
-    fn pod(&self) -> Result<&Pod> {
-        self.pod.as_ref().context("no pod")
-    }
-
-    /// What the kernel has for the other nodes, as people see it.
-    fn tables(&self) -> Result<[Vec<String>; 3]> {
-        let lines = |words: &[&str]| -> Result<Vec<String>> {
-            let text = self.node.namespace().run(words)?;
-            let mut lines: Vec<_> = text.lines().map(|line| line.trim().to_owned()).collect();
-            lines.sort();
-            Ok(lines)
-        };
-        Ok([
-            lines(&["ip", "route", "show", "dev", OVERLAY_LINK])?,
-            lines(&["ip", "neigh", "show", "dev", OVERLAY_LINK])?,
-            lines(&["bridge", "fdb", "show", "dev", OVERLAY_LINK])?,
-        ])
-    }
-}
-
 /// Waits until those that run know each other, and no others, and their pods talk.
-fn settle(members: &[Member<'_>]) -> Result<()> {
-    let (there, gone): (Vec<&Member<'_>>, Vec<_>) = (members.iter())
-        .filter(|member| member.env.is_some())
-        .partition(|member| member.running.is_some());
+fn settle(members: &[Member]) -> Result<()> {
+    let (there, gone): (Vec<&Member>, Vec<_>) = (members.iter())
+        .filter(|member| member.has_env())
+        .partition(|member| member.is_running());
     for member in &there {
         for other in there
             .iter()
             .filter(|other| other.node.address() != member.node.address())
         {
-            wait_route(&member.node, &other.subnet()?, true)?;
+            member.wait_route(other, true)?;
         }
         for other in &gone {
-            wait_route(&member.node, &other.subnet()?, false)?;
+            member.wait_route(other, false)?;
         }
     }
     for from in &there {
@@ -179,7 +61,7 @@ fn nodes_of_a_real_flanneld_and_of_twill_come_and_go() -> Result<()> {
     // Each kind sees each kind go and come back, alone and two at a time.
     for away in [&[1_usize][..], &[0], &[2, 3], &[0, 1]] {
         for &n in away {
-            members[n].die()?;
+            members[n].die(&lab)?;
         }
         settle(&members)?;
         for &n in away.iter().rev() {

@@ -17,6 +17,7 @@ use twill_testbed::world::{
 use twill_tests::required;
 
 use super::lab::{Lab, PATIENCE, USUAL};
+use super::member::Member;
 
 /// What flanneld writes for a node, letter by letter.
 pub(crate) fn written(underlay: Ipv4Addr, mac: Mac) -> String {
@@ -36,7 +37,7 @@ pub(crate) fn register(lab: &Lab, key: &str, value: &str, seconds: u32) -> Resul
     Ok(id.to_owned())
 }
 
-fn has_route(node: &Node, subnet: &str) -> bool {
+pub(crate) fn has_route(node: &Node, subnet: &str) -> bool {
     let routes = ["ip", "route", "show", "dev", OVERLAY_LINK];
     let routes = node.namespace().run(&routes).unwrap_or_default();
     routes.lines().any(|line| line.starts_with(subnet))
@@ -59,46 +60,34 @@ fn mac_of(text: &str) -> Result<Mac> {
     bytes?.try_into().ok().with_context(|| text.to_owned())
 }
 
-/// An agent with its lease in etcd, once it is ready, and a pod.
-pub(crate) fn twill(lab: &Lab, node: &Node) -> Result<(Agent, Pod)> {
-    let mut agent = Agent::on_etcd(node, &lab.etcd.endpoints(), &["--ip-masq"]);
-    agent.start_again()?;
-    let env = agent.wait_ready()?;
-    Ok((agent, Pod::add(node, "1", &env)?))
-}
-
 #[test]
 fn nodes_of_flanneld_and_of_twill_share_an_etcd() -> Result<()> {
     if !required() {
         return Ok(());
     }
     let lab = Lab::new(1, USUAL)?;
-    let (a, c) = (
-        lab.underlay.join("a", NODE_A)?,
-        lab.underlay.join("c", NODE_C)?,
-    );
+    let c = lab.underlay.join("c", NODE_C)?;
     let stock_lease = Peer::new(SUBNET_C, NODE_C, VTEP_MAC_C)?;
     let env = stock::set_up(&c, &stock_lease)?;
     register(&lab, "10.244.3.0-24", &written(NODE_C, VTEP_MAC_C), 86_400)?;
     let pod_c = Pod::add(&c, "1", &env)?;
 
-    let (agent, pod_a) = twill(&lab, &a)?;
-    wait_route(&a, SUBNET_C, true)?;
+    let member = Member::of_twill(&lab, "a", NODE_A)?;
+    let (a, pod_a) = (&member.node, member.pod()?);
+    wait_route(a, SUBNET_C, true)?;
     // What a flanneld reads of this node, and makes of it.
-    let subnet = agent.subnet_env()?.prefix();
-    let key = format!("{}-{}", subnet.network(), subnet.prefix());
-    let mac = device_mac(&a)?;
-    let (value, lease) = lab.get(&key)?.context("no lease of the node")?;
+    let mac = device_mac(a)?;
+    let (value, lease) = lab.get(&member.key()?)?.context("no lease of the node")?;
     assert_eq!(value, written(NODE_A, mac_of(&mac)?));
     ensure!(lease != 0, "a lease without an end");
-    stock::add_peer(&c, &Peer::new(&subnet.to_string(), NODE_A, mac_of(&mac)?)?)?;
+    stock::add_peer(&c, &Peer::new(&member.subnet()?, NODE_A, mac_of(&mac)?)?)?;
     ping(pod_a.namespace(), pod_c.address(), 1000)?;
     ping(pod_c.namespace(), pod_a.address(), 1000)?;
 
     // Others join, renew, change, leave and expire.
     let (other, changed) = (written(NODE_B, VTEP_MAC_B), written(NODE_B, VTEP_MAC_A));
     register(&lab, "10.244.9.0-24", &other, 86_400)?;
-    wait_route(&a, "10.244.9.0/24", true)?;
+    wait_route(a, "10.244.9.0/24", true)?;
     register(&lab, "10.244.9.0-24", &other, 86_400)?;
     register(&lab, "10.244.9.0-24", &changed, 86_400)?;
     let neighbours = ["ip", "neigh", "show", "dev", OVERLAY_LINK];
@@ -107,14 +96,12 @@ fn nodes_of_flanneld_and_of_twill_share_an_etcd() -> Result<()> {
         neighbours.contains(&mac_text(VTEP_MAC_A))
     })?;
     lab.delete("10.244.9.0-24")?;
-    wait_route(&a, "10.244.9.0/24", false)?;
+    wait_route(a, "10.244.9.0/24", false)?;
     register(&lab, "10.244.10.0-24", &other, 4)?;
-    wait_route(&a, "10.244.10.0/24", true)?;
-    wait_route(&a, "10.244.10.0/24", false)?;
+    wait_route(a, "10.244.10.0/24", true)?;
+    wait_route(a, "10.244.10.0/24", false)?;
     // All that time the other one was there.
-    ping(pod_a.namespace(), pod_c.address(), 1000)?;
-    drop(agent);
-    Ok(())
+    ping(pod_a.namespace(), pod_c.address(), 1000).map(drop)
 }
 
 #[test]
@@ -169,27 +156,23 @@ fn etcd_may_be_away() -> Result<()> {
         return Ok(());
     }
     let mut lab = Lab::new(1, USUAL)?;
-    let (a, b) = (
-        lab.underlay.join("a", NODE_A)?,
-        lab.underlay.join("b", NODE_B)?,
-    );
-    let (mut agent_a, pod_a) = twill(&lab, &a)?;
-    let (agent_b, pod_b) = twill(&lab, &b)?;
-    let subnet_b = agent_b.subnet_env()?.prefix().to_string();
-    wait_route(&a, &subnet_b, true)?;
-    wait_route(&b, &agent_a.subnet_env()?.prefix().to_string(), true)?;
+    let mut a = Member::of_twill(&lab, "a", NODE_A)?;
+    let b = Member::of_twill(&lab, "b", NODE_B)?;
+    let subnet_b = b.subnet()?;
+    a.wait_route(&b, true)?;
+    b.wait_route(&a, true)?;
 
-    let _echo = EchoServer::start(pod_b.namespace())?;
-    let load = Load::start(pod_a.namespace(), pod_b.address())?;
+    let _echo = EchoServer::start(b.pod()?.namespace())?;
+    let load = Load::start(a.pod()?.namespace(), b.pod()?.address())?;
     lab.etcd.kill(0)?;
     wait_for("the agent notices", PATIENCE, || {
-        let status = agent_a.status()?;
+        let status = a.agent()?.status()?;
         let state = status["status"]["store"]["state"]
             .as_str()
             .unwrap_or_default();
         Ok((state != "connected").then_some(()))
     })?;
-    ensure!(has_route(&a, &subnet_b), "the peer is gone with etcd");
+    ensure!(has_route(&a.node, &subnet_b), "the peer is gone with etcd");
     lab.etcd.start_again(0)?;
     lab.etcd.wait_healthy()?;
     register(
@@ -199,20 +182,18 @@ fn etcd_may_be_away() -> Result<()> {
         86_400,
     )?;
     lab.etcd.compact()?;
-    wait_route(&a, "10.244.200.0/24", true)?;
-    ensure!(has_route(&a, &subnet_b), "the peer is gone");
+    wait_route(&a.node, "10.244.200.0/24", true)?;
+    ensure!(has_route(&a.node, &subnet_b), "the peer is gone");
     load.report().check()?;
 
     // The own lease given to another node: said loudly, and not fought for.
-    let key = lab.etcd.leases()?.into_iter().map(|(key, _)| key);
-    let own = agent_a.subnet_env()?.prefix();
-    let own = format!("{}-{}", own.network(), own.prefix());
-    ensure!(key.into_iter().any(|key| key == own), "no {own}");
+    let own = a.key()?;
+    ensure!(lab.get(&own)?.is_some(), "no {own}");
     let another = written(Ipv4Addr::new(192, 0, 2, 99), VTEP_MAC_C);
     lab.put(&own, &another)?;
-    let ended = wait_for("the agent ends", PATIENCE, || agent_a.daemon()?.ended())?;
+    let ended = wait_for("the agent ends", PATIENCE, || a.agent()?.daemon()?.ended())?;
     ensure!(ended.code() == Some(1), "{ended}");
-    let log = agent_a.log_tail();
+    let log = a.agent()?.log_tail();
     ensure!(
         log.contains("Lease has been revoked. Shutting down daemon"),
         "{log}"

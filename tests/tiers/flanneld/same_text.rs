@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result, ensure};
 use twill_testbed::agent::Agent;
 use twill_testbed::flanneld::{Flanneld, subnet_file};
 use twill_testbed::topology::Node;
-use twill_testbed::wait::wait_for;
-use twill_testbed::world::NODE_A;
+use twill_testbed::wait::{wait_for, wait_until};
+use twill_testbed::world::{NODE_A, NODE_B, UPLINK};
 use twill_tests::required;
 
 use super::lab::{Lab, PATIENCE, USUAL};
+use super::member::{Kind, Member};
 
 const ODD_SIZES: &str = r#"{"Network":"10.5.0.0/16","SubnetLen":26,"SubnetMin":"10.5.10.0",
     "SubnetMax":"10.5.99.192","Backend":{"Type":"vxlan","VNI":7,"Port":4789,"MTU":1400}}"#;
@@ -90,6 +91,48 @@ fn check(config: &str, flags: &[&str]) -> Result<()> {
     })
     .with_context(|| format!("{config} {flags:?}"))?;
     flanneld.stop()
+}
+
+/// Lines of the log that scripts wait for.
+#[test]
+fn in_the_log() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let lab = Lab::new(1, USUAL)?;
+    for (kind, label, address, log) in [
+        (Kind::Flanneld, "a", NODE_A, "flanneld.log"),
+        (Kind::Twill, "b", NODE_B, "twilld.log"),
+    ] {
+        let mut member = Member::new(&lab, label, address)?;
+        member.start(kind)?;
+        let log = member.node.directory().join(log);
+        let subnet_file = subnet_file(&member.node);
+        for words in [
+            "CLI flags config",
+            "Found network config - Backend type: vxlan",
+            &format!("Using interface with name {UPLINK} and address {address}"),
+            &format!("Defaulting external address to interface address ({address})"),
+            "VXLAN config: VNI=1 Port=0 GBP=false Learning=false DirectRouting=false",
+            "Picking subnet in range 10.244.1.0 ... 10.244.255.0",
+            &format!("Wrote subnet file to {}", subnet_file.display()),
+            "flannel is ready",
+            "Running backend.",
+            "to renew lease",
+        ] {
+            wait_until(&format!("{kind:?} says {words}"), PATIENCE, || {
+                fs::read_to_string(&log).is_ok_and(|said| said.contains(words))
+            })?;
+        }
+        member.stop()?;
+        // A flanneld that does not end by itself does not get to say so.
+        let said = fs::read_to_string(&log)?;
+        ensure!(
+            kind == Kind::Flanneld || said.contains("Exiting cleanly..."),
+            "{said}"
+        );
+    }
+    Ok(())
 }
 
 #[test]

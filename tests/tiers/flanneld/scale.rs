@@ -17,6 +17,9 @@ use super::watch::follow;
 
 /// Room for all of them.
 const CONFIG: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#;
+/// The same, and each change of a lease asks for the way to all peers.
+const DIRECT: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,
+    "Backend":{"Type":"vxlan","DirectRouting":true}}"#;
 /// Keys that etcd takes in one transaction, by default 128.
 const BATCH: u32 = 100;
 /// Leases of the store's own measurement.
@@ -55,8 +58,14 @@ fn memory_kib(agent: &mut Agent, key: &str) -> Result<u64> {
 }
 
 /// A node among so many, with limits for a debug build on a busy machine.
-fn among(peers: u32, complete: Duration, memory: u64, one_more: Duration) -> Result<()> {
-    let lab = Lab::new(1, CONFIG)?;
+fn among(
+    config: &str,
+    peers: u32,
+    complete: Duration,
+    memory: u64,
+    one_more: Duration,
+) -> Result<()> {
+    let lab = Lab::new(1, config)?;
     // The first subnet of a network is never leased; the last ones are for the changes.
     fill(&lab, 1, 1 + peers)?;
     let node = lab.underlay.join("a", NODE_A)?;
@@ -109,10 +118,25 @@ fn a_node_among_five_thousand() -> Result<()> {
         return Ok(());
     }
     among(
+        CONFIG,
         5_000,
         Duration::from_mins(1),
         80 * 1024,
         Duration::from_secs(1),
+    )
+}
+
+#[test]
+fn a_node_among_five_thousand_with_direct_routing() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    among(
+        DIRECT,
+        5_000,
+        Duration::from_mins(1),
+        80 * 1024,
+        Duration::from_secs(5),
     )
 }
 

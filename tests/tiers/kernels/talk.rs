@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use twill_testbed::netns::Namespace;
+use twill_testbed::traffic::again;
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -92,8 +93,8 @@ impl Talk {
                 stream.read_exact(&mut answer).context("no answer")?;
             }
             Kind::Datagrams(socket) => {
-                socket.send(&question).context("ask")?;
-                let length = socket.recv(&mut answer).context("no answer")?;
+                again(|| socket.send(&question)).context("ask")?;
+                let length = again(|| socket.recv(&mut answer)).context("no answer")?;
                 ensure!(length == LENGTH, "{length} bytes came back");
             }
         }

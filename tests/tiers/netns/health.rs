@@ -3,14 +3,20 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use nix::sys::signal::{Signal, kill};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use twill_abi::{ABI_VERSION, Be16, FlowTuple, Permit};
 use twill_testbed::agent::Agent;
 use twill_testbed::cluster::Cluster;
 use twill_testbed::netns::{Namespace, Prefix};
 use twill_testbed::topology::UnderlayOptions;
-use twill_testbed::traffic::{EchoServer, tcp_echo};
+use twill_testbed::traffic::{EchoServer, again, tcp_echo};
 use twill_testbed::wait::{wait_for, wait_until};
 use twill_testbed::world::{NODE_A, NODE_B};
 use twill_tests::required;
@@ -19,6 +25,18 @@ use twill_tests::required;
 const SECONDS: Duration = Duration::from_secs(20);
 const PORT: u16 = 10_245;
 const FLAGS: [&str; 3] = ["-healthz-port=10245", "-healthz-ip=127.0.0.1", "-ip-masq"];
+
+/// Two nodes that know each other, with a pod each.
+fn two_nodes() -> Result<Cluster> {
+    let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    for (label, address) in [("a", NODE_A), ("b", NODE_B)] {
+        cluster
+            .add_node_with(label, address, &FLAGS)?
+            .add_pod("1")?;
+    }
+    cluster.wait_mesh()?;
+    Ok(cluster)
+}
 
 /// Status line and body.
 fn ask(node: &Namespace, path: &str) -> Result<(String, String)> {
@@ -52,13 +70,7 @@ fn readiness_and_metrics_tell_what_is_so() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
-    for (label, address) in [("a", NODE_A), ("b", NODE_B)] {
-        cluster
-            .add_node_with(label, address, &FLAGS)?
-            .add_pod("1")?;
-    }
-    cluster.wait_mesh()?;
+    let mut cluster = two_nodes()?;
     let [a, b] = &mut cluster.members[..] else {
         unreachable!("two nodes were added");
     };
@@ -115,6 +127,88 @@ fn readiness_and_metrics_tell_what_is_so() -> Result<()> {
     Ok(())
 }
 
+/// As many as there is room for by default.
+#[test]
+fn metrics_with_many_permits_do_not_take_long() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut cluster = two_nodes()?;
+    let [a, b] = &mut cluster.members[..] else {
+        unreachable!("two nodes were added");
+    };
+    let (from, to) = (a.pods[0].namespace(), b.pods[0].address());
+    let _echo = EchoServer::start(b.pods[0].namespace())?;
+    let pin = a.agent.pins().join(format!("v{ABI_VERSION}/permits_pod"));
+    let map = Map::from_map_data(MapData::from_pin(&pin)?)?;
+    let mut map: HashMap<MapData, FlowTuple, Permit> = map.try_into()?;
+    let (tuple, permit) = wait_for("a flow has a permit", SECONDS, || {
+        tcp_echo(from, to, 1 << 16)?;
+        Ok(map.iter().next().transpose()?)
+    })?;
+    for port in 1024..u16::MAX {
+        let pod = FlowTuple {
+            local_port: Be16::from_host(port),
+            ..tuple
+        };
+        map.insert(pod, Permit { pod, ..permit }, 0)?;
+    }
+
+    let begin = Instant::now();
+    let (status, text) = ask(a.node.namespace(), "/metrics")?;
+    let took = begin.elapsed();
+    #[expect(clippy::print_stdout, reason = "a figure for people")]
+    {
+        println!("health: metrics with 64,511 permits in {took:?}");
+    }
+    ensure!(status.contains("200"), "{status}");
+    let states = ["live", "half", "expired", "tombstone", "garbage"];
+    let counted = states.map(|state| metric(&text, &format!("twill_permits{{state=\"{state}\"}}")));
+    let counted: f64 = counted.into_iter().filter_map(Result::ok).sum();
+    ensure!(counted > 50_000.0, "{counted} of 64,511");
+    ensure!(took < Duration::from_secs(10), "{took:?}");
+    Ok(())
+}
+
+#[test]
+fn health_is_told_before_there_is_a_store() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    let mut agent = Agent::new(&node, "http://192.0.2.77:7890", &FLAGS);
+    agent.start_again()?;
+    let (status, body) = wait_for("health is told", SECONDS, || {
+        ask(node.namespace(), "/healthz").map(Some)
+    })?;
+    ensure!(status.contains("200"), "{status}");
+    ensure!(body == "flanneld is running", "{body}");
+    let (status, body) = ask(node.namespace(), "/readyz")?;
+    ensure!(status.contains("503"), "{status}");
+    ensure!(body == "flanneld is not ready yet", "{body}");
+    Ok(())
+}
+
+#[test]
+fn a_daemon_ends_by_sigquit() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    // A shell in the background has its children ignore the signal, and they theirs; one that is
+    // caught here is none of theirs.
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let _caught = runtime.block_on(async { signal(SignalKind::quit()) })?;
+    let mut agent = Agent::start(&node, &cluster.lease_server.url())?;
+    let daemon = agent.daemon()?;
+    kill(daemon.pid()?, Signal::SIGQUIT)?;
+    let ended = wait_for("the daemon ends", SECONDS, || daemon.ended())?;
+    ensure!(ended.signal() == Some(Signal::SIGQUIT as i32), "{ended}");
+    Ok(())
+}
+
 #[test]
 fn systemd_is_told_when_it_asks() -> Result<()> {
     if !required() {
@@ -135,7 +229,7 @@ fn systemd_is_told_when_it_asks() -> Result<()> {
         let seen = |heard: &str| heard.lines().any(|line| line.starts_with(what));
         wait_until(&format!("{what} is heard"), SECONDS, || {
             let mut buffer = [0; 4096];
-            match socket.recv(&mut buffer) {
+            match again(|| socket.recv(&mut buffer)) {
                 Ok(length) => {
                     heard.push_str(&String::from_utf8_lossy(&buffer[..length]));
                     heard.push('\n');

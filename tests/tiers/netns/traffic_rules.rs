@@ -2,7 +2,7 @@
 //! the overlay goes out under the node's address, what stays in it keeps its own and may be fast.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use twill_testbed::cluster::Cluster;
 use twill_testbed::netns::{Namespace, Prefix};
 use twill_testbed::topology::{Node, UnderlayOptions};
 use twill_testbed::traffic::{EchoServer, ping, tcp_echo};
-use twill_testbed::wait::wait_until;
+use twill_testbed::wait::{wait_for, wait_until};
 use twill_testbed::world::{NETWORK, NODE_A, NODE_B, PORT, VNI};
 use twill_tests::required;
 
@@ -152,6 +152,112 @@ fn by_iptables(kind: &str) -> Result<()> {
         );
     }
     replaced_without_a_moment_without(&mut cluster, kind, &own)
+}
+
+/// Somebody takes a rule away right after ours were written for the first time, before the agent
+/// has looked at them: it must not take what is left for what it wrote.
+#[test]
+fn what_is_changed_before_it_is_read_back_is_made_good() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    for (kind, nftables) in [("nft", true), ("nft", false), ("legacy", false)] {
+        let config = json!({
+            "Network": NETWORK,
+            "EnableNFTables": nftables,
+            "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
+        });
+        let (prefix, options) = (Prefix::unique(), UnderlayOptions::default());
+        let cluster = Cluster::with_config(prefix, options, &config.to_string())?;
+        let node = cluster.underlay.join("a", NODE_A)?;
+        let folder = programs(&node, kind)?;
+        let (program, theirs, what) = if nftables {
+            let rules = "flush chain ip flannel-ipv4 postrtg";
+            ("nft", "nft".to_owned(), format!("nft {rules}"))
+        } else {
+            let theirs = format!("iptables-{kind}-restore");
+            let rule = "--wait -t nat -D FLANNEL-POSTRTG 3";
+            (
+                "iptables-restore",
+                theirs,
+                format!("iptables-{kind} {rule}"),
+            )
+        };
+        let once = folder.join("once");
+        let script = format!(
+            "#!/bin/sh\n/usr/sbin/{theirs} \"$@\" || exit\n\
+             [ -e {once} ] || ! /usr/sbin/{what} 2>/dev/null || : >{once}\n",
+            once = once.display()
+        );
+        let program = folder.join(program);
+        if program.exists() {
+            fs::remove_file(&program)?;
+        }
+        fs::write(&program, script)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
+        agent.set_programs(&folder);
+        agent.start_again()?;
+        let own = agent.wait_ready_for(2 * SECONDS)?.prefix().to_string();
+        let node = node.namespace();
+        let golden = golden_table(&own);
+        let good = || -> Result<()> {
+            if nftables {
+                let found = node.run(&["nft", "list", "table", "ip", "flannel-ipv4"])?;
+                ensure!(found == golden, "{found}");
+                return Ok(());
+            }
+            Iptables { node, kind }.expect(&own, " --random-fully")
+        };
+        wait_until(&format!("{what} is made good"), SECONDS, || good().is_ok())?;
+        ensure!(once.exists(), "nobody changed anything");
+
+        // The same change, and again as soon as it was made good.
+        fs::remove_file(&once)?;
+        node.run(&what.split(' ').collect::<Vec<_>>())?;
+        wait_until(&format!("{what} is made good twice"), SECONDS, || {
+            once.exists() && good().is_ok()
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_written_is_tried_again_and_nft_does_for_iptables() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    let programs = node.directory().join("bin");
+    fs::create_dir(&programs)?;
+    let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
+    agent.set_variable("PATH", &programs);
+    agent.start_again()?;
+    wait_for("the agent says what fails", SECONDS, || {
+        let told = agent.status()?;
+        let status = &told["status"];
+        let failing = status["errors"]["traffic_rules"].as_u64() > Some(0);
+        ensure!(status["ready"] == false, "{status}");
+        Ok(failing.then_some(()))
+    })?;
+    symlink("/usr/sbin/nft", programs.join("nft"))?;
+    let env = agent.wait_ready_for(2 * SECONDS)?;
+    let golden = golden_table(&env.prefix().to_string());
+    let table = ["nft", "list", "table", "ip", "flannel-ipv4"];
+    ensure!(
+        node.namespace().run(&table)? == golden,
+        "not flannel's table"
+    );
+    let log = agent.log_tail();
+    ensure!(log.contains("there is no `iptables` in PATH"), "{log}");
+    agent.stop()?;
+    agent.ctl_text(&["teardown"])?;
+    ensure!(
+        node.namespace().run(&table)? == golden,
+        "gone after teardown"
+    );
+    Ok(())
 }
 
 /// A start with other rules, while somebody looks all the time.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
+use twill_testbed::traffic::again;
 
 use crate::lab::{A, B, Kind, Lab, Options, run};
 use crate::rules::{ECHO, ONE};
@@ -21,8 +22,7 @@ fn receive(socket: &UdpSocket, send: usize) -> Result<SocketAddrV4> {
     let mut buffer = vec![0; 65_536];
     let mut whole = Vec::new();
     loop {
-        let (length, from) = socket
-            .recv_from(&mut buffer)
+        let (length, from) = again(|| socket.recv_from(&mut buffer))
             .with_context(|| format!("{} bytes of send {send} have come", whole.len()))?;
         whole.extend_from_slice(&buffer[..length]);
         if whole.len() >= SEGMENT * SEGMENTS {
@@ -54,9 +54,9 @@ fn all_arrive(lab: &Lab, server: &UdpSocket, to: SocketAddrV4, gro: bool) -> Res
     let exchange = |payload: &[u8]| -> Result<()> {
         let mut buffer = [0; 2048];
         client.send(payload)?;
-        let (_, from) = server.recv_from(&mut buffer).context("request")?;
+        let (_, from) = again(|| server.recv_from(&mut buffer)).context("request")?;
         server.send_to(&buffer[..1], from)?;
-        client.recv(&mut buffer).context("answer")?;
+        again(|| client.recv(&mut buffer)).context("answer")?;
         Ok(())
     };
     lab.make_fast(|| exchange(b"fast"))?;
@@ -67,7 +67,7 @@ fn all_arrive(lab: &Lab, server: &UdpSocket, to: SocketAddrV4, gro: bool) -> Res
         client.send(&payload(send))?;
         let from = receive(server, send)?;
         server.send_to(b"all", from)?;
-        client.recv(&mut [0; 8]).context("acknowledgement")?;
+        again(|| client.recv(&mut [0; 8])).context("acknowledgement")?;
     }
     if lab.kind == Kind::Twill {
         let whole = lab.count(B, "from_uplink", "udp_segments")? - segments;

@@ -4,9 +4,6 @@
 //! packet, in `permits/learn_out.rs`).
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::HashMap;
-use twill_abi::Pending;
-use twill_abi::maps::PENDING;
 use twill_testbed::forge::RawIp;
 use twill_testbed::packet::{Ipv4, Udp};
 
@@ -18,12 +15,6 @@ const TUPLES: u16 = 200;
 const VICTIM: u16 = 5555;
 const FORGED: u64 = 500;
 
-fn notes(lab: &Lab) -> Result<Vec<Pending>> {
-    let map: HashMap<_, u32, Pending> = lab.map(A, PENDING.name)?.try_into()?;
-    let notes = map.iter().filter_map(Result::ok);
-    Ok(notes.map(|(_, note)| note).collect())
-}
-
 #[test]
 fn a08_notes_do_not_go_by_the_hash_of_a_socket() -> Result<()> {
     twill(Options::default(), |lab| {
@@ -34,7 +25,7 @@ fn a08_notes_do_not_go_by_the_hash_of_a_socket() -> Result<()> {
             raw.send(to.address(), &packet.udp(&Udp::new(20_000 + port, 9), b"x"))?;
         }
         let ports = 20_000..20_000 + TUPLES;
-        let noted = notes(lab)?;
+        let noted = lab.notes(A)?;
         let noted = noted
             .iter()
             .filter(|note| ports.contains(&note.tuple.local_port.to_host()));

@@ -1,13 +1,11 @@
 //! A9: what OUTPUT, xfrm and netdev egress say of the outer packet holds for what BPF carries,
 //! fast flows and slow packets alike; and so does INPUT where it arrives.
 
-use std::time::Instant;
-
 use anyhow::{Result, ensure};
 use twill_testbed::traffic::ping;
 
-use crate::beat::{Beat, check_ended, grace};
-use crate::lab::{A, B, Lab, Options, SLACK, both, forbid};
+use crate::beat::{Beat, Until, forbid};
+use crate::lab::{A, B, Lab, Options, both};
 use crate::talk::{Flow, Server};
 
 const PORT: u16 = 5001;
@@ -36,22 +34,15 @@ const INPUT: Barrier = (
     "iptables -D INPUT -p udp --dport 8472 -j DROP",
 );
 
-fn barriers_hold(lab: &Lab, barriers: &[Barrier], flush: bool) -> Result<()> {
+fn barriers_hold(lab: &Lab, barriers: &[Barrier], until: Until) -> Result<()> {
     let (from, to) = (lab.pod(A, 0), lab.pod(B, 0));
     let _echo = Server::backend(to, "one")?;
     let beat = Beat::start(Flow::udp(from.namespace(), PORT, Server::address(to))?);
     for (node, put_up, take_down) in barriers {
         lab.wait_fast(&[PORT])?;
         ping(from.namespace(), to.address(), 56)?;
-        let mut since = forbid(lab, &[(*node, put_up)])?;
-        let grace = if flush {
-            lab.flush()?;
-            since = Instant::now();
-            SLACK
-        } else {
-            grace(lab.kind)
-        };
-        check_ended(since, grace, &[(put_up, &beat)], &[])?;
+        let forbidden = forbid(lab, &[(*node, put_up)], until)?;
+        forbidden.check_ended(&[(put_up, &beat)], &[])?;
         let pinged = ping(from.namespace(), to.address(), 56);
         ensure!(pinged.is_err(), "a ping passes {put_up}");
         lab.on(*node, take_down)?;
@@ -63,18 +54,20 @@ fn barriers_hold(lab: &Lab, barriers: &[Barrier], flush: bool) -> Result<()> {
 #[test]
 fn a09_output_rules_and_netdev_egress_stop_outer_packets() -> Result<()> {
     both(Options::default(), |lab| {
-        barriers_hold(lab, &[OUTPUT, EGRESS], false)
+        barriers_hold(lab, &[OUTPUT, EGRESS], Until::PermitTime)
     })
 }
 
 #[test]
 fn a09_xfrm_policies_and_input_rules_stop_outer_packets() -> Result<()> {
     both(Options::default(), |lab| {
-        barriers_hold(lab, &[XFRM, INPUT], false)
+        barriers_hold(lab, &[XFRM, INPUT], Until::PermitTime)
     })
 }
 
 #[test]
 fn a09_an_input_rule_for_outer_packets_stops_flows_at_once_after_a_flush() -> Result<()> {
-    both(Options::default(), |lab| barriers_hold(lab, &[INPUT], true))
+    both(Options::default(), |lab| {
+        barriers_hold(lab, &[INPUT], Until::Flush)
+    })
 }

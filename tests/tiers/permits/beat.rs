@@ -1,4 +1,5 @@
-//! A flow that is asked on and on beside the test: when the last answer came.
+//! A flow that is asked on and on beside the test: when the last answer came, and whether that was
+//! soon enough after a rule has forbidden the flow.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use twill_testbed::wait::{pass, wait_until};
 
-use crate::lab::{Kind, PERMIT_TIME, SECONDS, SLACK};
+use crate::lab::{Kind, Lab, PERMIT_TIME, SECONDS, SLACK};
 use crate::talk::Flow;
 
 /// How long one answer is waited for.
@@ -80,36 +81,64 @@ impl Drop for Beat {
     }
 }
 
-/// How long a flow may go on after a rule has forbidden it.
-pub(crate) fn grace(kind: Kind) -> Duration {
-    match kind {
-        Kind::Stock => SLACK,
-        Kind::Twill | Kind::Direct => PERMIT_TIME + SLACK,
-    }
+/// Until when flows may go on that a new rule forbids.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Until {
+    /// The permit time is over.
+    PermitTime,
+    /// All permits are flushed, which is done at once.
+    Flush,
 }
 
-/// Waits until all of `ended` should be silent, and makes sure that they are and that `others`
-/// go on.
-pub(crate) fn check_ended(
+/// Rules that forbid flows: since when, and how long after that one may go on.
+pub(crate) struct Forbidden {
     since: Instant,
     grace: Duration,
-    ended: &[(&str, &Beat)],
-    others: &[(&str, &Beat)],
-) -> Result<()> {
-    pass(grace.saturating_sub(since.elapsed()))?;
-    let before: Vec<_> = others.iter().map(|(_, beat)| beat.answers()).collect();
-    // Longer than a probe of the permit would take to revive the flow.
-    pass(PERMIT_TIME / 2 + SLACK)?;
-    for (name, beat) in ended {
-        let after = beat.last_after(since);
-        ensure!(
-            after <= grace,
-            "{name} was answered until {after:?} after it was forbidden"
-        );
+}
+
+/// Puts rules in force on nodes, and flushes their permits if that is to be the end.
+pub(crate) fn forbid(lab: &Lab, rules: &[(usize, &str)], until: Until) -> Result<Forbidden> {
+    for (node, rule) in rules {
+        lab.on(*node, rule)?;
     }
-    for ((name, beat), before) in others.iter().zip(before) {
-        let now = beat.answers();
-        ensure!(now > before + 50, "{name} suffers too: {before} and {now}");
+    let grace = match (until, lab.kind) {
+        (Until::Flush, _) => {
+            lab.flush()?;
+            SLACK
+        }
+        (Until::PermitTime, Kind::Stock) => SLACK,
+        (Until::PermitTime, Kind::Twill | Kind::Direct) => PERMIT_TIME + SLACK,
+    };
+    Ok(Forbidden {
+        since: Instant::now(),
+        grace,
+    })
+}
+
+impl Forbidden {
+    /// Waits until all of `ended` should be silent, and makes sure that they are and that `others`
+    /// go on.
+    pub(crate) fn check_ended(
+        &self,
+        ended: &[(&str, &Beat)],
+        others: &[(&str, &Beat)],
+    ) -> Result<()> {
+        let Self { since, grace } = *self;
+        pass(grace.saturating_sub(since.elapsed()))?;
+        let before: Vec<_> = others.iter().map(|(_, beat)| beat.answers()).collect();
+        // Longer than a probe of the permit would take to revive the flow.
+        pass(PERMIT_TIME / 2 + SLACK)?;
+        for (name, beat) in ended {
+            let after = beat.last_after(since);
+            ensure!(
+                after <= grace,
+                "{name} was answered until {after:?} after it was forbidden"
+            );
+        }
+        for ((name, beat), before) in others.iter().zip(before) {
+            let now = beat.answers();
+            ensure!(now > before + 50, "{name} suffers too: {before} and {now}");
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use twill_abi::PERMIT_TOMBSTONE;
+use twill_testbed::traffic::again;
 use twill_testbed::wait::{wait_for, wait_until};
 
 use crate::lab::{A, B, Kind, Lab, Options, SECONDS, run};
@@ -30,7 +31,7 @@ fn lives(lab: &Lab) -> Result<()> {
 }
 
 fn is_reset(mut stream: &TcpStream) -> Result<()> {
-    match stream.read(&mut [0; 1]) {
+    match again(|| stream.read(&mut [0; 1])) {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
         other => bail!("instead of a reset: {other:?}"),
     }
@@ -76,7 +77,7 @@ fn again_at_once(lab: &Lab, to: SocketAddrV4, port: u16) -> Result<()> {
         lab.make_fast(|| ends.exchange())?;
         let Ends { mut client, server } = ends;
         drop(server);
-        ensure!(client.read(&mut [0; 1])? == 0, "no FIN");
+        ensure!(again(|| client.read(&mut [0; 1]))? == 0, "no FIN");
     }
     Ok(())
 }
@@ -110,7 +111,7 @@ fn new_client(lab: &Lab, to: SocketAddrV4, port: u16) -> Result<()> {
     is_reset(&server).context("the old connection")
 }
 
-/// What no permit helps: connections that live for one question, several at once.
+/// Connections that live for one question, several at once.
 fn short_ones(lab: &Lab) -> Result<()> {
     let _server = Server::backend(lab.pod(B, 0), "one")?;
     let plain = Server::address(lab.pod(B, 0));

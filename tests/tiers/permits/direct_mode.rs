@@ -11,7 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use twill_abi::{PERMIT_FLAG_DIRECT, Permit};
 use twill_testbed::pod::Pod;
-use twill_testbed::traffic::ping;
+use twill_testbed::traffic::{again, ping};
 use twill_testbed::wait::{pass, wait_for, wait_until};
 
 use crate::lab::{A, B, Kind, Lab, Options, PERMIT_TIME, SECONDS, run};
@@ -68,7 +68,8 @@ fn a16_port_unreachable_for_a_direct_flow_arrives_as_on_stock(lab: &Lab) -> Resu
     wait_for("ECONNREFUSED", SECONDS, || {
         let socket = udp.datagrams()?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let said = socket.send(b"1 \n").and_then(|_| socket.recv(&mut [0; 64]));
+        let said = socket.send(b"1 \n");
+        let said = said.and_then(|_| again(|| socket.recv(&mut [0; 64])));
         match said {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Some(())),
             other => anyhow::bail!("{other:?}"),
@@ -359,7 +360,7 @@ fn one_way_datagrams_go_direct_on_both_nodes() -> Result<()> {
         let mut buffer = [0; 16];
         let mut send = |datagram: &[u8]| -> Result<()> {
             sender.send(datagram)?;
-            let (length, from) = receiver.recv_from(&mut buffer)?;
+            let (length, from) = receive(&receiver, &mut buffer)?;
             ensure!(buffer.get(..length) == Some(datagram), "another datagram");
             ensure!(from.ip() == a.address(), "from {from}");
             Ok(())

@@ -10,7 +10,7 @@ use twill_testbed::wait::wait_for;
 
 use crate::lab::{A, B, Kind, Lab, Options, SECONDS, run};
 use crate::places::announce;
-use crate::talk::{ANSWER, Flow, Server};
+use crate::talk::{ANSWER, Flow, Server, receive};
 
 /// A SYN is repeated after a second: no connection took one.
 const AT_ONCE: Duration = Duration::from_millis(800);
@@ -40,7 +40,7 @@ fn flooded(lab: &Lab) -> Result<()> {
         for number in 0..DATAGRAMS {
             sender.send(&[number])?;
             let mut buffer = [0; 16];
-            let received = receiver.recv_from(&mut buffer);
+            let received = receive(&receiver, &mut buffer);
             let (length, from) =
                 received.with_context(|| format!("datagram {number} from port {port}"))?;
             ensure!(

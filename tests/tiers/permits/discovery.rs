@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
+use twill_testbed::traffic::again;
 use twill_testbed::wait::wait_for;
 use twill_testbed::world::NODE_B;
 
@@ -122,7 +123,7 @@ fn hops_are_told(lab: &Lab) -> Result<()> {
     for (ttl, hop) in [(1, near.gateway()), (2, far.prefix().network())] {
         socket.set_ttl(ttl)?;
         socket.send(b"0 0\n")?;
-        match socket.recv(&mut [0; 64]) {
+        match again(|| socket.recv(&mut [0; 64])) {
             Err(error) if error.kind() == ErrorKind::HostUnreachable => {}
             other => bail!("instead of an error for a TTL of {ttl}: {other:?}"),
         }

@@ -23,6 +23,7 @@ mod a08_forged_nat;
 mod a09_outer;
 mod a17_route_mtu;
 mod absence;
+mod beginnings;
 mod connections;
 mod conntrack;
 mod direct_mode;

@@ -1,12 +1,10 @@
 //! A new rule that drops an established flow stops it, wherever it stands and whichever
 //! direction it names: within the permit time, and at once after a flush.
 
-use std::time::Instant;
-
 use anyhow::Result;
 
-use crate::beat::{Beat, check_ended, grace};
-use crate::lab::{A, B, Lab, Options, SLACK, both, forbid};
+use crate::beat::{Beat, Until, forbid};
+use crate::lab::{A, B, Lab, Options, both};
 use crate::rules::ONE;
 use crate::talk::{Flow, Server};
 
@@ -29,7 +27,7 @@ const RULES: [(usize, &str); 4] = [
 ];
 const CONTROL: u16 = 5005;
 
-fn rules_stop_flows(lab: &Lab, flush: bool) -> Result<()> {
+fn rules_stop_flows(lab: &Lab, until: Until) -> Result<()> {
     let (from, to) = (lab.pod(A, 0), lab.pod(B, 0));
     let _echo = Server::backend(to, "one")?;
     let flow = |port| Flow::udp(from.namespace(), port, Server::address(to)).map(Beat::start);
@@ -41,31 +39,29 @@ fn rules_stop_flows(lab: &Lab, flush: bool) -> Result<()> {
     lab.wait_fast(&[5001, 5002, 5003, 5004, CONTROL, port])?;
 
     let service_rule = format!("iptables -I FORWARD -p tcp --sport {port} -j DROP");
-    let mut since = forbid(lab, &[&RULES[..], &[(A, service_rule.as_str())]].concat())?;
-    let grace = if flush {
-        lab.flush()?;
-        since = Instant::now();
-        SLACK
-    } else {
-        grace(lab.kind)
-    };
+    let rules = [&RULES[..], &[(A, service_rule.as_str())]].concat();
+    let forbidden = forbid(lab, &rules, until)?;
     let mut ended: Vec<_> = RULES
         .map(|(_, rule)| rule)
         .into_iter()
         .zip(&beats)
         .collect();
     ended.push((&service_rule, &service));
-    check_ended(since, grace, &ended, &[("the control flow", &control)])?;
+    forbidden.check_ended(&ended, &[("the control flow", &control)])?;
     // The flow that no rule names is as fast as before.
     lab.wait_fast(&[CONTROL])
 }
 
 #[test]
 fn c_rules_stop_fast_flows_within_the_permit_time() -> Result<()> {
-    both(Options::default(), |lab| rules_stop_flows(lab, false))
+    both(Options::default(), |lab| {
+        rules_stop_flows(lab, Until::PermitTime)
+    })
 }
 
 #[test]
 fn c_rules_stop_fast_flows_at_once_after_a_flush() -> Result<()> {
-    both(Options::default(), |lab| rules_stop_flows(lab, true))
+    both(Options::default(), |lab| {
+        rules_stop_flows(lab, Until::Flush)
+    })
 }

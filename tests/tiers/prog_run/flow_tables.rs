@@ -150,8 +150,10 @@ impl FlowTables {
         // Last: their time runs.
         let mut pending = self.pending.clone();
         for (_, note) in &mut pending.0 {
-            if let Some(age_ns) = age(note.written_ns) {
-                note.written_ns = monotonic_ns() - age_ns;
+            for time_ns in [&mut note.written_ns, &mut note.mapped_ns] {
+                if let Some(age_ns) = age(*time_ns) {
+                    *time_ns = monotonic_ns() - age_ns;
+                }
             }
         }
         pending.write(ebpf, PENDING.name);
@@ -252,8 +254,13 @@ impl FlowTables {
         }
         let mappings = self.wire.0.iter_mut().chain(&mut self.mappings.0);
         times.extend(mappings.map(|(_, mapping)| &mut mapping.written_ns));
-        let pending = self.pending.0.iter_mut();
-        times.extend(pending.map(|(_, pending)| &mut pending.written_ns));
+        for (_, pending) in &mut self.pending.0 {
+            times.extend([
+                &mut pending.written_ns,
+                &mut pending.mapped_ns,
+                &mut pending.out_until_ns,
+            ]);
+        }
         let places = self.local_pods.0.iter_mut();
         times.extend(places.map(|(_, place)| &mut place.seen_ns));
         times

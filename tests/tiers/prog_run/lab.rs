@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp, tc};
 use aya::{Ebpf, EbpfLoader};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getcpu, sched_setaffinity, unshare};
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 use twill_abi::maps::{CONFIG, COUNTERS_MAP, MAPS, MapKind, VTEP_COUNTERS};
 use twill_abi::{Counter, Program, Reason, VtepCounter, counter_index};
 
@@ -317,6 +318,14 @@ pub(crate) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("read the clock");
     let (seconds, nanoseconds) = (now.tv_sec(), now.tv_nsec());
     u64::try_from(seconds * 1_000_000_000 + nanoseconds).expect("after the start")
+}
+
+/// Keeps the calling thread on one CPU: what the programs keep for each is one thing then.
+pub(crate) fn stay_on_one_cpu() {
+    let mut one = CpuSet::new();
+    let here = sched_getcpu().expect("ask for the CPU");
+    one.set(here).expect("a CPU of this machine");
+    sched_setaffinity(Pid::this(), &one).expect("choose a CPU");
 }
 
 /// Runs `ip` with one command in each line.

@@ -57,6 +57,23 @@ fn without_a_live_outer_permit_the_kernel_carries_it() {
     check(&lab, &encapped("live", &lab, &tables));
 }
 
+/// One of them asks, by a source port that does not depend on its flow; how that looks on the
+/// wire, the tier permits knows.
+#[test]
+fn without_a_live_outer_permit_too_one_packet_asks() {
+    let Some(lab) = Lab::open() else { return };
+    let tables = permitted(&lab, 0, 1);
+    let case = passed("asks", tables, Reason::OuterPermitExpired);
+    let output = check(
+        &lab,
+        &case.expecting(|expected| expected.unjudged = Some(VTEP_B)),
+    );
+    let state = output.tables.states[VTEP_B as usize];
+    assert!(state.outer_probe_at_ns > output.time_ns.1, "{state:?}");
+    let case = passed("goes on", output.tables, Reason::OuterPermitExpired);
+    check(&lab, &case);
+}
+
 #[test]
 fn an_outer_permit_of_the_vtep_before_is_void() {
     let Some(lab) = Lab::open() else { return };

@@ -27,6 +27,15 @@ impl Artifacts {
         Self::parse(&process::stdout(command)?)
     }
 
+    /// Builds a test target of a package and gives its binary. It is started by whoever asks, and
+    /// not by cargo, so that the variables of the tests do not look to cargo like a reason to
+    /// build again.
+    pub(crate) fn of_tests(package: &str, target: &str) -> Result<PathBuf> {
+        let mut command = process::cargo();
+        command.args(["test", "--package", package, "--test", target, "--no-run"]);
+        Self::build(&mut command)?.test(target)
+    }
+
     fn parse(messages: &str) -> Result<Self> {
         let mut artifacts = Vec::new();
         for line in messages.lines() {

@@ -1,23 +1,23 @@
-//! What runs inside: static binaries, and an initramfs for each kernel.
+//! What runs inside: an initramfs for each kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use super::binaries::{self, Binaries};
 use super::cpio::Archive;
+use super::extent::Extent;
+use super::kernel::Kernel;
 use super::pair;
 use super::part::{Part, Role};
 use super::plan::{self, Plan, Tier};
 use super::programs::{self, BUSYBOX, Copy, PLUGINS_FOLDER, PROGRAMS};
 use super::store::Stored;
-use crate::build::Artifacts;
-use crate::{console, places, process};
+use crate::places;
 
-/// The host's own target: naming it keeps flags away from build scripts and macros.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 const OBJECT: &str = "/twill/twill.o";
 const BINARIES: &str = "/twill/bin";
 
@@ -45,10 +45,9 @@ const APPLETS: [&str; 12] = [
 
 /// What was built to run inside.
 pub(super) struct Guest {
-    init: PathBuf,
-    /// Programs of ours for [`BINARIES`].
-    binaries: Vec<PathBuf>,
-    parts: Vec<(&'static Part, PathBuf)>,
+    extent: Extent,
+    parts: Vec<&'static Part>,
+    binaries: Binaries,
     programs: BTreeSet<Copy>,
 }
 
@@ -58,38 +57,26 @@ pub(super) fn folder() -> PathBuf {
 }
 
 /// Builds everything; cargo skips what is up to date.
-pub(super) fn build(parts: &[&'static Part]) -> Result<Guest> {
-    console::step("build what runs in the guests (the first time up to 5 min)");
-    let targets: BTreeSet<&str> = parts.iter().map(|part| part.target).collect();
-    let mut command = process::cargo();
-    command
-        .args(["build", "--target", TARGET, "--bins"])
-        .args(["--package", "twill-tests", "--package", "twill-guest"])
-        .args(["--package", "twill-agent"])
-        .args(targets.iter().flat_map(|target| ["--test", target]))
-        .env("CARGO_TARGET_DIR", folder())
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        // Emulated processors are slow: this pays for itself in the first run.
-        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
-        .env("CARGO_PROFILE_DEV_DEBUG", "false")
-        .env("CARGO_PROFILE_DEV_STRIP", "symbols");
-    let built = Artifacts::build(&mut command)?;
-    let parts = parts
-        .iter()
-        .map(|&part| Ok((part, built.test(part.target)?)))
-        .collect::<Result<_>>()?;
+pub(super) fn build(extent: Extent, parts: Vec<&'static Part>) -> Result<Guest> {
+    let targets = parts.iter().map(|part| part.target).collect();
+    let binaries = match extent {
+        Extent::Whole => binaries::optimised(&targets)?,
+        Extent::Brief => binaries::of_this_machine(&targets)?,
+    };
+    let mut programs = programs::all()?;
+    programs.extend(binaries.libraries.iter().cloned());
     Ok(Guest {
-        init: built.binary("twill-guest")?,
-        binaries: vec![built.binary("twilld")?, built.binary("twillctl")?],
+        extent,
         parts,
-        programs: programs::all()?,
+        binaries,
+        programs,
     })
 }
 
 impl Guest {
     /// Whether anything is to run in guests of this role.
     pub(super) fn has_work(&self, role: Role) -> bool {
-        self.parts.iter().any(|(part, _)| part.is_for(role))
+        self.parts.iter().any(|part| part.is_for(role))
     }
 
     /// Writes the initramfs of a guest.
@@ -97,7 +84,7 @@ impl Guest {
         let file = folder().join(format!("initramfs-{}.cpio", role.name(kernel.kernel)));
         let create = File::create(&file).with_context(|| format!("create {}", file.display()))?;
         let mut archive = Archive::new(BufWriter::new(create));
-        archive.copy("/init", &self.init)?;
+        archive.copy("/init", &self.binaries.init)?;
         for name in ["/bin", "/sbin", "/usr/sbin"] {
             archive.link(name, PROGRAMS)?;
         }
@@ -108,15 +95,21 @@ impl Guest {
         for Copy { inside, file } in &self.programs {
             archive.copy(inside, file)?;
         }
-        for binary in &self.binaries {
-            archive.copy(&format!("{BINARIES}/{}", name_of(binary)), binary)?;
+        for program in &self.binaries.agent {
+            archive.copy(&format!("{BINARIES}/{}", name_of(program)), program)?;
         }
-        let targets = self.parts_for(role).map(|(part, file)| (part.target, file));
-        for (target, file) in targets.collect::<BTreeMap<_, _>>() {
+        let targets: BTreeSet<&str> = self
+            .parts_for(kernel.kernel, role)
+            .map(|part| part.target)
+            .collect();
+        for target in targets {
+            let file = self.binaries.tests.get(target);
+            let file = file.with_context(|| format!("the tests {target} were not built"))?;
             archive.copy(&binary_of(target), file)?;
         }
         archive.copy(OBJECT, &places::bpf_object())?;
-        let plan = serde_json::to_vec(&self.plan(role, libtest)).context("write the plan")?;
+        let plan = serde_json::to_vec(&self.plan(kernel.kernel, role, libtest))
+            .context("write the plan")?;
         archive.file(plan::FILE, &plan, 0o644)?;
         for folder in ["/proc", "/sys", "/dev", "/run", "/tmp", "/root", "/var/lib"] {
             archive.directory(folder)?;
@@ -125,12 +118,13 @@ impl Guest {
         Ok(file)
     }
 
-    fn parts_for(&self, role: Role) -> impl Iterator<Item = &(&'static Part, PathBuf)> {
-        self.parts.iter().filter(move |(part, _)| part.is_for(role))
+    fn parts_for(&self, kernel: &Kernel, role: Role) -> impl Iterator<Item = &'static Part> {
+        let wanted = move |part: &&Part| part.is_for(role) && self.extent.has(part, kernel);
+        self.parts.iter().copied().filter(wanted)
     }
 
-    fn plan(&self, role: Role, libtest: &[String]) -> Plan {
-        let tiers = self.parts_for(role).map(|(part, _)| Tier {
+    fn plan(&self, kernel: &Kernel, role: Role, libtest: &[String]) -> Plan {
+        let tiers = self.parts_for(kernel, role).map(|part| Tier {
             name: part.name.to_owned(),
             binary: binary_of(part.target).into(),
             arguments: part.arguments(libtest),

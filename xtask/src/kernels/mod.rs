@@ -1,6 +1,9 @@
-//! `cargo xtask test kernels`: the programs and the tiers on every kernel, in QEMU.
+//! `cargo xtask test kernels`: the programs and the tiers on every kernel, in QEMU; and
+//! `kernels-brief`, a part of it.
 
+mod binaries;
 mod cpio;
+mod extent;
 mod figures;
 mod guest;
 mod kernel;
@@ -17,16 +20,18 @@ mod report;
 mod store;
 mod table;
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::console;
 use crate::test::libtest::Count;
+pub(crate) use extent::Extent;
 use guest::Guest;
-use kernel::KERNELS;
+use kernel::{KERNELS, Kernel};
 use part::{PARTS, Role};
 use qemu::Boot;
 use report::{Outcome, Report};
@@ -40,15 +45,23 @@ const TIME: Duration = Duration::from_mins(25);
 /// What the tier takes.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Choice {
-    /// Only these kernels, by series, such as 6.12 (tier `kernels`)
+    /// Only these kernels, by series, such as 6.12 (tiers `kernels`, `kernels-brief`)
     #[arg(long = "kernel", value_name = "SERIES")]
     kernels: Vec<String>,
     /// Only these parts, such as `pair` (tier `kernels`)
     #[arg(long = "part", value_name = "PART")]
     parts: Vec<String>,
-    /// Also the parts that are not proven on every kernel yet (tier `kernels`)
-    #[arg(long)]
-    all: bool,
+}
+
+impl Choice {
+    /// What is to be said of a run of this extent beside its name, where that may promise too
+    /// much.
+    pub(crate) fn remark(&self, extent: Extent) -> Option<String> {
+        let asked =
+            |series: &&str| self.kernels.is_empty() || self.kernels.iter().any(|one| one == series);
+        let series = KERNELS.iter().map(|kernel| kernel.series);
+        extent.remark(&series.filter(asked).collect::<Vec<_>>())
+    }
 }
 
 /// What came of one guest.
@@ -58,15 +71,23 @@ struct Run {
     report: Report,
 }
 
-/// Runs the tier on the kernels that were asked for.
-pub(crate) fn run(choice: &Choice, libtest: &[String]) -> Result<Count> {
+/// Fetches every kernel that is not here yet, and gives the folder where they are.
+pub(crate) fn provide() -> Result<PathBuf> {
+    let every: Vec<&Kernel> = KERNELS.iter().collect();
+    store::provide(&every)?;
+    store::folder()
+}
+
+/// Runs as much of the tier as `extent` says, on the kernels that were asked for.
+pub(crate) fn run(extent: Extent, choice: &Choice, libtest: &[String]) -> Result<Count> {
     let kernels = chosen("kernel", &choice.kernels, &KERNELS, |kernel| kernel.series)?;
-    let mut parts = chosen("part", &choice.parts, &PARTS, |part| part.name)?;
-    if choice.parts.is_empty() {
-        parts.retain(|part| part.usual || choice.all);
-    }
+    let parts = chosen("part", &choice.parts, &PARTS, |part| part.name)?;
+    ensure!(
+        extent == Extent::Whole || choice.parts.is_empty(),
+        "--part is for `cargo xtask test kernels`; the short run has its own parts"
+    );
     let stored = store::provide(&kernels)?;
-    let guest = guest::build(&parts)?;
+    let guest = guest::build(extent, extent.parts(parts))?;
     let mut runs = boot_all(&guest, stored, libtest)?;
     let mut count = Count::default();
     for Run {
@@ -77,7 +98,7 @@ pub(crate) fn run(choice: &Choice, libtest: &[String]) -> Result<Count> {
     {
         // What a person names may leave a part without tests; nothing else may.
         if libtest.is_empty() {
-            report.require_tests();
+            report.require_proof();
         }
         show(&role.name(kernel.kernel), report);
         if *role == Role::Alone {
@@ -130,7 +151,8 @@ fn boot_all(guest: &Guest, kernels: Vec<Stored>, libtest: &[String]) -> Result<V
 }
 
 fn boot_alone(guest: &Guest, kernels: Vec<Stored>, libtest: &[String]) -> Result<Vec<Run>> {
-    let todo = Mutex::new(kernels.into_iter());
+    // The newest takes longest, and is not to be what everything waits for at the end.
+    let todo = Mutex::new(kernels.into_iter().rev());
     let worker = || -> Result<Vec<Run>> {
         let mut done = Vec::new();
         loop {

@@ -9,15 +9,16 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::kernel::{FLAVOUR, KERNELS, Kernel, newest};
+use crate::setup::DEBIAN_KEYS;
 use crate::{console, process};
 
 /// Names a mirror of Debian, where the machine's own sources have none.
 const MIRROR_VARIABLE: &str = "TWILL_DEBIAN_MIRROR";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// An apt that knows the suites of the kernels.
 pub(super) struct Apt {
     directory: PathBuf,
+    mirror: String,
 }
 
 impl Apt {
@@ -35,7 +36,7 @@ impl Apt {
         };
         let source = |kernel: &&Kernel| {
             let suite = kernel.suite;
-            format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n")
+            format!("deb [arch=amd64 signed-by={DEBIAN_KEYS}] {mirror} {suite} main\n")
         };
         write(
             "sources.list",
@@ -45,8 +46,17 @@ impl Apt {
         write("apt.conf", &configuration(&directory.display().to_string()))?;
         let apt = Self {
             directory: directory.to_owned(),
+            mirror,
         };
-        process::run(apt.command("apt-get").args(["update", "-q"]))?;
+        process::run(apt.command("apt-get").args(["update", "-q"])).with_context(|| {
+            let suites: Vec<_> = kernels.iter().map(|kernel| kernel.suite).collect();
+            let mirror = &apt.mirror;
+            format!(
+                "{mirror} (another one may be named in {MIRROR_VARIABLE}) does not serve the \
+                 package lists of {}",
+                suites.join(", ")
+            )
+        })?;
         Ok(apt)
     }
 
@@ -58,7 +68,11 @@ impl Apt {
         let mut packages = Vec::new();
         for prefix in kernel.packages {
             let Some(package) = newest(names.lines(), prefix) else {
-                bail!("{} has no package {prefix}…{FLAVOUR}", kernel.suite);
+                bail!(
+                    "{} of {} has no package {prefix}…{FLAVOUR}",
+                    kernel.suite,
+                    self.mirror
+                );
             };
             packages.push(package);
         }
@@ -67,7 +81,8 @@ impl Apt {
         fs::create_dir_all(&downloads).with_context(|| format!("make {}", downloads.display()))?;
         let mut download = self.command("apt-get");
         download.args(["download", "-q"]).args(&packages);
-        process::run(download.current_dir(&downloads))?;
+        process::run(download.current_dir(&downloads))
+            .with_context(|| format!("{} does not serve {}", self.mirror, packages.join(", ")))?;
         for entry in fs::read_dir(&downloads).context("list the packages")? {
             let package = entry.context("list the packages")?.path();
             process::run(Command::new("dpkg").arg("-x").arg(&package).arg(target))?;
@@ -82,7 +97,8 @@ impl Apt {
     }
 }
 
-/// Everything that apt keeps, in a folder of ours.
+/// Everything that apt keeps, in a folder of ours; a list that cannot be fetched is an error,
+/// which it would otherwise only warn of.
 fn configuration(directory: &str) -> String {
     format!(
         "Dir::Etc::SourceList \"{directory}/sources.list\";\n\
@@ -90,6 +106,8 @@ fn configuration(directory: &str) -> String {
          Dir::State::Lists \"{directory}/lists\";\n\
          Dir::State::Status \"{directory}/status\";\n\
          Dir::Cache \"{directory}/cache\";\n\
+         APT::Update::Error-Mode \"any\";\n\
+         Acquire::Retries \"3\";\n\
          Acquire::Languages \"none\";\n\
          Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
          APT::Sandbox::User \"root\";\n"
@@ -101,6 +119,21 @@ fn mirror() -> Result<String> {
     if let Ok(mirror) = env::var(MIRROR_VARIABLE) {
         return Ok(mirror);
     }
+    // Whose mirror it is, apt knows from lists that a fresh machine has not fetched yet.
+    let mirror = machines_own().or_else(|| {
+        let update = process::run(Command::new("apt-get").args(["update", "-q"]));
+        update.ok().and_then(|()| machines_own())
+    });
+    mirror.with_context(|| {
+        format!(
+            "the machine's apt knows no mirror of Debian: name one in {MIRROR_VARIABLE}, for the \
+             suites {}",
+            KERNELS.map(|kernel| kernel.suite).join(", ")
+        )
+    })
+}
+
+fn machines_own() -> Option<String> {
     let mut command = Command::new("apt-get");
     command.args([
         "indextargets",
@@ -108,15 +141,8 @@ fn mirror() -> Result<String> {
         "$(SITE) $(LABEL)",
         "Created-By: Packages",
     ]);
-    let sources = process::probe(&mut command).unwrap_or_default();
-    match debian_in(&sources) {
-        Some(mirror) => Ok(mirror.to_owned()),
-        None => bail!(
-            "the machine's apt knows no mirror of Debian: name one in {MIRROR_VARIABLE}, for the \
-             suites {}",
-            KERNELS.map(|kernel| kernel.suite).join(", ")
-        ),
-    }
+    let sources = process::probe(&mut command)?;
+    debian_in(&sources).map(str::to_owned)
 }
 
 /// The first site whose label is `Debian`; security updates have another.

@@ -77,16 +77,22 @@ pub(super) fn all() -> Result<BTreeSet<Copy>> {
 }
 
 fn add(files: &mut BTreeSet<Copy>, file: &Path, inside: String) {
-    // It fails on what is linked statically, and that needs nothing.
-    let printed = process::probe(Command::new("ldd").arg(file)).unwrap_or_default();
+    files.extend(libraries_of(file));
     files.insert(Copy {
         inside,
         file: file.to_owned(),
     });
-    files.extend(libraries(&printed).map(|library| Copy {
+}
+
+/// The libraries that a program needs, where a guest finds them.
+pub(super) fn libraries_of(file: &Path) -> Vec<Copy> {
+    // It fails on what is linked statically, and that needs nothing.
+    let printed = process::probe(Command::new("ldd").arg(file)).unwrap_or_default();
+    let libraries = libraries(&printed).map(|library| Copy {
         inside: library.to_owned(),
         file: PathBuf::from(library),
-    }));
+    });
+    libraries.collect()
 }
 
 /// The paths in what `ldd` prints.

@@ -115,8 +115,9 @@ impl Report {
         Ok(shown)
     }
 
-    /// Closes the report on the kernel `release`: whatever has not ended has died.
-    pub(super) fn finish(&mut self, release: &str, why: Option<String>) {
+    /// Closes the report on the kernel `release`: what has not ended was cut off, for the reason
+    /// `why`, and the end of its console says more.
+    pub(super) fn finish(&mut self, release: &str, why: &str, console: impl FnOnce() -> String) {
         if self.release.as_deref().is_some_and(|up| up != release) {
             self.troubles
                 .push(format!("another kernel than {release} came up"));
@@ -125,13 +126,18 @@ impl Report {
             self.tiers.push((tier, Outcome::Ran(reader.finish(false))));
         }
         if !self.ended {
-            let why = why.unwrap_or_else(|| "the guest died; its console says more".to_owned());
-            self.troubles.push(why);
+            let console = console();
+            self.troubles
+                .push(format!("{why}; the end of its console:\n{console}"));
         }
     }
 
-    /// Holds it against the guest that a test binary had no test to run.
-    pub(super) fn require_tests(&mut self) {
+    /// Holds it against the guest that it loaded no program, or that a test binary had no test
+    /// to run.
+    pub(super) fn require_proof(&mut self) {
+        if self.programs.is_empty() {
+            self.troubles.push("no program was loaded".to_owned());
+        }
         for (tier, outcome) in &self.tiers {
             if *outcome == Outcome::Ran(Count::default()) {
                 self.troubles.push(format!("{tier}: no test was run"));
@@ -177,7 +183,7 @@ mod tests {
         for line in lines {
             report.read(line).unwrap();
         }
-        report.finish("6.1.0", None);
+        report.finish("6.1.0", "it died", || "Kernel panic".to_owned());
         report
     }
 
@@ -231,7 +237,10 @@ mod tests {
             &[PROGRAM, BEGIN, RUNNING],
             &[PROGRAM, BEGIN, RUNNING, RESULT],
         ] {
-            assert!(read(lines).count().broken > 0, "{lines:?}");
+            let report = read(lines);
+            assert!(report.count().broken > 0, "{lines:?}");
+            let told = report.troubles.last().unwrap();
+            assert_eq!(told, "it died; the end of its console:\nKernel panic");
         }
         assert_eq!(read(&[PROGRAM, BEGIN, RUNNING, END]).count().broken, 1);
     }
@@ -241,11 +250,19 @@ mod tests {
         let none = RESULT.replace('1', "0");
         let mut report = read(&[PROGRAM, BEGIN, RUNNING, &none, TIER_END, END]);
         assert!(report.count().is_good());
-        report.require_tests();
+        report.require_proof();
         assert_eq!(report.count().broken, 1);
         let mut report = read(&[PROGRAM, BEGIN, RUNNING, RESULT, TIER_END, END]);
-        report.require_tests();
+        report.require_proof();
         assert!(report.count().is_good());
+    }
+
+    #[test]
+    fn a_kernel_without_programs_proves_nothing() {
+        let mut report = read(&[BEGIN, RUNNING, RESULT, TIER_END, END]);
+        assert!(report.count().is_good());
+        report.require_proof();
+        assert_eq!(report.count().broken, 1);
     }
 
     #[test]

@@ -33,21 +33,27 @@ pub(super) struct Stored {
     pub(super) modules: PathBuf,
 }
 
+/// Where kernels are kept.
+pub(super) fn folder() -> Result<PathBuf> {
+    Ok(places::cache()?.join("kernels"))
+}
+
 /// Makes sure that all of `kernels` are in the cache. One that cannot be had is an error:
 /// a kernel that is left out silently proves nothing.
 pub(super) fn provide(kernels: &[&'static Kernel]) -> Result<Vec<Stored>> {
-    let store = places::cache()?.join("kernels");
+    let store = folder()?;
     let missing: Vec<_> = kernels
         .iter()
         .copied()
         .filter(|kernel| !store.join(kernel.series).is_dir())
         .collect();
     if !missing.is_empty() {
-        let apt = Apt::open(&store.join("apt"), &missing)?;
+        let names: Vec<_> = missing.iter().map(|kernel| kernel.series).collect();
+        let apt = Apt::open(&store.join("apt"), &missing)
+            .with_context(|| format!("the kernels {} cannot be had", names.join(", ")))?;
         for kernel in missing {
-            fetch(&apt, &store, kernel).with_context(|| {
-                format!("fetch the kernel {} of {}", kernel.series, kernel.suite)
-            })?;
+            fetch(&apt, &store, kernel)
+                .with_context(|| format!("the kernel {} cannot be had", kernel.series))?;
         }
     }
     kernels.iter().map(|kernel| open(&store, kernel)).collect()

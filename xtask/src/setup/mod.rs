@@ -18,12 +18,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{console, places, privilege, process};
+use crate::{console, kernels, places, privilege, process};
 
 pub(crate) use compiler::Compiler;
 use plan::{Missing, Plan};
 use system::System;
-pub(crate) use tools::{CNI_VARIABLE, cni_folder};
+pub(crate) use tools::{CNI_VARIABLE, DEBIAN_KEYS, cni_folder};
 
 /// The BPF toolchain that was found.
 pub(crate) struct Toolchain {
@@ -49,14 +49,16 @@ struct Found {
 
 /// The command.
 pub(crate) fn run() -> Result<()> {
-    let toolchain = ensure(Purpose::Machine)?;
+    let toolchain = ensure(Purpose::Kernels)?;
     let flanneld = flanneld::provide()?;
     let docker = docker::provide()?;
+    let kernels = kernels::provide()?;
     console::step("everything is here");
     console::note(&format!("BPF compiler: {}", toolchain.compiler));
     console::note(&format!("BPF linker: {}", toolchain.linker.display()));
     console::note(&format!("flanneld: {}", flanneld.display()));
     console::note(&format!("Docker: {}", docker.display()));
+    console::note(&format!("kernels: {}", kernels.display()));
     Ok(())
 }
 

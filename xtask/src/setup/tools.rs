@@ -93,6 +93,9 @@ const TOOLS: &[Tool] = &[
     cni_plugin("loopback"),
 ];
 
+/// The keys that Debian's package lists are signed with; Ubuntu has them as a package.
+pub(crate) const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// What other kernels need beside [`TOOLS`]: something to boot them in, and to take them apart.
 const KERNEL_TOOLS: &[Tool] = &[
     command("qemu-system-x86_64", "qemu-system-x86"),
@@ -104,6 +107,7 @@ const KERNEL_TOOLS: &[Tool] = &[
     command("bridge", "iproute2"),
     command("apt-get", "apt"),
     command("dpkg", "dpkg"),
+    file(DEBIAN_KEYS, "debian-archive-keyring"),
 ];
 
 /// The clippy of the BPF compiler. rustup's nightly has it as a component of its own.

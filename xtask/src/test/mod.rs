@@ -22,7 +22,7 @@ use tier::{Runs, Target, Tier};
 /// What `test` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The tiers to run, all of them when none is named
+    /// The tiers to run, all but `kernels` when none is named
     #[arg(value_name = "TIER", value_enum)]
     tiers: Vec<Tier>,
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let task = format!("the tier {tier}");
     privilege::require_root(&task)?;
-    let purpose = if tiers.contains(&Tier::Kernels) {
+    let purpose = if tiers.iter().any(|tier| tier.boots_kernels()) {
         Purpose::Kernels
     } else {
         Purpose::Machine
@@ -100,12 +100,16 @@ fn run_tier(tier: Tier, built: Option<&Built>, args: &Args) -> Outcome {
     let begin = Instant::now();
     let result = match tier.runs() {
         Runs::Workspace => workspace(args),
-        Runs::Kernels => kernels::run(&args.kernels, &args.libtest),
+        Runs::Kernels(extent) => kernels::run(extent, &args.kernels, &args.libtest),
         Runs::Target(target) => built
             .context("the binaries were not built")
             .and_then(|built| target_of_tests(target, built, args)),
     };
-    Outcome::new(tier, result, begin.elapsed())
+    let remark = match tier.runs() {
+        Runs::Kernels(extent) => args.kernels.remark(extent),
+        Runs::Workspace | Runs::Target(_) => None,
+    };
+    Outcome::new(tier, result, remark, begin.elapsed())
 }
 
 /// Unit and documentation tests of every package that is built for the host.
@@ -130,19 +134,9 @@ fn workspace(args: &Args) -> Result<Count> {
     Ok(count)
 }
 
-/// One test binary, run as cargo would run it. It is started here and not by
-/// cargo, so that the variables below do not look to cargo like a reason to build again.
+/// One test binary, run as cargo would run it.
 fn target_of_tests(target: Target, built: &Built, args: &Args) -> Result<Count> {
-    let mut command = process::cargo();
-    command.args([
-        "test",
-        "--package",
-        target.package,
-        "--test",
-        target.name,
-        "--no-run",
-    ]);
-    let binary = Artifacts::build(&mut command)?.test(target.name)?;
+    let binary = Artifacts::of_tests(target.package, target.name)?;
     let mut command = Command::new(binary);
     command
         .current_dir(places::root().join(target.folder))

@@ -15,11 +15,18 @@ pub(super) struct Outcome {
     count: Count,
     /// Why it failed, where counts do not say it.
     trouble: Option<String>,
+    /// What its name does not say.
+    remark: Option<String>,
     time: Duration,
 }
 
 impl Outcome {
-    pub(super) fn new(tier: Tier, result: Result<Count>, time: Duration) -> Self {
+    pub(super) fn new(
+        tier: Tier,
+        result: Result<Count>,
+        remark: Option<String>,
+        time: Duration,
+    ) -> Self {
         let (count, trouble) = match result {
             Ok(count) => (count, trouble(count)),
             Err(error) => (Count::default(), Some(format!("{error:#}"))),
@@ -28,6 +35,7 @@ impl Outcome {
             tier,
             count,
             trouble,
+            remark,
             time,
         }
     }
@@ -39,6 +47,7 @@ impl Outcome {
             tier,
             count: Count::default(),
             trouble,
+            remark: None,
             time: Duration::ZERO,
         }
     }
@@ -95,14 +104,19 @@ pub(super) fn lines(outcomes: &[Outcome]) -> Vec<String> {
             tier,
             count,
             trouble,
+            remark,
             time,
         } = outcome;
+        let remarks: Vec<&str> = [trouble, remark]
+            .into_iter()
+            .filter_map(Option::as_deref)
+            .collect();
         let line = row(
             &tier.to_string(),
             &count.passed.to_string(),
             &outcome.failed().to_string(),
             &console::duration(*time),
-            trouble.as_deref().unwrap_or_default(),
+            &remarks.join("; "),
         );
         lines.push(console::judged(outcome.good(), &line));
     }
@@ -113,8 +127,8 @@ pub(super) fn lines(outcomes: &[Outcome]) -> Vec<String> {
     lines
 }
 
-fn row(tier: &str, passed: &str, failed: &str, time: &str, trouble: &str) -> String {
-    let row = format!("{tier:<10}{passed:>8}{failed:>8}{time:>14}  {trouble}");
+fn row(tier: &str, passed: &str, failed: &str, time: &str, remark: &str) -> String {
+    let row = format!("{tier:<13}{passed:>8}{failed:>8}{time:>14}  {remark}");
     row.trim_end().to_owned()
 }
 
@@ -125,7 +139,7 @@ mod tests {
     use super::*;
 
     fn outcome(count: Count) -> Outcome {
-        Outcome::new(Tier::Netns, Ok(count), Duration::from_secs(2))
+        Outcome::new(Tier::Netns, Ok(count), None, Duration::from_secs(2))
     }
 
     fn last(outcomes: &[Outcome]) -> String {
@@ -169,6 +183,7 @@ mod tests {
         let unbuilt = Outcome::new(
             Tier::E2e,
             Err(anyhow!("no compiler").context("build")),
+            None,
             Duration::ZERO,
         );
         assert_eq!(last(&[outcome(Count::default())]), "0 passed, 1 failed");
@@ -178,13 +193,23 @@ mod tests {
     }
 
     #[test]
+    fn a_part_is_not_taken_for_the_whole() {
+        let error = Err(anyhow!("no kernel"));
+        let remark = Some("a part of `kernels`".to_owned());
+        let brief = Outcome::new(Tier::KernelsBrief, error, remark, Duration::ZERO);
+        let row = &lines(&[brief])[2];
+        assert!(row.starts_with("kernels-brief"), "{row}");
+        assert!(row.contains("  no kernel; a part of `kernels`"), "{row}");
+    }
+
+    #[test]
     fn the_table_has_a_row_for_each_tier() {
         let count = Count {
             passed: 3,
             ..Count::default()
         };
         let lines = lines(&[outcome(count)]);
-        assert_eq!(lines[1], "tier        passed  failed          time");
-        assert_eq!(lines[2], "netns            3       0         2.0 s");
+        assert_eq!(lines[1], "tier           passed  failed          time");
+        assert_eq!(lines[2], "netns               3       0         2.0 s");
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use clap::ValueEnum;
 
+use crate::kernels::Extent;
+
 /// A tier, cheapest first: the order in which they run.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
 pub(crate) enum Tier {
@@ -25,6 +27,8 @@ pub(crate) enum Tier {
     Flanneld,
     /// The bench sees what is slow, and leaves nothing behind; needs root
     Bench,
+    /// The part of `kernels` that takes minutes: every program loaded, and most run; needs root
+    KernelsBrief,
     /// Every program and the tiers above on older and newer kernels, in QEMU; needs root
     Kernels,
 }
@@ -37,7 +41,7 @@ pub(super) enum Runs {
     /// A test target of a package.
     Target(Target),
     /// Guests with other kernels.
-    Kernels,
+    Kernels(Extent),
 }
 
 /// A test target.
@@ -76,7 +80,8 @@ impl Tier {
                 package: "twill-bench",
                 folder: "bench",
             }),
-            Self::Kernels => Runs::Kernels,
+            Self::KernelsBrief => Runs::Kernels(Extent::Brief),
+            Self::Kernels => Runs::Kernels(Extent::Whole),
         }
     }
 
@@ -92,6 +97,7 @@ impl Tier {
             Self::Continuity => "no packet lost over restart, crash, upgrade and accident",
             Self::Flanneld => "a drop-in for flanneld on hosts with etcd",
             Self::Bench => "the bench tells slow from fast, and cleans up",
+            Self::KernelsBrief => "every program on every kernel, agents on this one alone",
             Self::Kernels => "every program and the tiers above, on every kernel",
         }
     }
@@ -99,6 +105,11 @@ impl Tier {
     /// Whether some of its tests run a real flanneld.
     pub(super) fn beside_flanneld(self) -> bool {
         matches!(self, Self::E2e | Self::Continuity | Self::Flanneld)
+    }
+
+    /// Whether it boots other kernels.
+    pub(super) fn boots_kernels(self) -> bool {
+        matches!(self.runs(), Runs::Kernels(_))
     }
 
     /// Whether it needs root, the BPF object and the tools.
@@ -115,7 +126,7 @@ impl fmt::Display for Tier {
 }
 
 /// The tiers that were asked for, each once, cheapest first; when none was, all but the one
-/// that fetches kernels.
+/// that takes longer than all others.
 pub(super) fn in_order(asked: &[Tier]) -> Vec<Tier> {
     let all = Tier::value_variants().iter().copied();
     let usual = |tier| asked.is_empty() && tier != Tier::Kernels;
@@ -142,7 +153,8 @@ mod tests {
                 Tier::E2e,
                 Tier::Continuity,
                 Tier::Flanneld,
-                Tier::Bench
+                Tier::Bench,
+                Tier::KernelsBrief
             ]
         );
     }

@@ -97,6 +97,14 @@ pub enum ConfigError {
         /// What would be right.
         right: String,
     },
+    /// Something in the backend's settings.
+    #[error("{message}: {error}")]
+    Backend {
+        /// Flannel's message.
+        message: &'static str,
+        /// What is wrong.
+        error: Box<ConfigError>,
+    },
     /// A backend that there is not.
     #[error(
         "unknown backend type: {name:?} ({origin}); the one there is: \
@@ -224,36 +232,33 @@ fn network(fields: &Fields<'_>) -> Result<Network, ConfigError> {
 fn subnet_len(fields: &Fields<'_>, network: Network) -> Result<u8, ConfigError> {
     let prefix = network.subnet.prefix();
     let shortest = prefix.saturating_add(2);
-    if shortest > 30 {
-        return Err(fields.invalid(
-            "Network",
-            network.subnet.to_string(),
-            "network is too small. Minimum useful network prefix is /28",
-            "a prefix of /28 or shorter",
-        ));
-    }
     let right = "a prefix length, an integer without quotes";
-    let len = match fields.integer("SubnetLen", 0..=u64::MAX, right)? {
-        None | Some(0) if prefix <= 22 => return Ok(24),
-        None | Some(0) => return Ok(shortest),
-        Some(len) => len,
+    let given = fields.integer("SubnetLen", 0..=u64::MAX, right)?;
+    let given = given.filter(|len| *len != 0);
+    let message = match given.map(|len| u8::try_from(len).unwrap_or(u8::MAX)) {
+        None if prefix <= 22 => return Ok(24),
+        None if shortest <= 30 => return Ok(shortest),
+        None => "network is too small. Minimum useful network prefix is /28",
+        Some(31..) => "SubnetLen must be less than /31",
+        Some(len) if len < shortest => "network must be able to accommodate at least four subnets",
+        Some(len) => return Ok(len),
     };
-    match u8::try_from(len) {
-        Ok(len) if (shortest..=30).contains(&len) => Ok(len),
-        outside => {
-            let message = match outside {
-                Ok(len) if len < shortest => {
-                    "network must be able to accommodate at least four subnets"
-                }
-                _ => "SubnetLen must be less than /31",
-            };
+    Err(match given.filter(|_| shortest <= 30) {
+        Some(len) => {
             let right = format!(
                 "a prefix length from {shortest} to 30 for {}",
                 network.subnet
             );
-            Err(fields.invalid("SubnetLen", len.to_string(), message, right))
+            fields.invalid("SubnetLen", len.to_string(), message, right)
         }
-    }
+        // No length would do.
+        None => fields.invalid(
+            "Network",
+            network.subnet.to_string(),
+            message,
+            "a prefix of /28 or shorter",
+        ),
+    })
 }
 
 fn subnet_range(

@@ -1,5 +1,7 @@
 //! `Backend`: the settings of the vxlan backend.
 
+use serde_json::Value;
+
 use super::ConfigError;
 use super::json::{Fields, Json};
 use crate::mtu::{MAX_UNDERLAY_MTU, MIN_UNDERLAY_MTU};
@@ -45,26 +47,25 @@ impl VxlanConfig {
         backend: Option<&Json>,
         warnings: &mut Vec<String>,
     ) -> Result<Self, ConfigError> {
-        let object = match backend {
-            // Without the key flannel takes `udp`, whatever its documentation says
-            // (`parseBackendType` in `pkg/subnet/config.go`); without `Type`, the empty name.
-            None => return Err(unknown_backend("udp", "the default without Backend")),
-            Some(Json::Object(object)) => object,
-            Some(other) => {
-                return Err(ConfigError::WrongType {
-                    key: "Backend".to_owned(),
-                    value: other.to_string(),
-                    right: RIGHT_BACKEND,
-                });
-            }
+        // Without the key flannel takes `udp`, whatever its documentation says
+        // (`parseBackendType` in `pkg/subnet/config.go`); without `Type`, the empty name.
+        let Some(backend) = backend else {
+            return Err(unknown_backend("udp", "the default without Backend"));
         };
-        let fields = Fields::new("Backend.", object);
-        match fields.string("Type", "\"vxlan\"")? {
-            None => return Err(unknown_backend("", "the default without Type")),
-            Some(name) if name.eq_ignore_ascii_case("vxlan") => {}
-            Some(name) => return Err(unknown_backend(name, "Backend.Type")),
+        let typed = typed(backend).map_err(within("error decoding Backend property of config"))?;
+        match typed {
+            None => Err(unknown_backend("", "the default without Type")),
+            Some((name, fields)) if name.eq_ignore_ascii_case("vxlan") => {
+                let config = Self::settings(&fields)
+                    .map_err(within("error decoding VXLAN backend config"))?;
+                warnings.extend(fields.unknown(&KEYS));
+                Ok(config)
+            }
+            Some((name, _)) => Err(unknown_backend(name, "Backend.Type")),
         }
+    }
 
+    fn settings(fields: &Fields<'_>) -> Result<Self, ConfigError> {
         let vni_right = "an integer from 0 to 16777215, as 24 bits hold it";
         let vni = fields.integer("VNI", 0..=u64::from(Vni::MAX), vni_right)?;
         let port_right = "a UDP port from 1 to 65535, or 0 for the kernel's default, 8472";
@@ -74,7 +75,7 @@ impl VxlanConfig {
         let mtu_range = u64::from(MIN_UNDERLAY_MTU)..=u64::from(MAX_UNDERLAY_MTU);
         let mtu = fields.integer("MTU", mtu_range, mtu_right)?;
 
-        let config = Self {
+        Ok(Self {
             vni: Vni::new(vni.unwrap_or(DEFAULT_VNI)).map_err(|error| {
                 fields.invalid("VNI", error.0.to_string(), "out of range", vni_right)
             })?,
@@ -85,9 +86,32 @@ impl VxlanConfig {
             gbp: fields.boolean("GBP", false)?,
             learning: fields.boolean("Learning", false)?,
             direct_routing: fields.boolean("DirectRouting", false)?,
-        };
-        warnings.extend(fields.unknown(&KEYS));
-        Ok(config)
+        })
+    }
+}
+
+/// The fields of `Backend` and its type, if it has one; `null` has none.
+fn typed(backend: &Json) -> Result<Option<(&str, Fields<'_>)>, ConfigError> {
+    let object = match backend {
+        Json::Object(object) => object,
+        Json::Plain(Value::Null) => return Ok(None),
+        other @ Json::Plain(_) => {
+            return Err(ConfigError::WrongType {
+                key: "Backend".to_owned(),
+                value: other.to_string(),
+                right: RIGHT_BACKEND,
+            });
+        }
+    };
+    let fields = Fields::new("Backend.", object);
+    let name = fields.string("Type", "\"vxlan\"")?;
+    Ok(name.map(|name| (name, fields)))
+}
+
+fn within(message: &'static str) -> impl Fn(ConfigError) -> ConfigError {
+    move |error| ConfigError::Backend {
+        message,
+        error: Box::new(error),
     }
 }
 

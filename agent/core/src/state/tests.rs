@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::config::NetworkConfig;
 use crate::event::Event;
-use crate::lease::{Lease, LeaseAttrs};
+use crate::lease::{BackendData, Lease, LeaseAttrs};
 use crate::observed::{Observed, ObservedMaps};
 use crate::peers::Objection;
 use crate::plan::{plan, plan_peer};
@@ -61,7 +61,7 @@ fn lease(subnet: Subnet, mac: u8, underlay: u8) -> Lease {
             public_ip: Ipv4Addr::new(192, 168, 0, underlay),
             public_ipv6: None,
             backend_type: "vxlan".to_owned(),
-            backend_data: Some(data),
+            backend_data: Some(BackendData::from(&data)),
             backend_v6_data: None,
         },
         ttl_seconds: None,
@@ -70,7 +70,8 @@ fn lease(subnet: Subnet, mac: u8, underlay: u8) -> Lease {
 
 fn unreadable(n: u8) -> Lease {
     let mut lease = lease(subnet(n), n, n);
-    lease.attrs.backend_data = Some(serde_json::json!({"VtepMAC": "nonsense"}));
+    let data = serde_json::json!({"VtepMAC": "nonsense"});
+    lease.attrs.backend_data = Some(BackendData::from(&data));
     lease
 }
 

@@ -10,6 +10,9 @@ const RESTORE: &str = "iptables-restore";
 /// Since this version there are `--random-fully` and `iptables-restore --wait`.
 const RANDOM_AND_WAIT: Version = (1, 6, 2);
 
+/// How often a chain is written before it is left to the next look.
+const WRITINGS: u32 = 3;
+
 /// Major, minor and patch.
 pub(in crate::netfilter) type Version = (u32, u32, u32);
 
@@ -78,16 +81,34 @@ impl Iptables {
     ///
     /// A chain that is as it should be is left as it is, the place of its jump too.
     pub(super) async fn put(self, chain: Chain) -> Result<Written, IptablesError> {
-        let (jumps, printed) = look(&chain).await?;
-        if jumps == 1 && printed.as_ref() == Some(&chain.printed()) {
-            let printed = chain.printed();
-            return Ok(Written { chain, printed });
+        let expected = chain.printed();
+        let (mut jumps, printed) = look(&chain).await?;
+        if jumps == 1 && printed.as_ref() == Some(&expected) {
+            return Ok(Written {
+                chain,
+                printed: expected,
+            });
         }
-        self.restore(&chain, &chain.payload(jumps)).await?;
-        // What is printed differs from version to version.
-        let (_, printed) = look(&chain).await?;
-        let printed = printed.unwrap_or_default();
-        Ok(Written { chain, printed })
+        // Not what was there before: that may be somebody's change, who makes it again.
+        let mut before = None;
+        for _ in 0..WRITINGS {
+            self.restore(&chain, &chain.payload(jumps)).await?;
+            let (found, printed) = look(&chain).await?;
+            // What is printed differs from version to version, and somebody may have changed the
+            // chain since it was written: what is printed twice is what was written.
+            if let Some(now) = &printed
+                && (*now == expected || before.as_ref() == Some(now))
+            {
+                let printed = now.clone();
+                return Ok(Written { chain, printed });
+            }
+            (jumps, before) = (found, printed);
+        }
+        // The next look will find that it is not so.
+        Ok(Written {
+            chain,
+            printed: expected,
+        })
     }
 
     /// Takes the chain and every jump to it away; whether there was anything.

@@ -36,7 +36,7 @@ impl EtcdStore {
             let listed = self.list(&session).await?;
             self.remove_misfits(&session, config, &listed, attrs)
                 .await?;
-            let taken = taken(&listed, attrs);
+            let taken = taken(&listed);
             let allocation = allocate(config, &taken, attrs, previous, random::index)?;
             tell(allocation, attrs, config);
             let held = listed
@@ -133,25 +133,30 @@ impl EtcdStore {
     }
 }
 
-/// Every subnet that is not free. A key whose value cannot be read takes its subnet all the
-/// same, and so does a lease of ours with both families, which is not written over.
-fn taken(listed: &Listed, attrs: &LeaseAttrs) -> Vec<Lease> {
-    let records = listed.records.iter().map(|record| {
-        let mut lease = record.lease();
-        if record.key.ipv6.is_some() {
-            lease.attrs.public_ip = Ipv4Addr::UNSPECIFIED;
-        }
-        lease
-    });
-    let unread = listed.unread.iter().filter_map(|unread| unread.subnet);
-    let unread = unread.map(|subnet| Lease {
+/// Every subnet that is not free, and who has it: nothing else of the leases, of which there may
+/// be many. A key whose value cannot be read takes its subnet all the same, and so does a lease
+/// of ours with both families, which is not written over.
+fn taken(listed: &Listed) -> Vec<Lease> {
+    let lease = |subnet, public_ip, ttl_seconds| Lease {
         subnet,
         attrs: LeaseAttrs {
-            public_ip: Ipv4Addr::UNSPECIFIED,
-            ..attrs.clone()
+            public_ip,
+            public_ipv6: None,
+            backend_type: String::new(),
+            backend_data: None,
+            backend_v6_data: None,
         },
-        ttl_seconds: None,
+        ttl_seconds,
+    };
+    let records = listed.records.iter().map(|record| {
+        let holder = match record.key.ipv6 {
+            None => record.attrs.public_ip,
+            Some(_) => Ipv4Addr::UNSPECIFIED,
+        };
+        lease(record.key.ipv4, holder, record.ttl_seconds())
     });
+    let unread = listed.unread.iter().filter_map(|unread| unread.subnet);
+    let unread = unread.map(|subnet| lease(subnet, Ipv4Addr::UNSPECIFIED, None));
     records.chain(unread).collect()
 }
 

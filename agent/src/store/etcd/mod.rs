@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use twill_core::config::NetworkConfig;
-use twill_core::lease::LeaseAttrs;
+use twill_core::lease::{Lease, LeaseAttrs};
 
 pub use self::error::Error;
 use self::keys::Keys;
@@ -27,6 +27,8 @@ pub use self::options::{LEASE_TERM, Options, Password, Tls};
 use self::own::Own;
 use self::session::{Session, Turn};
 use super::contact::{Contact, Contacts};
+use super::former::Former;
+use crate::files::last_store::LastStore;
 
 /// The client. Clones share what is known of the cluster.
 #[derive(Clone, Debug)]
@@ -38,6 +40,7 @@ pub struct EtcdStore {
     contacts: Arc<Contacts>,
     /// Connections that were made before this are from an address that the node had.
     moved: Arc<Notify>,
+    former: Option<Arc<Former>>,
 }
 
 impl EtcdStore {
@@ -51,7 +54,14 @@ impl EtcdStore {
             own: Arc::default(),
             contacts: Arc::default(),
             moved: Arc::default(),
+            former: None,
         })
+    }
+
+    /// Tells what an earlier start of the agent left in the kernel, and where it is written from
+    /// which etcd that was: one that was emptied since takes no peer away.
+    pub fn remember(&mut self, last: LastStore, peers: Vec<Lease>) {
+        self.former = Some(Arc::new(Former::new(last, peers)));
     }
 
     /// The node's own address has changed: no answer will come to the old one any more.
@@ -88,7 +98,7 @@ fn json(attrs: &LeaseAttrs) -> Result<String, Error> {
 }
 
 /// See [`super::noise::etcd`].
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn noise(text: &[u8]) {
     let end = text.iter().position(|&byte| byte == b'\n');
     let (key, value) = text.split_at(end.unwrap_or(text.len()));
@@ -98,7 +108,7 @@ pub(super) fn noise(text: &[u8]) {
     let key = [keys.subnets().as_bytes(), key].concat();
     let value = value.get(1..).unwrap_or_default();
     if let Ok(record) = record::Record::read(&keys, &key, value, 7, 9) {
-        let lease = record.lease();
-        assert_eq!(lease.subnet, record.key.ipv4);
+        let subnet = record.key.ipv4;
+        assert_eq!(record.into_lease().subnet, subnet);
     }
 }

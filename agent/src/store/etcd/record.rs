@@ -56,12 +56,17 @@ impl Record {
 
     /// As a lease. When it ends is not asked for: etcd tells when it has, and a call for each
     /// lease is what makes flannel slow. It is the longest that it can be.
-    pub(super) fn lease(&self) -> Lease {
+    pub(super) fn into_lease(self) -> Lease {
         Lease {
             subnet: self.key.ipv4,
-            attrs: self.attrs.clone(),
-            ttl_seconds: (!self.is_reservation()).then_some(LEASE_TERM.as_secs()),
+            ttl_seconds: self.ttl_seconds(),
+            attrs: self.attrs,
         }
+    }
+
+    /// How long the lease may last.
+    pub(super) fn ttl_seconds(&self) -> Option<u64> {
+        (!self.is_reservation()).then_some(LEASE_TERM.as_secs())
     }
 }
 
@@ -79,7 +84,7 @@ mod tests {
         // As flannel's own tests and a node with both families write it.
         let value = r#"{"PublicIP":"1.2.3.4","PublicIPv6":"2001:db8::4","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3"},"BackendV6Data":{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e4"}}"#;
         let record = read("/n/subnets/10.3.7.0-24&fd00:7::-64", value).unwrap();
-        let lease = record.lease();
+        let lease = record.into_lease();
         assert_eq!(lease.subnet.to_string(), "10.3.7.0/24");
         assert_eq!(serde_json::to_string(&lease.attrs).unwrap(), value);
         assert!(lease.ttl_seconds.is_some());
@@ -92,7 +97,7 @@ mod tests {
         let keys = Keys::new("/n").unwrap();
         let value = br#"{"PublicIP":"1.2.3.4"}"#;
         let record = Record::read(&keys, b"/n/subnets/10.3.7.0-24", value, 0, 9).unwrap();
-        assert_eq!(record.lease().ttl_seconds, None);
+        assert_eq!(record.into_lease().ttl_seconds, None);
     }
 
     #[test]

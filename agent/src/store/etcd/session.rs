@@ -19,8 +19,8 @@ use super::options::Options;
 const ANSWER: Duration = Duration::from_secs(10);
 /// For a page of a list.
 const PAGE_ANSWER: Duration = Duration::from_secs(30);
-/// Leases of one answer: some 1.5 MB.
-const PAGE: i64 = 5000;
+/// Leases of one answer: some 250 kB, and more than that again until they are taken out of it.
+const PAGE: i64 = 1000;
 /// Bytes of one answer; etcd's own limit is on what is sent to it.
 const MESSAGE_BYTES: usize = 256 << 20;
 

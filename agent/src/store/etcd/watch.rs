@@ -18,6 +18,7 @@ use super::error::Error;
 use super::keys::Keys;
 use super::list::Listed;
 use super::record::Record;
+use crate::store::former::{Former, Notes};
 use crate::store::known::{Known, List, Step, UnreadLease};
 use crate::store::rounds::{RoundEnd, Rounds, Watcher, run};
 
@@ -31,6 +32,7 @@ const SILENCE: Duration = Duration::from_secs(90);
 struct EtcdWatcher {
     store: EtcdStore,
     leases: Leases,
+    notes: Option<Notes>,
     rounds: Rounds,
 }
 
@@ -48,10 +50,15 @@ impl EtcdStore {
     /// The first event, and the first after changes may have been missed, is a
     /// [`Event::Resync`]. Failures are logged and tried again; they send nothing.
     pub async fn watch(self, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
+        let former = self.former.as_deref();
         let watcher = EtcdWatcher {
             rounds: Rounds::new(events, &self.contacts, &self.moved),
+            leases: Leases {
+                known: former.map(Former::known).unwrap_or_default(),
+                twins: HashSet::new(),
+            },
+            notes: former.map(Former::notes),
             store: self,
-            leases: Leases::default(),
         };
         shutdown
             .run_until_cancelled_owned(Box::pin(run(watcher)))
@@ -125,7 +132,20 @@ impl EtcdWatcher {
             "leases listed"
         );
         self.store.contacts.heard();
-        Ok(self.rounds.take(step).await?)
+        self.rounds.take(step).await?;
+        self.note();
+        Ok(())
+    }
+
+    fn note_due(&self) -> Option<Instant> {
+        self.notes.as_ref()?.due(&self.leases.known)
+    }
+
+    /// For the next start.
+    fn note(&mut self) {
+        if let Some(notes) = &mut self.notes {
+            notes.take(&self.leases.known, Instant::now());
+        }
     }
 
     async fn follow(&mut self) -> Result<Infallible, RoundEnd<Error>> {
@@ -153,6 +173,10 @@ impl EtcdWatcher {
                     // changes that are still under way (etcd issue 15220).
                     let asked = sender.request_progress().await;
                     asked.map_err(|source| session.failed(ATTEMPT, source))?;
+                    continue;
+                }
+                () = until(self.note_due()) => {
+                    self.note();
                     continue;
                 }
                 () = tokio::time::sleep_until(heard + SILENCE) => {
@@ -191,7 +215,9 @@ impl EtcdWatcher {
             self.rounds.take(step).await?;
         }
         let step = self.leases.known.prune(Instant::now());
-        Ok(self.rounds.take(step).await?)
+        self.rounds.take(step).await?;
+        self.note();
+        Ok(())
     }
 }
 
@@ -213,7 +239,7 @@ impl Leases {
         let list = List {
             store: store_name(cluster),
             revision: u64::try_from(revision).unwrap_or_default(),
-            leases: records.iter().map(Record::lease).collect(),
+            leases: records.into_iter().map(Record::into_lease).collect(),
             unread,
         };
         let mut step = self.known.listed(list, now);
@@ -262,7 +288,10 @@ impl Leases {
                 if record.key.ipv6.is_some() {
                     self.twins.insert(subnet);
                 }
-                (self.known.put(record.lease()), Some((subnet, revision)))
+                (
+                    self.known.put(record.into_lease()),
+                    Some((subnet, revision)),
+                )
             }
             Err(unread) => {
                 let subnet = unread.subnet;
@@ -285,6 +314,13 @@ impl Leases {
             return Err(Error::TwoKeys { subnet });
         }
         Ok((self.known.remove(subnet), Some((subnet, 0))))
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod answer;
 mod error;
-mod former;
 mod keep;
 mod line;
 mod lines;
@@ -22,12 +21,12 @@ use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
 use self::answer::{AnswerError, ErrorBody};
-use self::former::Former;
 
 pub use self::answer::AnswerError as UnreadableAnswer;
 pub use self::error::Error;
 
 use super::contact::{Contact, Contacts};
+use super::former::Former;
 use super::own::OwnLease;
 use crate::files::last_store::LastStore;
 
@@ -316,7 +315,7 @@ fn base(text: &str) -> Result<String, Error> {
 }
 
 /// See [`super::noise::server`].
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn noise(text: &[u8]) {
     use super::known::{Known, List};
 

@@ -15,6 +15,7 @@ use super::error::Error;
 use super::line::WatchError;
 use super::lines::Lines;
 use super::{IDLE_TIMEOUT, ServerStore};
+use crate::store::former::{Former, Notes};
 use crate::store::known::{Known, List, Step};
 use crate::store::rounds::{RoundEnd, Rounds, Watcher, run};
 
@@ -51,8 +52,7 @@ impl From<WatchError> for RoundEnd<Broken> {
 struct ServerWatcher {
     store: ServerStore,
     known: Known,
-    /// The store that was noted as the one which all peers are from.
-    noted: Option<String>,
+    notes: Option<Notes>,
     rounds: Rounds,
 }
 
@@ -62,11 +62,11 @@ impl ServerStore {
     /// The first event, and the first after changes may have been missed, is a
     /// [`Event::Resync`]. Failures are logged and tried again; they send nothing.
     pub async fn watch(self, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
-        let former = self.former.as_ref();
+        let former = self.former.as_deref();
         let watcher = ServerWatcher {
             rounds: Rounds::new(events, &self.contacts, &self.moved),
-            known: former.map_or_else(Known::default, |former| former.known()),
-            noted: None,
+            known: former.map(Former::known).unwrap_or_default(),
+            notes: former.map(Former::notes),
             store: self,
         };
         shutdown.run_until_cancelled_owned(run(watcher)).await;
@@ -163,8 +163,8 @@ impl ServerWatcher {
     /// Sends a step's events, and says when the store does not have the own lease.
     async fn take(&mut self, step: Step) -> Result<(), RoundEnd<Broken>> {
         self.rounds.take(step).await?;
-        if let Some(former) = &self.store.former {
-            former.note(&self.known, &mut self.noted);
+        if let Some(notes) = &mut self.notes {
+            notes.take(&self.known, Instant::now());
         }
         if let Some(own) = self.store.own.get()
             && !self.known.confirms(own)

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, Result, bail};
 
 use super::pattern;
-use super::socket::{ANSWER, TICK, bind_udp, connect, is_timeout, listen};
+use super::socket::{ANSWER, TICK, again, bind_udp, connect, is_timeout, listen};
 use crate::netns::Namespace;
 
 /// The port that echo servers of the tests listen on.
@@ -96,7 +96,7 @@ pub fn udp_echo(from: &Namespace, to: Ipv4Addr, length: usize) -> Result<()> {
         socket.connect(SocketAddrV4::new(to, ECHO_PORT))?;
         socket.send(&pattern::bytes(0, length))?;
         let mut buffer = vec![0; LARGEST_DATAGRAM];
-        let received = socket.recv(&mut buffer).context("no answer")?;
+        let received = again(|| socket.recv(&mut buffer)).context("no answer")?;
         if received != length {
             bail!("sent {length} bytes, {received} came back");
         }

@@ -14,3 +14,4 @@ pub use echo::{EchoServer, tcp_echo, udp_echo};
 pub use iperf::{Throughput, throughput};
 pub use load::{Load, Report};
 pub use ping::ping;
+pub use socket::again;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::pattern;
+use super::socket::again;
 use crate::netns::Namespace;
 
 /// How long one answer may take.
@@ -43,7 +44,7 @@ fn exchange(socket: &UdpSocket, payload: usize) -> Result<Duration> {
     let start = Instant::now();
     socket.send(&request).context("send the request")?;
     let mut buffer = vec![0; request.len() + 1];
-    let length = socket.recv(&mut buffer).context("no answer")?;
+    let length = again(|| socket.recv(&mut buffer)).context("no answer")?;
     let took = start.elapsed();
     let answer = buffer.get(..length).unwrap_or_default();
     match answer.split_at_checked(HEADER) {

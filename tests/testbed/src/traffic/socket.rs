@@ -1,5 +1,6 @@
 //! Sockets with time limits, opened inside a namespace.
 
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -49,10 +50,41 @@ pub(crate) fn connect(namespace: &Namespace, to: SocketAddrV4) -> Result<TcpStre
     Ok(stream)
 }
 
+/// Calls again what a signal interrupted: with a time limit on the socket the kernel leaves that to
+/// the caller, whatever the handler's flags say; see signal(7).
+pub fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Whether the error only says that the time limit of a read has passed.
-pub(crate) fn is_timeout(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-    )
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_interruption_is_tried_again() {
+        let mut left = vec![
+            Ok(7),
+            Err(ErrorKind::Interrupted),
+            Err(ErrorKind::Interrupted),
+        ];
+        let mut call = || left.pop().unwrap().map_err(io::Error::from);
+        assert_eq!(again(&mut call).unwrap(), 7);
+        let mut calls = 0;
+        let refused = again(|| -> io::Result<()> {
+            calls += 1;
+            Err(ErrorKind::WouldBlock.into())
+        });
+        assert!(is_timeout(&refused.unwrap_err()));
+        assert_eq!(calls, 1);
+    }
 }

@@ -85,10 +85,12 @@ impl Hosts {
         let load = Load::start(a.pod.namespace(), b.pod.address())?;
         let endpoints = self.etcd.endpoints();
         let done = (self.both.iter_mut()).try_for_each(|host| work(host, &endpoints));
-        super::unnoticed(event, load, done, || {
+        let logs = || {
             let agents = self.both.iter().map(|host| host.agent.log_tail());
             agents.collect::<Vec<_>>().join("\n\n")
-        })
+        };
+        let report = super::measured(event, load, done, logs)?;
+        report.check().with_context(logs)
     }
 }
 

@@ -67,10 +67,16 @@ fn carried(lab: &Lab) -> Result<[bool; 4]> {
     // Several probes of each flow find the table full.
     let before = lab.fast_counts_if_any()?;
     let (begin, mut asked) = (Instant::now(), 0);
-    let mut known = true;
-    while known && begin.elapsed() < 3 * PERMIT_TIME {
-        known = ask_both(&mut udp, &mut tcp, 10).is_ok();
+    let mut known = Ok(());
+    while known.is_ok() && begin.elapsed() < 3 * PERMIT_TIME {
+        known = ask_both(&mut udp, &mut tcp, 10);
         asked += 20;
+    }
+    if let Err(error) = &known {
+        #[expect(clippy::print_stdout, reason = "why a flow is not carried, for people")]
+        {
+            println!("after {:?}: {error:#}", begin.elapsed());
+        }
     }
     for (before, after) in before.iter().zip(lab.fast_counts_if_any()?) {
         let fast = after - before;
@@ -97,11 +103,14 @@ fn carried(lab: &Lab) -> Result<[bool; 4]> {
 
     full.end()?;
     let later = Talk::udp(lab.client(), lab.echo())?.ask().is_ok();
-    Ok([known, new, forgotten, later])
+    Ok([known.is_ok(), new, forgotten, later])
 }
 
 fn ask_both(udp: &mut Talk, tcp: &mut Talk, times: u32) -> Result<()> {
-    (0..times).try_for_each(|_| udp.ask().and_then(|()| tcp.ask()))
+    (0..times).try_for_each(|_| {
+        udp.ask().context("UDP")?;
+        tcp.ask().context("TCP")
+    })
 }
 
 /// Whether both nodes have an entry of the flow that a full table keeps.

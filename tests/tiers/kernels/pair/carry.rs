@@ -27,7 +27,7 @@ const QUESTIONS: u32 = 100;
 
 /// How fast a round was.
 #[derive(Clone, Copy, Debug)]
-struct Speed {
+pub(super) struct Speed {
     /// Bytes a second, there and back.
     stream: f64,
     /// Questions and answers a second.
@@ -95,7 +95,7 @@ fn carried(half: &mut Half, setting: &str) -> Result<()> {
 
 /// Until questions and answers go past both nodes' stacks. The guests go through it in step and
 /// come to the same end, so it counts rounds and not time.
-fn until_fast(half: &mut Half) -> Result<()> {
+pub(super) fn until_fast(half: &mut Half) -> Result<()> {
     let mut talk = Talk::udp(half.pod(), half.echo())?;
     for _ in 0..MANY {
         let before = half.both_fast_counts()?;
@@ -112,7 +112,7 @@ fn until_fast(half: &mut Half) -> Result<()> {
 }
 
 /// Ping, datagrams and a stream, contents compared.
-fn round(half: &Half) -> Result<Speed> {
+pub(super) fn round(half: &Half) -> Result<Speed> {
     for size in [0, 1_400] {
         ping(half.pod(), half.far(), size)?;
     }

@@ -107,6 +107,11 @@ impl Half {
         self.pod.namespace()
     }
 
+    /// Its address.
+    pub(crate) fn pod_address(&self) -> Ipv4Addr {
+        self.pod.address()
+    }
+
     /// The other guest's pod.
     pub(crate) fn far(&self) -> Ipv4Addr {
         self.far
@@ -122,8 +127,10 @@ impl Half {
         fast_counts(&self.agent)
     }
 
-    /// Packets that went past each node's stack, this one's first.
+    /// Packets that went past each node's stack, this one's first. Neither counts before the other
+    /// has done what it had to.
     pub(crate) fn both_fast_counts(&mut self) -> Result<Vec<u64>> {
+        self.side.exchange("now we count")?;
         let own = self.fast_counts()?;
         let theirs = self.side.exchange(&format!("{} {}", own[0], own[1]))?;
         let theirs = theirs.split(' ').map(str::parse);

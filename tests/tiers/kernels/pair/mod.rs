@@ -5,3 +5,4 @@ mod half;
 mod side;
 
 mod carry;
+mod strangers;

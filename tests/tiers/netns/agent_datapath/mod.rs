@@ -5,3 +5,4 @@ mod lab;
 mod filters;
 mod hooks;
 mod sets;
+mod signals;

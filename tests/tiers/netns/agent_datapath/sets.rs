@@ -23,6 +23,8 @@ fn a_restart_continues_with_the_maps_and_replaces_the_programs_in_place() -> Res
     );
     assert_eq!(lab.attached("up0")?, [("from_uplink".to_owned(), first[1])]);
     let maps = lab.pins().map_ids()?;
+    let config = Reader::open(&lab.pins())?.maps().config()?;
+    assert!(config.permit_pace_ns > 0, "no pace of permits: {config:?}");
 
     let second = lab.with(async |options, interfaces| {
         let mut datapath = Datapath::open(options, 7, 24)?;

@@ -104,8 +104,8 @@ async fn check_refusals(_: &Namespace, netlink: Netlink) -> Result<()> {
     let table = [
         (
             UplinkChoice::DefaultRoute,
-            "the main table has no default route; add one, or name the uplink with --iface \
-             (interfaces here: wire, eth0, wire1, eth1, wire2, bare)",
+            "unable to find default route in the main table; add one, or name the uplink with \
+             --iface (interfaces here: wire, eth0, wire1, eth1, wire2, bare)",
         ),
         (
             name("eth7"),
@@ -124,7 +124,7 @@ async fn check_refusals(_: &Namespace, netlink: Netlink) -> Result<()> {
         ),
         (
             name("bare"),
-            "interface bare has no usable IPv4 address (found: none); give it a global or \
+            "failed to find IPv4 address for interface bare (found: none); give it a global or \
              link-local one, or name another interface with --iface",
         ),
         (
@@ -184,7 +184,10 @@ fn a_default_route_with_several_next_hops_is_refused_with_their_names() -> Resul
     inside(&setup, async |_, netlink| {
         let said = refusal(&netlink, UplinkChoice::DefaultRoute).await;
         assert!(
-            said.starts_with("the default route has several next hops, by "),
+            said.starts_with(
+                "found default route but could not determine interface: it has several next \
+                 hops, by "
+            ),
             "{said}"
         );
         assert!(said.contains("eth0") && said.contains("eth1"), "{said}");

@@ -6,7 +6,7 @@ mod records;
 
 use std::net::Ipv4Addr;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use twill_testbed::cluster::{Cluster, Member};
@@ -265,14 +265,6 @@ impl Lab {
         }
         Ok(())
     }
-}
-
-/// Puts rules in force on nodes and gives the time at which they were.
-pub(crate) fn forbid(lab: &Lab, rules: &[(usize, &str)]) -> Result<Instant> {
-    for (node, rule) in rules {
-        lab.on(*node, rule)?;
-    }
-    Ok(Instant::now())
 }
 
 /// What every comparison rests on: a stock node has nothing of ours.

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
-use twill_abi::maps::{COUNTERS_MAP, PERMITS_POD, PERMITS_WIRE, VTEP_COUNTERS};
-use twill_abi::{FlowTuple, Mapping, PERMIT_LIVE, Permit};
+use twill_abi::maps::{COUNTERS_MAP, PENDING, PERMITS_POD, PERMITS_WIRE, VTEP_COUNTERS};
+use twill_abi::{FlowTuple, Mapping, PERMIT_LIVE, Pending, Permit};
 use twill_agent::datapath::maps::{MapsError, monotonic_ns};
 use twill_agent::datapath::permits::Permits;
 use twill_agent::datapath::pins::Pins;
@@ -76,6 +76,13 @@ impl Lab {
                 && permit.out_until_ns > now
                 && permit.in_until_ns > now
         }))
+    }
+
+    /// What a node's pods sent, and what became of it.
+    pub(crate) fn notes(&self, node: usize) -> Result<Vec<Pending>> {
+        let map: HashMap<_, u32, Pending> = self.map(node, PENDING.name)?.try_into()?;
+        let notes = map.iter().filter_map(Result::ok);
+        Ok(notes.map(|(_, note)| note).collect())
     }
 
     /// Forgets the flows of a node, as an LRU map under pressure would.

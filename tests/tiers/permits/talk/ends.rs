@@ -12,6 +12,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use twill_testbed::netns::Namespace;
 use twill_testbed::pod::Pod;
+use twill_testbed::traffic::again;
 
 use super::ANSWER;
 use crate::rules::ECHO;
@@ -97,7 +98,9 @@ pub(crate) fn connect_from(
         setsockopt(&fd, sockopt::SendTimeout, &limit)?;
         setsockopt(&fd, sockopt::ReceiveTimeout, &limit)?;
         bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
-        connect(fd.as_raw_fd(), &SockaddrIn::from(to))?;
+        // One that was interrupted goes on, and the next call waits for it.
+        let to = SockaddrIn::from(to);
+        again(|| Ok(connect(fd.as_raw_fd(), &to)?))?;
         let stream = TcpStream::from(fd);
         stream.set_nodelay(true)?;
         Ok(stream)

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use twill_testbed::netns::Namespace;
+use twill_testbed::traffic::again;
 
 use super::{ANSWER, connect_from};
 
@@ -160,14 +161,9 @@ impl Flow {
     }
 }
 
-/// Receives a datagram. The system call may be interrupted where a process forks.
+/// Receives a datagram.
 pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<(usize, SocketAddr)> {
-    loop {
-        match socket.recv_from(buffer) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            received => return received.context("no answer"),
-        }
-    }
+    again(|| socket.recv_from(buffer)).context("no answer")
 }
 
 /// A line that is this long with its end, in bytes, if it is not longer of itself.

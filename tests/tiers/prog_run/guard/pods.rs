@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use twill_abi::{CONFIG_FLAG_POD_VXLAN, Guard, Program, Reason};
 use twill_testbed::packet::{Ethernet, Udp};
 
+use super::super::check::{NEXT, from_vtep};
 use super::super::lab::{Lab, OVERLAY, VETH, counter_name, ip};
 use super::super::packets::{Outer, from_pod_b, payload, to_pod_b};
 use super::super::sk_buff::SkBuff;
@@ -87,6 +88,30 @@ fn pods_may_have_a_vxlan_of_their_own() {
         FAR_AWAY,
     ] {
         assert_eq!(sent(&lab, &tables, to, PORT), (false, false), "{to}");
+    }
+}
+
+/// VXLAN between pods is theirs: it passes, and counts as what it is, a packet of that VTEP.
+#[test]
+fn a_vxlan_between_pods_is_counted_as_its_nodes() {
+    let Some(lab) = open() else { return };
+    ip(&format!(
+        "route add 10.244.2.0/24 dev {OVERLAY}\nroute add 10.244.1.0/24 dev {VETH}\n"
+    ));
+    for port in [PORT, PORT + 1] {
+        let packet = from_pod_b().udp(&Udp::new(4_000, port), &payload(60));
+        let frame = Outer::from_node_b().over(&packet);
+        let output = lab
+            .run(
+                Program::FromUplink,
+                &guarded(&lab, Guard::Enforce),
+                &frame,
+                SkBuff::default(),
+            )
+            .expect("the kernel runs it");
+        assert_eq!(output.verdict, NEXT, "{port}");
+        let counted = output.counted_vteps;
+        assert_eq!(counted, [(VTEP_B, from_vtep(frame.len() as u64))].into());
     }
 }
 

@@ -1,12 +1,11 @@
 //! Mode `direct` and what is about a flow: ICMP errors, and NATs that take its tuple.
 
-use twill_abi::{Permit, Program, Reason};
+use twill_abi::{Mapping, Permit, Program, Reason};
 use twill_testbed::packet::{Icmp, Ipv4, PROTOCOL_TCP, Tcp};
 
 use super::direct_out::{direct_holding, known};
 use super::flow::{
-    CLIENT, Inner, PROTOCOLS, SERVER, SERVICE, into_pod, mapping, out_of_pod, pending, permit,
-    plain, tuple,
+    CLIENT, Inner, PROTOCOLS, SERVER, SERVICE, into_pod, out_of_pod, pending, permit, plain, tuple,
 };
 use super::from_uplink::judged;
 use crate::check::{Case, NEXT, REDIRECT, check};
@@ -183,8 +182,8 @@ fn a_nat_that_takes_a_tuple_ends_the_direct_flow_with_it() {
     let Some(lab) = Lab::open() else { return };
     for protocol in PROTOCOLS {
         let (pod, wire) = (tuple(protocol, CLIENT, SERVICE), plain(protocol));
-        let noted = mapping(wire, lab.veth, at(0));
-        let owned = mapping(pod, lab.veth, at(0));
+        let noted = Mapping::new(wire, lab.veth, at(0));
+        let owned = Mapping::new(pod, lab.veth, at(0));
         let case = translated(&lab, "a direct flow", protocol, SERVICE);
         let case = case.with(|tables| tables.flows.file(known(&lab, wire)));
         check(
@@ -193,6 +192,7 @@ fn a_nat_that_takes_a_tuple_ends_the_direct_flow_with_it() {
                 flows.permits.remove(&wire);
                 flows.wire.set(wire, owned);
                 flows.mappings.set(pod, noted);
+                flows.begin(0, wire);
             }),
         );
         let case = translated(&lab, "no flow", protocol, SERVICE);
@@ -201,6 +201,7 @@ fn a_nat_that_takes_a_tuple_ends_the_direct_flow_with_it() {
             &case.then(|flows| {
                 flows.wire.set(wire, owned);
                 flows.mappings.set(pod, noted);
+                flows.begin(0, wire);
             }),
         );
         let case = translated(&lab, "a permit stays", protocol, SERVICE);
@@ -210,6 +211,7 @@ fn a_nat_that_takes_a_tuple_ends_the_direct_flow_with_it() {
             &case.then(|flows| {
                 flows.wire.set(wire, owned);
                 flows.mappings.set(pod, noted);
+                flows.begin(0, wire);
             }),
         );
     }
@@ -244,7 +246,10 @@ fn a_direct_flow_survives_a_slow_packet() {
         &lab,
         &case.then(|flows| {
             flows.forget(&held);
-            flows.mappings.set(flow, mapping(flow, lab.veth, at(0)));
+            flows
+                .mappings
+                .set(flow, Mapping::new(flow, lab.veth, at(0)));
+            flows.begin(0, flow);
         }),
     );
 }

@@ -1,12 +1,12 @@
 //! Mode `direct` and datagrams that come in first: the stack gets them, and where it delivers what
 //! the wire brought, the flow has its record.
 
-use twill_abi::{LocalPod, Program, Reason};
+use twill_abi::{LocalPod, Mapping, Program, Reason};
 use twill_testbed::packet::{PROTOCOL_TCP, PROTOCOL_UDP};
 
 use super::direct_in::LOOK_NS;
 use super::direct_out::{direct, record};
-use super::flow::{CLIENT, Inner, SERVICE, into_pod, mapping, permit, place, plain, tuple};
+use super::flow::{CLIENT, Inner, SERVICE, into_pod, permit, place, plain, tuple};
 use super::from_uplink::{carried, judged};
 use crate::check::{Case, check};
 use crate::flow_tables::{PAST, at};
@@ -33,7 +33,7 @@ fn noted(lab: &Lab, protocol: u8, ago_ns: u64) -> Tables {
     let local_pods = &mut tables.flows.local_pods;
     local_pods.set(POD_A1.into(), place(lab, now));
     let flow = plain(protocol);
-    let note = mapping(flow, 0, now - ago_ns);
+    let note = Mapping::new(flow, 0, now - ago_ns);
     tables.flows.mappings.set(flow.arrived(), note);
     tables
 }
@@ -50,14 +50,14 @@ fn delivered(name: &str, tables: Tables, protocol: u8) -> Case {
 fn an_arrival_is_noted() {
     let Some(lab) = Lab::open() else { return };
     let flow = plain(PROTOCOL_UDP);
-    let note = mapping(flow, 0, at(0));
+    let note = Mapping::new(flow, 0, at(0));
     let case = arriving(&lab, "first");
     check(
         &lab,
         &case.then(|flows| flows.mappings.set(flow.arrived(), note)),
     );
     let case = arriving(&lab, "again").with(|tables| {
-        let before = mapping(flow, 0, PAST);
+        let before = Mapping::new(flow, 0, PAST);
         tables.flows.mappings.set(flow.arrived(), before);
     });
     check(
@@ -74,7 +74,7 @@ fn what_the_stack_or_a_nat_owns_is_not_noted() {
     check(
         &lab,
         &case.with(|tables| {
-            let own = mapping(flow, lab.veth, PAST);
+            let own = Mapping::new(flow, lab.veth, PAST);
             tables.flows.mappings.set(flow, own);
         }),
     );
@@ -82,7 +82,7 @@ fn what_the_stack_or_a_nat_owns_is_not_noted() {
     check(
         &lab,
         &case.with(|tables| {
-            let entry = mapping(tuple(PROTOCOL_UDP, CLIENT, SERVICE), lab.veth, PAST);
+            let entry = Mapping::new(tuple(PROTOCOL_UDP, CLIENT, SERVICE), lab.veth, PAST);
             tables.flows.wire.set(flow, entry);
         }),
     );
@@ -130,9 +130,9 @@ fn what_comes_to_a_pod_that_it_is_not_for_makes_nothing() {
 fn what_is_not_known_to_be_unchanged_is_the_stacks() {
     let Some(lab) = Lab::open() else { return };
     let flow = plain(PROTOCOL_UDP);
-    let own = mapping(flow, lab.veth, at(0));
+    let own = Mapping::new(flow, lab.veth, at(0));
     let stack_owned = |case: Case, flow| {
-        let entry = mapping(flow, lab.veth, at(0));
+        let entry = Mapping::new(flow, lab.veth, at(0));
         check(&lab, &case.then(|flows| flows.mappings.set(flow, entry)));
     };
     let old = noted(&lab, PROTOCOL_UDP, ARRIVAL_NS + 1);
@@ -142,7 +142,7 @@ fn what_is_not_known_to_be_unchanged_is_the_stacks() {
     stack_owned(delivered("TCP", tcp, PROTOCOL_TCP), plain(PROTOCOL_TCP));
     let fresh = || noted(&lab, PROTOCOL_UDP, 0);
     let case = delivered("a NAT's tuple", fresh(), PROTOCOL_UDP).with(|tables| {
-        let entry = mapping(tuple(PROTOCOL_UDP, CLIENT, SERVICE), lab.veth, PAST);
+        let entry = Mapping::new(tuple(PROTOCOL_UDP, CLIENT, SERVICE), lab.veth, PAST);
         tables.flows.wire.set(flow, entry);
     });
     stack_owned(case, flow);

@@ -1,13 +1,14 @@
 //! Mode `direct` into a pod: a SYN makes a record where the pod's place is known; what the stack
 //! delivers belongs to the stack.
 
-use twill_abi::{LocalPod, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, Permit, Program, Reason};
+use twill_abi::{
+    LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, Permit, Program, Reason,
+};
 use twill_testbed::packet::{PROTOCOL_TCP, Tcp};
 
 use super::direct_out::{IDLE_NS, direct, direct_holding, known, record};
 use super::flow::{
-    CLIENT, Inner, POD_MAC, PROTOCOLS, SERVICE, into_pod, mapping, permit, place, plain, tuple,
-    word,
+    CLIENT, Inner, POD_MAC, PROTOCOLS, SERVICE, into_pod, permit, place, plain, tuple, word,
 };
 use super::from_uplink::{carried, judged};
 use crate::check::{Case, check};
@@ -129,11 +130,17 @@ fn without_a_place_the_stack_delivers() {
     );
     let old = seen(&lab, PLACE_NS + 1);
     check(&lab, &slow("old", old, Tcp::SYN, Reason::Opening));
+    let never = slow("never fast", seen(&lab, 0), Tcp::SYN, Reason::NeverFast);
+    check(&lab, &never.with_never_fast(lab.veth));
+}
+
+/// However long the machine has been up.
+#[test]
+fn a_pods_word_alone_is_no_place() {
+    let Some(lab) = Lab::open() else { return };
     let mut said = direct(&lab);
     said.flows.local_pods.set(POD_A1.into(), word(&lab));
     check(&lab, &slow("its word", said, Tcp::SYN, Reason::Opening));
-    let never = slow("never fast", seen(&lab, 0), Tcp::SYN, Reason::NeverFast);
-    check(&lab, &never.with_never_fast(lab.veth));
 }
 
 #[test]
@@ -160,11 +167,11 @@ fn what_the_stack_or_a_nat_owns_is_never_direct() {
         check(&lab, &case.with(|tables| own(tables)));
     };
     owned("delivered by the stack", &|tables| {
-        let entry = mapping(flow, lab.veth, PAST);
+        let entry = Mapping::new(flow, lab.veth, PAST);
         tables.flows.mappings.set(flow, entry);
     });
     owned("a NAT's tuple on the wire", &|tables| {
-        let entry = mapping(other, lab.veth, PAST);
+        let entry = Mapping::new(other, lab.veth, PAST);
         tables.flows.wire.set(flow, entry);
     });
     owned("a permit that is another on the wire", &|tables| {
@@ -248,7 +255,7 @@ fn what_the_stack_delivers_is_the_stacks_and_confirms_the_pods_place() {
     for protocol in PROTOCOLS {
         let flow = plain(protocol);
         let pod = POD_A1.into();
-        let own = mapping(flow, lab.veth, at(0));
+        let own = Mapping::new(flow, lab.veth, at(0));
         let before = place(&lab, monotonic_ns() - 2_000_000_000);
         for before in [word(&lab), before] {
             let case = delivered(&lab, "confirmed", protocol);
@@ -289,7 +296,7 @@ fn what_the_stack_delivers_is_the_stacks_and_confirms_the_pods_place() {
         };
         let case = at_home("seen a moment ago");
         check(&lab, &case.then(|flows| flows.mappings.set(flow, own)));
-        let entry = mapping(tuple(protocol, CLIENT, SERVICE), lab.other_veth, PAST);
+        let entry = Mapping::new(tuple(protocol, CLIENT, SERVICE), lab.other_veth, PAST);
         let case = at_home("a mapping stays");
         check(
             &lab,

@@ -1,15 +1,15 @@
 //! Mode `direct` out of a pod: a flow is direct from its first packet, or not at all.
 
 use twill_abi::{
-    FastPath, FlowTuple, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, Permit, Program, Reason,
-    VETH_FLAG_NEVER_FAST, VethFlags,
+    FastPath, FlowTuple, Mapping, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, Permit, Program,
+    Reason, VETH_FLAG_NEVER_FAST, VethFlags,
 };
 use twill_testbed::packet::{Ethernet, PROTOCOL_TCP, PROTOCOL_UDP, Tcp};
 use twill_testbed::world::{VTEP_MAC_A, VTEP_MAC_B};
 
 use super::flow::{
-    BRIDGE_MAC, CLIENT, Inner, PERMIT_NS, POD_MAC, PROTOCOLS, SERVICE, blank, mapping, out_of_pod,
-    pending, permit, permitting, plain, tuple,
+    BRIDGE_MAC, CLIENT, Inner, PERMIT_NS, POD_MAC, PROTOCOLS, SERVICE, blank, out_of_pod, pending,
+    permit, permitting, plain, tuple,
 };
 use super::from_pod::carried;
 use crate::check::{Case, REDIRECT, check};
@@ -190,11 +190,11 @@ fn what_the_stack_or_a_nat_owns_is_never_direct() {
             check(&lab, &noted(&lab, name, tables, &first(&flow), reason));
         };
         owned("delivered by the stack", &|tables| {
-            let entry = mapping(flow, lab.veth, PAST);
+            let entry = Mapping::new(flow, lab.veth, PAST);
             tables.flows.mappings.set(flow, entry);
         });
         owned("a NAT's tuple on the wire", &|tables| {
-            let entry = mapping(pod, lab.veth, PAST);
+            let entry = Mapping::new(pod, lab.veth, PAST);
             tables.flows.wire.set(flow, entry);
         });
     }

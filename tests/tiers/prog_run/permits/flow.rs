@@ -8,7 +8,7 @@ use twill_abi::{
 use twill_testbed::packet::{Ethernet, Ipv4, PROTOCOL_TCP, PROTOCOL_UDP, Tcp, Udp};
 
 use crate::check::NextHop;
-use crate::flow_tables::{FAR, FlowTables, NEVER, PAST};
+use crate::flow_tables::{FAR, FlowTables, NEVER, PAST, at};
 use crate::lab::Lab;
 use crate::packets::payload;
 use crate::tables::Tables;
@@ -192,25 +192,9 @@ pub(crate) fn blank(lab: &Lab, pod: FlowTuple, wire: FlowTuple) -> Permit {
     Permit::new(&pod, &wire, lab.veth, 0)
 }
 
-/// A mapping to this tuple.
-pub(crate) fn mapping(tuple: FlowTuple, ifindex: u32, written_ns: u64) -> Mapping {
-    Mapping {
-        written_ns,
-        tuple,
-        ifindex,
-        reserved: [0; 4],
-    }
-}
-
 /// A note of what our pod sent.
 pub(crate) fn pending(lab: &Lab, tuple: FlowTuple, written_ns: u64) -> Pending {
-    Pending {
-        written_ns,
-        tuple,
-        ifindex: lab.veth,
-        sent_to_mac: BRIDGE_MAC,
-        reserved: [0; 6],
-    }
+    Pending::new(&tuple, lab.veth, BRIDGE_MAC, written_ns)
 }
 
 /// The place of our pod.
@@ -235,10 +219,20 @@ impl FlowTables {
     /// Files a permit, under its wire tuple as well where that is another.
     pub(crate) fn file(&mut self, permit: Permit) {
         if permit.wire != permit.pod {
-            let entry = mapping(permit.pod, permit.ifindex, permit.since_ns);
+            let entry = Mapping::new(permit.pod, permit.ifindex, permit.since_ns);
             self.wire.set(permit.wire, entry);
         }
         self.permits.set(permit.pod, permit);
+    }
+
+    /// Writes into the note under this hash what its flow's beginning went out as.
+    pub(crate) fn begin(&mut self, hash: u32, wire: FlowTuple) {
+        let note = self.pending.at(&hash);
+        *note = Pending {
+            wire,
+            mapped_ns: at(0),
+            ..Pending::new(&note.tuple, note.ifindex, note.sent_to_mac, note.written_ns)
+        };
     }
 
     /// Forgets a permit.

@@ -8,15 +8,14 @@ use proptest::{prop_assert, prop_assert_eq, sample};
 use twill_abi::maps::{
     CONFIG, LOCAL_PODS, MAPPINGS, PENDING, PERMITS_POD, PERMITS_WIRE, VTEP_STATE, VTEPS,
 };
-use twill_abi::{Address, FastPath, FlowTuple, Program};
+use twill_abi::{Address, FastPath, FlowTuple, Mapping, Pending, Program};
 
 use super::direct_out::known;
 use super::flow::{
-    Inner, PROTOCOLS, holding, into_pod, mapping, out_of_pod, pending, permit, place, plain,
-    to_service,
+    Inner, PROTOCOLS, holding, into_pod, out_of_pod, pending, permit, place, plain, to_service,
 };
 use crate::check::{NEXT, REDIRECT};
-use crate::flow_tables::open;
+use crate::flow_tables::{FAR, open};
 use crate::lab::{Lab, cases, monotonic_ns};
 use crate::packets::{Outer, leaving};
 use crate::sk_buff::SkBuff;
@@ -77,7 +76,7 @@ impl Damage {
             3 => self.hash::<FlowTuple, 184>(lab, PERMITS_POD.name),
             4 => self.hash::<FlowTuple, 56>(lab, PERMITS_WIRE.name),
             5 => self.hash::<FlowTuple, 56>(lab, MAPPINGS.name),
-            6 => self.hash::<u32, 64>(lab, PENDING.name),
+            6 => self.hash::<u32, 128>(lab, PENDING.name),
             _ => self.hash::<Address, 24>(lab, LOCAL_PODS.name),
         }
     }
@@ -97,8 +96,16 @@ fn good(lab: &Lab, fast_path: FastPath, direct: bool) -> Tables {
         }
         flows
             .mappings
-            .set(pod, mapping(wire, lab.veth, monotonic_ns()));
-        flows.pending.set(0, pending(lab, pod, monotonic_ns()));
+            .set(pod, Mapping::new(wire, lab.veth, monotonic_ns()));
+        let note = pending(lab, pod, monotonic_ns());
+        flows.pending.set(0, note);
+        let begun = Pending {
+            wire,
+            mapped_ns: monotonic_ns(),
+            out_until_ns: FAR,
+            ..note
+        };
+        flows.pending.set(pod.hash(tables.config.flow_seed), begun);
     }
     let seen = place(lab, monotonic_ns());
     flows.local_pods.set(POD_A1.into(), seen);

@@ -2,7 +2,7 @@
 
 use twill_abi::{
     CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, FastPath, FlowTuple, Mode, PERMIT_TOMBSTONE,
-    Permit, Program, Reason, VETH_FLAG_NEVER_FAST, VethFlags,
+    Pending, Permit, Program, Reason, VETH_FLAG_NEVER_FAST, VethFlags,
 };
 use twill_testbed::packet::{
     ETHER_TYPE_ARP, Ethernet, MORE_FRAGMENTS, PROTOCOL_TCP, PROTOCOL_UDP, Tcp,
@@ -10,12 +10,12 @@ use twill_testbed::packet::{
 
 use super::connections::TOMBSTONE_NS;
 use super::flow::{
-    BRIDGE_MAC, Inner, PERMIT_NS, POD_MAC, PROTOCOLS, blank, into_pod, mapping, permit, permitting,
+    BRIDGE_MAC, Inner, PERMIT_NS, POD_MAC, PROTOCOLS, blank, into_pod, pending, permit, permitting,
     plain, to_service,
 };
 use crate::check::{Case, check};
-use crate::flow_tables::{FAR, NEVER, PAST, at};
-use crate::lab::{Lab, monotonic_ns};
+use crate::flow_tables::{FAR, FlowTables, NEVER, PAST, at};
+use crate::lab::{Lab, monotonic_ns, stay_on_one_cpu};
 use crate::packets::echo;
 use crate::sk_buff::SkBuff;
 use crate::tables::MARK_BIT;
@@ -52,6 +52,31 @@ impl Case {
 
     fn because(self, reason: Reason) -> Self {
         self.expecting(|expected| expected.reason = Some(reason))
+    }
+}
+
+/// The key of a flow's note.
+fn hash(lab: &Lab, pod: &FlowTuple) -> u32 {
+    pod.hash(lab.tables().config.flow_seed)
+}
+
+/// The note of a flow whose beginning went out.
+fn begun(lab: &Lab, pod: FlowTuple, wire: FlowTuple, mapped_ns: u64) -> Pending {
+    Pending {
+        wire,
+        mapped_ns,
+        ..pending(lab, pod, PAST)
+    }
+}
+
+/// The record that the first reply to it makes: the way in is accepted.
+fn half(lab: &Lab, pod: FlowTuple, wire: FlowTuple) -> Permit {
+    Permit {
+        in_until_ns: at(PERMIT_NS),
+        since_ns: at(0),
+        pod_mac: POD_MAC,
+        gateway_mac: BRIDGE_MAC,
+        ..blank(lab, pod, wire)
     }
 }
 
@@ -110,31 +135,90 @@ fn a_reply_to_what_the_pod_opened_makes_a_record() {
             (to_service(protocol), plain(protocol)),
             (plain(protocol), plain(protocol)),
         ] {
-            let noted = |written_ns, ifindex| {
-                let entry = mapping(wire, ifindex, written_ns);
+            let noted = |mapped_ns, change: &dyn Fn(&mut Pending)| {
+                let mut note = begun(&lab, pod, wire, mapped_ns);
+                change(&mut note);
                 let case = accepted(&lab, "reply", pod);
-                case.with(|tables| tables.flows.mappings.set(pod, entry))
+                case.with(|tables| tables.flows.pending.set(hash(&lab, &pod), note))
             };
-            for written_ns in [monotonic_ns(), monotonic_ns() - 59_000_000_000] {
-                let case = noted(written_ns, lab.veth).learns();
+            for mapped_ns in [monotonic_ns(), monotonic_ns() - 59_000_000_000] {
+                let case = noted(mapped_ns, &|_| {}).learns();
                 check(
                     &lab,
                     &case.then(|flows| {
-                        flows.mappings.remove(&pod);
-                        flows.file(Permit {
-                            in_until_ns: at(PERMIT_NS),
-                            since_ns: at(0),
-                            pod_mac: POD_MAC,
-                            gateway_mac: BRIDGE_MAC,
-                            ..blank(&lab, pod, wire)
-                        });
+                        flows.pending.at(&hash(&lab, &pod)).mapped_ns = 0;
+                        flows.file(half(&lab, pod, wire));
                     }),
                 );
             }
-            check(&lab, &noted(monotonic_ns(), lab.other_veth));
-            check(&lab, &noted(monotonic_ns() - 60_000_000_001, lab.veth));
+            let now = monotonic_ns();
+            check(&lab, &noted(now - 60_000_000_001, &|_| {}));
+            check(&lab, &noted(0, &|_| {}));
+            check(&lab, &noted(now, &|note| note.ifindex = lab.other_veth));
+            check(
+                &lab,
+                &noted(now, &|note| note.tuple.local_port = note.tuple.remote_port),
+            );
         }
     }
+}
+
+/// Netfilter has accepted the pod's SYN-ACK already: the record is whole at once.
+#[test]
+fn the_reply_to_an_accepted_answer_makes_a_whole_record() {
+    let Some(lab) = Lab::open() else { return };
+    let (pod, wire) = (to_service(PROTOCOL_TCP), plain(PROTOCOL_TCP));
+    let key = hash(&lab, &pod);
+    let answered = |out_until_ns| {
+        let note = Pending {
+            out_until_ns,
+            vtep: 3,
+            vtep_generation: 5,
+            ..begun(&lab, pod, wire, monotonic_ns())
+        };
+        let case = accepted(&lab, "reply", pod).learns();
+        case.with(|tables| tables.flows.pending.set(key, note))
+    };
+    let used = |flows: &mut FlowTables| {
+        let note = flows.pending.at(&key);
+        (note.mapped_ns, note.out_until_ns) = (0, 0);
+    };
+    let whole = Permit {
+        out_until_ns: FAR,
+        probe_out_at_ns: FAR - PERMIT_NS / 2,
+        vtep: 3,
+        vtep_generation: 5,
+        sent_to_mac: BRIDGE_MAC,
+        ..half(&lab, pod, wire)
+    };
+    let case = answered(FAR).then(|flows| flows.file(whole));
+    check(&lab, &case.then(used));
+    // That acceptance has run out.
+    let case = answered(PAST).then(|flows| flows.file(half(&lab, pod, wire)));
+    check(&lab, &case.then(used));
+}
+
+/// As `learn_out` has it; the note stays for a later packet.
+#[test]
+fn a_reply_makes_a_record_no_faster_than_their_pace() {
+    let Some(lab) = Lab::open() else { return };
+    stay_on_one_cpu();
+    let (pod, wire) = (to_service(PROTOCOL_UDP), plain(PROTOCOL_UDP));
+    let paced = |name: &str| {
+        let note = begun(&lab, pod, wire, monotonic_ns());
+        accepted(&lab, name, pod).with(|tables| {
+            tables.flows.pending.set(hash(&lab, &pod), note);
+            tables.config.permit_pace_ns = u32::MAX;
+        })
+    };
+    for name in ["first", "second", "third"] {
+        let case = paced(name).learns().then(|flows| {
+            flows.pending.at(&hash(&lab, &pod)).mapped_ns = 0;
+            flows.file(half(&lab, pod, wire));
+        });
+        check(&lab, &case);
+    }
+    check(&lab, &paced("fourth"));
 }
 
 #[test]

@@ -7,12 +7,12 @@ use twill_abi::{
 use twill_testbed::packet::{PROTOCOL_TCP, PROTOCOL_UDP, Tcp};
 
 use super::flow::{
-    BRIDGE_MAC, CLIENT, Inner, PERMIT_NS, PROTOCOLS, SEEN, SERVER, blank, mapping, pending, permit,
+    BRIDGE_MAC, CLIENT, Inner, PERMIT_NS, PROTOCOLS, SEEN, SERVER, blank, pending, permit,
     permitting, plain, to_service, tuple,
 };
 use crate::check::{Case, check};
-use crate::flow_tables::{FAR, JUST_NOW, PAST, at};
-use crate::lab::{Lab, monotonic_ns};
+use crate::flow_tables::{FAR, FlowTables, JUST_NOW, NEVER, PAST, at};
+use crate::lab::{Lab, monotonic_ns, stay_on_one_cpu};
 use crate::packets::Outer;
 use crate::sk_buff::SkBuff;
 use crate::tables::{MARK_BIT, Tables};
@@ -90,48 +90,123 @@ fn an_accepted_packet_makes_a_permit_with_its_nat() {
         for (name, seen) in SEEN {
             let (pod, wire) = (tuple(protocol, CLIENT, seen), plain(protocol));
             let inner = Inner::sent(&wire);
-            let case = learning(&lab, name, Said::Accepted, pod, &inner).learned();
+            let case = || learning(&lab, name, Said::Accepted, pod, &inner).learned();
             let made = fresh(&lab, pod, wire);
-            check(&lab, &case.then(|flows| flows.file(made)));
+            check(&lab, &case().then(|flows| flows.file(made)));
+            // From now on one that is not accepted ends it, however soon it comes.
+            let begun =
+                case().with(|tables| tables.flows.pending.at(&NO_HASH).mapped_ns = JUST_NOW);
+            check(
+                &lab,
+                &begun.then(|flows| {
+                    flows.pending.at(&NO_HASH).mapped_ns = 0;
+                    flows.file(made);
+                }),
+            );
         }
     }
 }
 
 #[test]
-fn a_packet_that_is_not_accepted_leaves_a_mapping() {
+fn a_packet_that_is_not_accepted_leaves_what_it_went_out_as() {
     let Some(lab) = Lab::open() else { return };
     for protocol in PROTOCOLS {
-        let (pod, wire) = (to_service(protocol), plain(protocol));
-        let noted = |case: Case| {
-            check(
-                &lab,
-                &case.then(|flows| {
-                    flows.mappings.set(pod, mapping(wire, lab.veth, at(0)));
-                }),
-            );
-        };
-        noted(usual(&lab, "new", Said::Passed, protocol));
-        let befores = [
-            mapping(wire, lab.veth, PAST),
-            mapping(wire, lab.other_veth, PAST),
-            mapping(pod, lab.veth, PAST),
-        ];
-        for before in befores {
-            let case = usual(&lab, "again", Said::Passed, protocol);
-            noted(case.with(|tables| tables.flows.mappings.set(pod, before)));
+        let wire = plain(protocol);
+        let inner = Inner::sent(&wire);
+        for (name, seen) in SEEN {
+            let pod = tuple(protocol, CLIENT, seen);
+            let case = || learning(&lab, name, Said::Passed, pod, &inner);
+            check(&lab, &case().then(|flows| flows.begin(NO_HASH, wire)));
+            for before in [wire, pod, tuple(protocol, SERVER, CLIENT)] {
+                let again = case().with(|tables| {
+                    let note = tables.flows.pending.at(&NO_HASH);
+                    (note.wire, note.mapped_ns) = (before, PAST);
+                    (note.out_until_ns, note.vtep, note.vtep_generation) = (FAR, 7, 7);
+                });
+                check(&lab, &again.then(|flows| flows.begin(NO_HASH, wire)));
+            }
         }
     }
-    // A SYN is not part of an established connection, whatever mark it carries.
-    let (pod, wire) = (to_service(PROTOCOL_TCP), plain(PROTOCOL_TCP));
-    for flags in [Tcp::SYN, Tcp::SYN | Tcp::ACK] {
-        for held in [None, Some(permit(&lab, pod, wire))] {
-            let inner = Inner::sent(&wire).flagged(flags);
-            let mut case = learning(&lab, "SYN", Said::Accepted, pod, &inner);
-            if let Some(held) = held {
-                case = case.holding(held);
+}
+
+/// A flow's beginning was let out a moment ago, its next packet is not accepted, and it has a
+/// permit all the same.
+fn noted(lab: &Lab, protocol: u8, out_until_ns: u64) -> (Permit, Case) {
+    let (pod, wire) = (to_service(protocol), plain(protocol));
+    let held = permit(lab, pod, wire);
+    let case = usual(lab, "noted a moment ago", Said::Passed, protocol);
+    let case = case.with(|tables| {
+        tables.flows.begin(NO_HASH, wire);
+        let note = tables.flows.pending.at(&NO_HASH);
+        (note.mapped_ns, note.out_until_ns) = (JUST_NOW, out_until_ns);
+    });
+    (held, case.holding(held))
+}
+
+/// A flow that nobody answers must not cost a look at its permit with every packet.
+#[test]
+fn of_many_that_are_not_accepted_one_in_a_millisecond_is_looked_at() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let (_, case) = noted(&lab, protocol, 0);
+        // A run may take more than a millisecond now and then.
+        let passed_over = (0..50).any(|_| case.comes_true(&lab));
+        assert!(passed_over, "every packet is looked at");
+    }
+}
+
+#[test]
+fn what_was_accepted_is_taken_back_however_soon() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let (held, case) = noted(&lab, protocol, FAR);
+        let ended = (Reason::Ended, 0);
+        let case = case.expecting(|expected| expected.beside.push(ended));
+        check(
+            &lab,
+            &case.then(|flows| {
+                flows.forget(&held);
+                flows.begin(NO_HASH, plain(protocol));
+            }),
+        );
+    }
+}
+
+/// The beginning of a connection makes no permit, whatever mark it carries. But what netfilter
+/// takes for the answer to a SYN is accepted in that direction.
+#[test]
+fn a_syn_makes_no_permit_and_its_answer_half_of_one() {
+    let Some(lab) = Lab::open() else { return };
+    let wire = plain(PROTOCOL_TCP);
+    let generation = lab.tables().vteps[VTEP_B as usize].generation;
+    for (name, seen) in SEEN {
+        let pod = tuple(PROTOCOL_TCP, CLIENT, seen);
+        for flags in [Tcp::SYN, Tcp::SYN | Tcp::PSH, Tcp::SYN | Tcp::ACK] {
+            for said in [Said::Accepted, Said::Passed] {
+                let inner = Inner::sent(&wire).flagged(flags);
+                let case = || learning(&lab, name, said, pod, &inner);
+                let begun = |flows: &mut FlowTables| {
+                    flows.begin(NO_HASH, wire);
+                    if said == Said::Accepted && flags & Tcp::ACK != 0 {
+                        let note = flows.pending.at(&NO_HASH);
+                        note.out_until_ns = at(PERMIT_NS);
+                        (note.vtep, note.vtep_generation) = (VTEP_B, generation);
+                    }
+                };
+                check(&lab, &case().then(begun));
+                let held = permit(&lab, pod, wire);
+                let case = case().holding(held).then(begun);
+                check(
+                    &lab,
+                    &if said == Said::Accepted {
+                        case
+                    } else {
+                        let ended = (Reason::Ended, 0);
+                        case.expecting(|expected| expected.beside.push(ended))
+                            .then(|flows| flows.forget(&held))
+                    },
+                );
             }
-            let case = case.then(|flows| flows.mappings.set(pod, mapping(wire, lab.veth, at(0))));
-            check(&lab, &case);
         }
     }
 }
@@ -177,24 +252,30 @@ fn an_acceptance_renews_the_permit() {
     let Some(lab) = Lab::open() else { return };
     for protocol in PROTOCOLS {
         let (pod, wire) = (to_service(protocol), plain(protocol));
-        let mut held = permit(&lab, pod, wire);
-        (held.out_until_ns, held.renewals) = (PAST, 7);
-        (held.vtep, held.vtep_generation) = (9, 9);
-        held.sent_to_mac = OTHER_MAC;
-        let case = usual(&lab, "renewed", Said::Accepted, protocol).holding(held);
-        let case = case.learned().then(|flows| {
-            let permit = flows.permits.at(&pod);
-            *permit = Permit {
-                renewals: 8,
-                in_until_ns: FAR,
-                probe_in_at_ns: at(0),
-                since_ns: PAST,
-                pod_mac: permit.pod_mac,
-                gateway_mac: permit.gateway_mac,
-                ..fresh(&lab, pod, wire)
-            };
-        });
-        check(&lab, &case);
+        // The way in is asked for next, unless it was accepted within a quarter of the time.
+        let half = monotonic_ns() + PERMIT_NS / 4 * 3;
+        let whole = monotonic_ns() + PERMIT_NS;
+        for (in_until_ns, probe_in_at_ns) in [(0, at(0)), (half, at(0)), (whole, NEVER)] {
+            let mut held = permit(&lab, pod, wire);
+            (held.out_until_ns, held.renewals) = (PAST, 7);
+            (held.in_until_ns, held.probe_in_at_ns) = (in_until_ns, NEVER);
+            (held.vtep, held.vtep_generation) = (9, 9);
+            held.sent_to_mac = OTHER_MAC;
+            let case = usual(&lab, "renewed", Said::Accepted, protocol).holding(held);
+            let case = case.learned().then(|flows| {
+                let permit = flows.permits.at(&pod);
+                *permit = Permit {
+                    renewals: 8,
+                    in_until_ns,
+                    probe_in_at_ns,
+                    since_ns: PAST,
+                    pod_mac: permit.pod_mac,
+                    gateway_mac: permit.gateway_mac,
+                    ..fresh(&lab, pod, wire)
+                };
+            });
+            check(&lab, &case);
+        }
 
         let mut foreign = permit(&lab, pod, wire);
         foreign.ifindex = lab.other_veth;
@@ -229,7 +310,6 @@ fn a_packet_that_is_no_longer_accepted_ends_the_permit() {
     let Some(lab) = Lab::open() else { return };
     for protocol in PROTOCOLS {
         let (pod, wire) = (to_service(protocol), plain(protocol));
-        let noted = mapping(wire, lab.veth, at(0));
         let held = permit(&lab, pod, wire);
         let case = usual(&lab, "ended", Said::Passed, protocol).holding(held);
         let case = case.expecting(|expected| expected.beside.push((Reason::Ended, 0)));
@@ -237,7 +317,7 @@ fn a_packet_that_is_no_longer_accepted_ends_the_permit() {
             &lab,
             &case.then(|flows| {
                 flows.forget(&held);
-                flows.mappings.set(pod, noted);
+                flows.begin(NO_HASH, wire);
             }),
         );
 
@@ -246,7 +326,7 @@ fn a_packet_that_is_no_longer_accepted_ends_the_permit() {
         (kept[1].state, kept[1].tombstone_until_ns) = (PERMIT_TOMBSTONE, FAR);
         for held in kept {
             let case = usual(&lab, "kept", Said::Passed, protocol).holding(held);
-            check(&lab, &case.then(|flows| flows.mappings.set(pod, noted)));
+            check(&lab, &case.then(|flows| flows.begin(NO_HASH, wire)));
         }
     }
 }
@@ -271,6 +351,36 @@ fn a_tombstone_keeps_acceptance_from_being_learned() {
             check(&lab, &case);
         }
     }
+}
+
+/// Where more flows are in use than there is room for, making permits must not be all that is
+/// done: with a pace of 4.3 s a CPU is 10 s ahead after three.
+#[test]
+fn permits_are_made_no_faster_than_their_pace() {
+    let Some(lab) = Lab::open() else { return };
+    stay_on_one_cpu();
+    let (pod, wire) = (to_service(PROTOCOL_UDP), plain(PROTOCOL_UDP));
+    let paced = |name: &str| {
+        let case = usual(&lab, name, Said::Accepted, PROTOCOL_UDP);
+        case.with(|tables| tables.config.permit_pace_ns = u32::MAX)
+    };
+    for name in ["first", "second", "third"] {
+        let made = fresh(&lab, pod, wire);
+        check(&lab, &paced(name).learned().then(|flows| flows.file(made)));
+    }
+    check(&lab, &paced("fourth"));
+    let held = permit(&lab, pod, wire);
+    let case = paced("renewed").holding(held).learned();
+    check(
+        &lab,
+        &case.then(|flows| {
+            let permit = flows.permits.at(&pod);
+            permit.renewals += 1;
+            permit.out_until_ns = at(PERMIT_NS);
+            permit.probe_out_at_ns = at(PERMIT_NS / 2);
+            permit.sent_to_mac = BRIDGE_MAC;
+        }),
+    );
 }
 
 #[test]

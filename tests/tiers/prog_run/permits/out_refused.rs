@@ -305,11 +305,7 @@ fn a_note_is_renewed_in_its_place() {
         let output = check(&lab, &case.noted(&lab, flow));
         let &hash = output.tables.flows.pending.keys().next().expect("a note");
         let again = |name: &str, mac, ifindex| {
-            let note = twill_abi::Pending {
-                ifindex,
-                sent_to_mac: mac,
-                ..pending(&lab, flow, at(0))
-            };
+            let note = twill_abi::Pending::new(&flow, ifindex, mac, at(0));
             let frame = Ethernet::ipv4(POD_MAC, mac).over(&packet);
             let tables = output.tables.clone();
             let case = Case::passed(name, Program::FromPod, tables, frame, Reason::NoPermit);

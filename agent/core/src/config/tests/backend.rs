@@ -67,6 +67,10 @@ fn bad_backends_are_refused() {
             "unknown backend type: \"\" (the default without Type)",
         ),
         (
+            r#","Backend":null"#,
+            "unknown backend type: \"\" (the default without Type)",
+        ),
+        (
             r#","Backend":{"Type":""}"#,
             "unknown backend type: \"\" (Backend.Type)",
         ),
@@ -79,7 +83,6 @@ fn bad_backends_are_refused() {
         assert_eq!(refusal, format!("{expected}{there_is}"), "{backend}");
     }
     for (backend, expected) in [
-        ("null", "Backend is null; write {\"Type\": \"vxlan\"}"),
         (
             r#""vxlan""#,
             "Backend is \"vxlan\"; write {\"Type\": \"vxlan\"}",
@@ -87,6 +90,7 @@ fn bad_backends_are_refused() {
         (r#"{"Type":7}"#, "Backend.Type is 7; write \"vxlan\""),
     ] {
         let text = format!(r#"{{"Network":"10.3.0.0/16","Backend":{backend}}}"#);
+        let expected = format!("error decoding Backend property of config: {expected}");
         assert_eq!(refusal(&text), expected);
     }
 }
@@ -139,6 +143,7 @@ fn bad_backend_settings_are_refused() {
             "Backend.Learning is \"yes\"; write true or false, without quotes".to_owned(),
         ),
     ] {
+        let expected = format!("error decoding VXLAN backend config: {expected}");
         assert_eq!(refusal(&with_backend(&format!(",{entry}"))), expected);
     }
 }

@@ -197,9 +197,16 @@ fn bad_networks_are_refused() {
             "network is too small. Minimum useful network prefix is /28 \
              (Network is 10.3.0.0/29; write a prefix of /28 or shorter)",
         ),
+        // With a length, flannel asks for room for it and not for itself.
         (
-            r#""Network":"10.3.0.0/32","SubnetLen":30"#,
-            "network is too small. ",
+            r#""Network":"10.3.0.0/29","SubnetLen":30"#,
+            "network must be able to accommodate at least four subnets \
+             (Network is 10.3.0.0/29; write a prefix of /28 or shorter)",
+        ),
+        (
+            r#""Network":"10.3.0.0/32","SubnetLen":31"#,
+            "SubnetLen must be less than /31 \
+             (Network is 10.3.0.0/32; write a prefix of /28 or shorter)",
         ),
         (
             r#""EnableIPv6":true"#,

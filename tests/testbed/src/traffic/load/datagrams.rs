@@ -91,12 +91,14 @@ fn receive(
     let mut account = Datagrams::default();
     let mut seen: Vec<bool> = Vec::new();
     let mut buffer = [0; 2048];
-    let mut last_arrival = Instant::now();
+    let mut last_arrival: Option<Instant> = None;
     let mut stopped = None;
     loop {
         if let Ok(length) = socket.recv(&mut buffer) {
-            account.longest_gap_ms = account.longest_gap_ms.max(millis(last_arrival.elapsed()));
-            last_arrival = Instant::now();
+            let now = Instant::now();
+            if let Some(last) = last_arrival.replace(now) {
+                account.longest_gap_ms = account.longest_gap_ms.max(millis(now - last));
+            }
             match number_of(buffer.get(..length).unwrap_or_default(), sent) {
                 None => account.changed += 1,
                 Some(number) => {

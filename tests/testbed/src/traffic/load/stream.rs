@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::millis;
 use crate::netns::Namespace;
 use crate::traffic::pattern;
-use crate::traffic::socket::connect;
+use crate::traffic::socket::{again, connect};
 
 /// Large enough for GSO packets of full size.
 const WRITE: usize = 64 * 1024;
@@ -95,7 +95,7 @@ fn read(stream: &mut TcpStream, returned: &AtomicU64, account: &mut Stream) -> R
     let mut buffer = vec![0; WRITE];
     let mut last_arrival = Instant::now();
     loop {
-        let length = stream.read(&mut buffer).context("read")?;
+        let length = again(|| stream.read(&mut buffer)).context("read")?;
         account.longest_stall_ms = account.longest_stall_ms.max(millis(last_arrival.elapsed()));
         last_arrival = Instant::now();
         if length == 0 {

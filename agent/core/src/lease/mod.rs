@@ -1,10 +1,14 @@
 //! Leases: a subnet held by a node, with the attributes that flannel publishes.
 
+mod data;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
+
+pub use self::data::BackendData;
 
 use crate::subnet::Subnet;
 use crate::vtep::{MacAddr, RemoteVtep, Vni};
@@ -47,14 +51,14 @@ pub struct LeaseAttrs {
         default,
         skip_serializing_if = "Option::is_none"
     )]
-    pub backend_data: Option<Value>,
+    pub backend_data: Option<BackendData>,
     /// The same for IPv6.
     #[serde(
         rename = "BackendV6Data",
         default,
         skip_serializing_if = "Option::is_none"
     )]
-    pub backend_v6_data: Option<Value>,
+    pub backend_v6_data: Option<BackendData>,
 }
 
 /// A subnet held by a node.
@@ -170,7 +174,9 @@ impl LeaseAttrs {
             public_ip,
             public_ipv6: None,
             backend_type: VXLAN.to_owned(),
-            backend_data: Some(Value::Object(data.into_iter().collect())),
+            backend_data: Some(BackendData::from(&Value::Object(
+                data.into_iter().collect(),
+            ))),
             backend_v6_data: None,
         }
     }
@@ -213,11 +219,12 @@ impl Lease {
         let Some(data) = &self.attrs.backend_data else {
             return Err(LeaseError::NoBackendData { subnet });
         };
-        let data = VxlanData::deserialize(data).map_err(|source| LeaseError::BackendData {
-            subnet,
-            value: data.to_string().chars().take(128).collect(),
-            source,
-        })?;
+        let data =
+            VxlanData::deserialize(data.value()).map_err(|source| LeaseError::BackendData {
+                subnet,
+                value: data.as_str().chars().take(128).collect(),
+                source,
+            })?;
         Ok(data.vtep_mac)
     }
 }
