@@ -417,6 +417,7 @@ impl AgentArgs {
                 guard: self.guard.into(),
                 attach: self.guard_attach,
             },
+            exclude: self.exclude.clone(),
         }
     }
 

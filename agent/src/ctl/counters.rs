@@ -118,6 +118,7 @@ fn slow(program: Program, reason: Reason) -> Option<Slow> {
         | Reason::LocalDestination
         | Reason::Learned
         | Reason::OuterConfirmed
+        | Reason::NotFromOverlay
         // Not VXLAN of this network, or forged.
         | Reason::VxlanFlags
         | Reason::WrongVni
@@ -161,6 +162,7 @@ fn slow(program: Program, reason: Reason) -> Option<Slow> {
         | Reason::NotAccepted
         | Reason::Ended
         | Reason::NeverFast
+        | Reason::NoRoomForPermit
         | Reason::StackOwned => Some(Slow::Look),
     }
 }

@@ -15,19 +15,21 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::{debug, info, warn};
 use twill_abi::MapSpec;
 
+use super::exclusions::Exclusions;
 use super::hooks::HOOKS;
 use super::maps::{Maps, MapsError};
 use super::operator::Switch;
 use super::permits::Permits;
 use super::pins::{self, Entries, Pins};
 use super::undisturbed::{self, Undisturbed};
-use super::{DatapathError, Sizes, probe, xdp};
+use super::{DatapathError, Options, Sizes, probe, xdp};
 
 /// Programs in the kernel, not attached yet.
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
     pub(super) permits: Permits,
+    pub(super) exclusions: Exclusions,
     /// Maps that only programs work with, and some of these are not always loaded: held open, for
     /// a map whose pin somebody removes must be there to be pinned again.
     pub(super) held: Vec<Map>,
@@ -42,9 +44,10 @@ pub(super) fn load(
     object: &[u8],
     specs: &[&'static MapSpec],
     pins: &Pins,
-    sizes: &Sizes,
+    options: &Options,
     common_prefix: u8,
 ) -> Result<Loaded, DatapathError> {
+    let sizes = &options.sizes;
     let _undisturbed = Undisturbed::begin();
     raise_memlock();
     ask_kernel()?;
@@ -96,10 +99,12 @@ pub(super) fn load(
         }
     }
     let permits = Permits::open(&mut take)?;
+    let exclusions = Exclusions::open(&options.exclude, &mut take)?;
     Ok(Loaded {
         ebpf,
         maps,
         permits,
+        exclusions,
         held: taken.into_values().collect(),
         map_ids,
         fresh,

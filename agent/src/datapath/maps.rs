@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use twill_abi::maps::{CONFIG, ODD_ROUTES, OVERLAY_ROUTES, VTEP_SOURCES, VTEPS};
 use twill_abi::{
-    Address, CONFIG_FLAG_GUARD_AT_TC, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, MapSpec, Mode,
+    Address, CONFIG_FLAG_EXCLUSIONS, CONFIG_FLAG_GUARD_AT_TC, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, MapSpec, Mode,
     RouteKey, Vtep,
 };
 use twill_core::observed::ObservedMaps;
@@ -144,11 +144,13 @@ impl Maps {
         })
     }
 
-    /// Writes the agent's settings, with a new sign of life. `guard_at_tc`: whether `from_uplink`
-    /// does the guard's work; [`None`]: as it was, and in new maps it does.
+    /// Writes the agent's settings, with a new sign of life. `excludes`: whether the map `excluded`
+    /// is to be asked. `guard_at_tc`: whether `from_uplink` does the guard's work; [`None`]: as it
+    /// was, and in new maps it does.
     pub fn write_settings(
         &mut self,
         settings: &Settings,
+        excludes: bool,
         guard_at_tc: Option<bool>,
     ) -> Result<(), MapsError> {
         let before = self.config()?;
@@ -156,6 +158,9 @@ impl Maps {
         let was_at_tc = before.generation == 0 || before.flags & CONFIG_FLAG_GUARD_AT_TC != 0;
         let mut config = settings.to_config(monotonic_ns()?, generation);
         config.flags |= guard_flag(guard_at_tc.unwrap_or(was_at_tc));
+        if excludes {
+            config.flags |= CONFIG_FLAG_EXCLUSIONS;
+        }
         config.flow_seed = match before.flow_seed {
             0 => random::number(),
             seed => seed,
@@ -366,11 +371,11 @@ fn odd_key(subnet: Subnet) -> Key<Address> {
     )
 }
 
-fn read(map: &'static str) -> impl Fn(MapError) -> MapsError {
+pub(super) fn read(map: &'static str) -> impl Fn(MapError) -> MapsError {
     move |source| MapsError::Read { map, source }
 }
 
-fn write(map: &'static str, what: impl ToString) -> impl FnOnce(MapError) -> MapsError {
+pub(super) fn write(map: &'static str, what: impl ToString) -> impl FnOnce(MapError) -> MapsError {
     move |source| MapsError::Write {
         map,
         what: what.to_string(),

@@ -4,6 +4,7 @@
 //! goes on without the agent, and without BPF the kernel's vxlan device carries all.
 
 pub mod bpffs;
+pub mod exclusions;
 pub mod filter;
 pub mod guard;
 pub mod hooks;
@@ -32,6 +33,7 @@ use std::path::PathBuf;
 use aya::maps::Map;
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError};
+use ipnetwork::Ipv4Network;
 use thiserror::Error;
 use tracing::{debug, warn};
 use twill_abi::{Config, Mode, Program};
@@ -41,6 +43,7 @@ use twill_core::plan::MapOp;
 use crate::crash;
 use crate::instance::InstanceName;
 use bpffs::BpffsError;
+use exclusions::Exclusions;
 use filter::{FilterError, Slot};
 use guard::{GuardOptions, GuardPlace, Post};
 use hooks::{AttachBy, Attacher, Attachment, HOOKS, Hook, Interface, Interfaces, Place};
@@ -67,6 +70,8 @@ pub struct Options {
     pub slot: Slot,
     /// What becomes of strangers' VXLAN.
     pub guard: GuardOptions,
+    /// Addresses of which no flow may be fast.
+    pub exclude: Vec<Ipv4Network>,
 }
 
 /// Sizes of the maps, in entries.
@@ -206,6 +211,7 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: Maps,
     permits: Permits,
+    exclusions: Exclusions,
     /// Identities of all maps that only our programs use, earlier ones included.
     our_maps: BTreeSet<u32>,
     /// Names and identities of the maps in use.
@@ -241,7 +247,7 @@ impl Datapath {
         let mut our_maps = pins.map_ids()?;
         pins.discard_next()?;
         let loaded =
-            load::load(object, &specs, &pins, &options.sizes, common_prefix).inspect_err(|_| {
+            load::load(object, &specs, &pins, options, common_prefix).inspect_err(|_| {
                 // What was begun is in nobody's use; the next start removes it too.
                 if let Err(error) = pins.discard_next() {
                     tracing::debug!(%error, "discard the new maps");
@@ -254,6 +260,7 @@ impl Datapath {
             ebpf: loaded.ebpf,
             maps: loaded.maps,
             permits: loaded.permits,
+            exclusions: loaded.exclusions,
             our_maps,
             map_ids: loaded.map_ids,
             links: Links::new(),
@@ -283,7 +290,16 @@ impl Datapath {
 
     /// Writes the agent's settings, with a new sign of life.
     pub fn write_settings(&mut self, settings: &Settings) -> Result<(), DatapathError> {
-        Ok(self.maps.write_settings(settings, self.post.is_at_tc())?)
+        let begins = self.exclusions.write()?;
+        let excludes = self.exclusions.any();
+        self.maps
+            .write_settings(settings, excludes, self.post.is_at_tc())?;
+        if begins && excludes {
+            // Now that none is made any more.
+            let forbid = |tuple: &_, permit: &_| self.exclusions.forbid(tuple, permit);
+            self.permits.end(forbid)?;
+        }
+        Ok(())
     }
 
     /// Tells the programs which veths are pods', and which of them are never fast; ends the

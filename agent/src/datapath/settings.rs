@@ -70,7 +70,7 @@ pub struct Settings {
 impl Settings {
     /// The value for the map, with the agent's sign of life (`CLOCK_MONOTONIC`, ns) and the
     /// count of writes. What the maps themselves keep is left out: the seed, the pace of permits,
-    /// and where the guard is.
+    /// whether addresses are excluded, and where the guard is.
     pub fn to_config(&self, heartbeat_ns: u64, generation: u64) -> Config {
         let (source_port_min, source_port_max) = self.source_ports;
         let permit_ns = u64::try_from(self.permit_time.as_nanos()).unwrap_or(u64::MAX);

@@ -28,6 +28,8 @@ pub const CONFIG_FLAG_SHARED_PORT: u32 = 1 << 6;
 pub const CONFIG_FLAG_POD_VXLAN: u32 = 1 << 7;
 /// The guard is not at XDP: `from_uplink` does its work.
 pub const CONFIG_FLAG_GUARD_AT_TC: u32 = 1 << 8;
+/// There are addresses of which no flow may be fast: the map `excluded` names them.
+pub const CONFIG_FLAG_EXCLUSIONS: u32 = 1 << 9;
 
 /// How old the agent's sign of life may be for the guard to drop, nanoseconds.
 pub const GUARD_HEARTBEAT_NS: u64 = 10_000_000_000;

@@ -105,6 +105,8 @@ registry! {
         OuterConfirmed = 47, "outer_confirmed", "The kernel sent VXLAN to a VTEP: its outer permit was renewed.";
         StackOwned = 48, "stack_owned", "Mode `direct`: the host's stack or a NAT owns this tuple.";
         PodVxlan = 49, "pod_vxlan", "VXLAN that a pod made, to a node's VXLAN port.";
+        NotFromOverlay = 50, "not_from_overlay", "Delivered to a pod from elsewhere than the overlay: nothing to learn.";
+        NoRoomForPermit = 51, "no_room_for_permit", "More new flows than room for permits; counted beside the packet's own reason.";
     }
 }
 

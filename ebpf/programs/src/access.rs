@@ -77,8 +77,8 @@ pub struct NextHop {
 pub struct Refused;
 
 macro_rules! context {
-    ($(#[$meta:meta] $name:ident: $type:ty;)+) => { $(
-        #[$meta]
+    ($($(#[$meta:meta])+ $name:ident: $type:ty;)+) => { $(
+        $(#[$meta])+
         #[inline(always)]
         pub fn $name(&self) -> $type {
             // SAFETY: the verifier checks reads of the context against its layout.
@@ -103,6 +103,10 @@ impl Packet {
         mark: u32;
         /// Interface index that the program sits on.
         ifindex: u32;
+        /// Interface index that the stack last got the packet by; 0 where this host made it, and
+        /// for what a tunnel device of the kernel has just encapsulated (`skb_scrub_packet()`,
+        /// `net/core/skbuff.c`, v6.12).
+        ingress_ifindex: u32;
         /// The flow hash, as it stands.
         hash: u32;
         /// Length of a segment's payload where the packet is a GSO packet, bytes; else 0.
@@ -308,6 +312,17 @@ impl Packet {
     /// Asks the kernel how a packet to `destination` leaves by `ifindex`.
     #[inline(always)]
     pub fn fib_lookup(&self, ifindex: u32, source: Be32, destination: Be32) -> Fib {
+        self.ask_fib(ifindex, source, destination, BPF_FIB_LOOKUP_OUTPUT)
+    }
+
+    /// Asks the kernel where it forwards a packet to `destination` that came in by `ifindex`.
+    #[inline(always)]
+    pub fn forwards_to(&self, ifindex: u32, source: Be32, destination: Be32) -> Fib {
+        self.ask_fib(ifindex, source, destination, 0)
+    }
+
+    #[inline(always)]
+    fn ask_fib(&self, ifindex: u32, source: Be32, destination: Be32, flags: u32) -> Fib {
         // SAFETY: the struct is plain integers; all zero is a value.
         let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
         params.family = AF_INET;
@@ -320,7 +335,7 @@ impl Packet {
         let len = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: `params` is a whole `bpf_fib_lookup` on our stack.
         let answer = unsafe {
-            helpers::bpf_fib_lookup(self.skb.cast(), &raw mut params, len, BPF_FIB_LOOKUP_OUTPUT)
+            helpers::bpf_fib_lookup(self.skb.cast(), &raw mut params, len, flags)
         };
         match answer {
             0 => Fib::Found(NextHop {

@@ -6,15 +6,16 @@
 //! goes to the stack, and what the stack or a NAT owns never becomes direct.
 
 use twill_abi::{
-    Address, Be16, Config, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT,
-    PERMIT_FLAG_UNANSWERED, PERMIT_LIVE, Permit, Program, Reason, VETH_FLAG_NEVER_FAST, Vtep,
+    Address, Be16, CONFIG_FLAG_EXCLUSIONS, Config, FlowTuple, LocalPod, Mapping,
+    PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_LIVE, Permit, Program, Reason,
+    VETH_FLAG_NEVER_FAST, Vtep,
 };
 use twill_packet::arp::ArpSender;
 use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
 use twill_packet::ipv4::{IPV4_LEN, IPV4_TAIL_OFFSET, IpProtocol, Ipv4Header, Rewrite};
 use twill_packet::transport::IcmpError;
 
-use crate::access::Packet;
+use crate::access::{Fib, Packet};
 use crate::encap::Failure;
 use crate::flow::Flow;
 use crate::settings::{self, Settings};
@@ -131,8 +132,9 @@ pub fn open_out(
         return Err(Reason::NoVtep);
     };
     let ifindex = packet.ifindex();
-    if maps::veth_flags(ifindex) & VETH_FLAG_NEVER_FAST != 0 {
-        return Err(Reason::NeverFast);
+    may_open(config, pod, ifindex)?;
+    if !is_home(packet, config, flow, &pod.local, ethernet.source, now) {
+        return Err(Reason::ForeignVeth);
     }
     if owned(pod) {
         return Err(Reason::StackOwned);
@@ -150,22 +152,75 @@ pub fn open_out(
     Ok(())
 }
 
+/// Whether a veth and a flow may have a record of this kind at all.
+#[inline(always)]
+fn may_open(config: &Config, tuple: &FlowTuple, ifindex: u32) -> Result<(), Reason> {
+    let excluded = config.flags & CONFIG_FLAG_EXCLUSIONS != 0
+        && (maps::is_excluded(tuple.local) || maps::is_excluded(tuple.remote));
+    if excluded || maps::veth_flags(ifindex) & VETH_FLAG_NEVER_FAST != 0 {
+        Err(Reason::NeverFast)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a pod's address is where a packet of that source comes from: what answers it would go
+/// there past the stack, and a pod can claim its neighbour's address. The pod's place is known, or
+/// the host's own neighbour table has this MAC address for it; and where pods have no bridge but a
+/// route each, the route leads to this veth.
+#[inline(always)]
+fn is_home(
+    packet: &Packet,
+    config: &Config,
+    flow: &Flow,
+    address: &Address,
+    mac: [u8; 6],
+    now: u64,
+) -> bool {
+    let ifindex = packet.ifindex();
+    if let Some(place) = maps::local_pod(address)
+        && place.ifindex == ifindex
+        && place.pod_mac == mac
+        && is_fresh(place, now)
+    {
+        return true;
+    }
+    // As a reply would be forwarded.
+    let (peer, pod) = (flow.ip.destination(), flow.ip.source());
+    match packet.forwards_to(config.overlay_ifindex, peer, pod) {
+        Fib::Found(next) => {
+            next.mac == mac && (next.ifindex == ifindex || maps::veth_flags(next.ifindex) == 0)
+        }
+        Fib::NoNeighbour | Fib::Unusable => false,
+    }
+}
+
+/// Whether the stack has delivered to a place not long ago. Where only the pod says so, nobody has
+/// seen it: a clock that began a moment ago says less.
+#[inline(always)]
+fn is_fresh(place: &LocalPod, now: u64) -> bool {
+    place.seen_ns != 0 && now.wrapping_sub(place.seen_ns) <= PLACE_NS
+}
+
 /// Makes a record for a connection whose SYN comes in right now, if the pod's place is known.
 #[inline(always)]
-pub fn open_in(flow: &Flow, wire: &FlowTuple, vtep: (u32, u32), now: u64) -> Result<(), Reason> {
+pub fn open_in(
+    config: &Config,
+    flow: &Flow,
+    wire: &FlowTuple,
+    vtep: (u32, u32),
+    now: u64,
+) -> Result<(), Reason> {
     if flow.is_udp() || !flow.flags.is_first() {
         return Err(Reason::NoPermit);
     }
     let Some(place) = maps::local_pod(&wire.local) else {
         return Err(Reason::NoPermit);
     };
-    // Where only the pod says so, nobody has seen it: a clock that began a moment ago says less.
-    if place.seen_ns == 0 || now.wrapping_sub(place.seen_ns) > PLACE_NS {
+    if !is_fresh(place, now) {
         return Err(Reason::NoPermit);
     }
-    if maps::veth_flags(place.ifindex) & VETH_FLAG_NEVER_FAST != 0 {
-        return Err(Reason::NeverFast);
-    }
+    may_open(config, wire, place.ifindex)?;
     if owned(wire) {
         return Err(Reason::StackOwned);
     }
@@ -235,7 +290,7 @@ fn open_delivered(
         return false;
     };
     if now.wrapping_sub(note.written_ns) > ARRIVAL_NS
-        || maps::veth_flags(ifindex) & VETH_FLAG_NEVER_FAST != 0
+        || may_open(config, tuple, ifindex).is_err()
         || maps::wire_mapping(tuple).is_some()
     {
         return false;

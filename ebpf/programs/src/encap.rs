@@ -3,11 +3,11 @@
 use twill_abi::{Be16, Config, FlowTuple, Reason, Vtep};
 use twill_packet::ipv4::{IPV4_LEN, IPV4_TAIL_OFFSET, Rewrite};
 use twill_packet::transport::{TCP_CHECK_OFFSET, UDP_CHECK_OFFSET};
-use twill_packet::vxlan::{Encap, INNER_IP_OFFSET, source_port};
+use twill_packet::vxlan::{Encap, INNER_IP_OFFSET};
 
 use crate::access::Packet;
 use crate::flow::Flow;
-use crate::nexthop::Path;
+use crate::nexthop::{self, Path};
 
 /// Where the destination port is in a TCP or UDP header, bytes.
 const DESTINATION_PORT_OFFSET: u32 = 2;
@@ -39,7 +39,7 @@ pub fn outer(
         source_mac: path.source_mac,
         source: config.underlay.last_word(),
         destination: vtep.underlay.last_word(),
-        source_port: source_port(hash, config.source_port_min, config.source_port_max),
+        source_port: nexthop::port_of(config, hash),
         port: config.vxlan_port,
         vni: config.vni,
         remote_vtep_mac: vtep.mac,

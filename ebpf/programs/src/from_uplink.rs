@@ -14,7 +14,7 @@ use crate::guard::Answer;
 use crate::permit::Direction;
 use crate::settings::Settings;
 use crate::verdict::Verdict;
-use crate::{count, decap, direct, flow, guard, maps, permit, route, settings};
+use crate::{count, decap, direct, flow, guard, maps, nexthop, permit, route, settings};
 
 /// The program that this is.
 pub const PROGRAM: Program = Program::FromUplink;
@@ -26,6 +26,8 @@ struct Trusted {
     vtep: u32,
     /// The outer TOS byte.
     outer_tos: u8,
+    /// The outer UDP source port.
+    outer_port: u16,
     /// Whether the outer UDP header carries a checksum.
     checked_outer: bool,
     /// The inner IP header.
@@ -136,6 +138,7 @@ fn judge(packet: &Packet, config: &Config) -> Result<Trusted, Reason> {
     Ok(Trusted {
         vtep,
         outer_tos: outer.tos,
+        outer_port: tail.udp.source().to_host(),
         checked_outer: tail.udp.check != [0; 2],
         ip,
     })
@@ -220,8 +223,19 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
             return pass(Reason::ForeignVeth);
         }
         direct::keep(permit, now);
-    } else if permit::is_probe(config, permit, Direction::In, now) {
-        return pass(Reason::Probe);
+    } else {
+        let Some(state) = maps::vtep_state(trusted.vtep) else {
+            return pass(Reason::StaleVtep);
+        };
+        if !nexthop::is_confirmed(config, vtep, state, now) {
+            return pass(Reason::OuterPermitExpired);
+        }
+        // What the other node asks by is no probe here: conntrack would need an entry for its port.
+        if !nexthop::asks(config, trusted.outer_port)
+            && permit::is_probe(config, permit, Direction::In, now)
+        {
+            return pass(Reason::Probe);
+        }
     }
     let rewrite = Arrival::of(permit);
     // The entry may have become another flow's while it was read; then its tuples did first.
@@ -265,7 +279,7 @@ fn find(
         return Err(Reason::Opening);
     }
     if found.is_none() && direct::is_on(config) {
-        match direct::open_in(flow, &wire, vtep, now) {
+        match direct::open_in(config, flow, &wire, vtep, now) {
             Ok(()) => found = permit::by_wire(&wire),
             Err(refused @ (Reason::StackOwned | Reason::NeverFast)) => return Err(refused),
             Err(_) if flow.is_udp() => direct::note_arrival(&wire, now),

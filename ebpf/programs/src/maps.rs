@@ -30,6 +30,8 @@ static OVERLAY_ROUTES: HashMap<
 #[btf_map(name = "odd_routes")]
 static ODD_ROUTES: LpmTrie<Address, u32, { maps::ODD_ROUTES.max_entries as usize }> =
     LpmTrie::new();
+#[btf_map(name = "excluded")]
+static EXCLUDED: LpmTrie<Address, u32, { maps::EXCLUDED.max_entries as usize }> = LpmTrie::new();
 #[btf_map(name = "vteps")]
 static VTEPS: Array<Vtep, { maps::VTEPS.max_entries as usize }> = Array::new();
 #[btf_map(name = "vtep_state")]
@@ -96,6 +98,12 @@ pub fn route(network: Address) -> Option<u32> {
 #[inline(always)]
 pub fn odd_route(address: Address) -> Option<u32> {
     ODD_ROUTES.get(&Key::new(128, address)).copied()
+}
+
+/// Whether the operator has excluded an address.
+#[inline(always)]
+pub fn is_excluded(address: Address) -> bool {
+    EXCLUDED.get(&Key::new(128, address)).is_some()
 }
 
 /// A remote VTEP.

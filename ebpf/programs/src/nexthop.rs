@@ -4,8 +4,8 @@
 //! themselves, at most a thousand times a second for each VTEP, so a gateway that changes its MAC
 //! address is followed with the agent dead.
 
-use twill_abi::{Config, Reason, Vtep, VtepState};
-use twill_packet::vxlan::ENCAP_OVERHEAD;
+use twill_abi::{Address, Config, Reason, Vtep, VtepState};
+use twill_packet::vxlan::{ENCAP_OVERHEAD, source_port};
 
 use crate::access::{Fib, Packet};
 use crate::maps;
@@ -136,9 +136,37 @@ pub fn ask_outer(
     let permitted = outer_permit(config, state, now);
     if permitted.is_err() && now >= state.outer_probe_at_ns {
         state.outer_probe_at_ns = now + config.outer_permit_ns / 8;
-        packet.set_flow_hash(vtep.underlay.last_word().to_host());
+        packet.set_flow_hash(asking_hash(vtep.underlay));
     }
     permitted
+}
+
+/// The hash that all packets have which ask for the outer permit of the VTEP at this address.
+#[inline(always)]
+fn asking_hash(underlay: Address) -> u32 {
+    underlay.last_word().to_host()
+}
+
+/// Whether a packet that came from a VTEP asks for the outer permit that its node has of us, by
+/// the port that [`ask_outer`] gave it; nodes with other ranges of ports are not understood.
+#[inline(always)]
+pub fn asks(config: &Config, source_port: u16) -> bool {
+    port_of(config, asking_hash(config.underlay)) == source_port
+}
+
+/// The outer source port of a flow with this hash, host order.
+#[inline(always)]
+pub fn port_of(config: &Config, hash: u32) -> u16 {
+    source_port(hash, config.source_port_min, config.source_port_max)
+}
+
+/// Whether the kernel's own VXLAN to a VTEP was seen to leave lately. Where IPsec transforms what
+/// goes there it never is, and then what comes from there has policies to pass as well, which only
+/// the stack asks.
+#[inline(always)]
+pub fn is_confirmed(config: &Config, vtep: &Vtep, state: &mut VtepState, now: u64) -> bool {
+    refresh_generation(state, vtep);
+    config.outer_permit_ns == 0 || now < state.outer_permit_until_ns
 }
 
 /// The kernel has sent VXLAN to this VTEP.

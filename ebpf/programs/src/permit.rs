@@ -191,7 +191,7 @@ pub fn learn_out(
     }
     let (index, vtep) = vtep;
     match maps::permit(&pod) {
-        None if !is_in_time(config, now) => return,
+        None if !is_in_time(config, Program::ToOverlay, now) => return,
         Some(permit) if permit.state == PERMIT_TOMBSTONE && now < permit.tombstone_until_ns => {
             return;
         }
@@ -214,6 +214,10 @@ pub fn learn_out(
             }
             permit.out_until_ns = now + config.permit_ns;
             permit.renewals += 1;
+            // The map of wire tuples is an LRU map of its own, and may have thrown it out.
+            if pod != wire && maps::wire_mapping(&wire).is_none() {
+                file_wire(permit);
+            }
         }
         // Also where the mode was `direct`: netfilter's acceptance takes the record's place.
         _ => {
@@ -362,7 +366,7 @@ fn learn_reply(
     {
         return false;
     }
-    if !is_in_time(config, now) {
+    if !is_in_time(config, Program::ToPod, now) {
         return false;
     }
     let Some(permit) = blank(pod, &wire, ifindex, now) else {
@@ -410,11 +414,12 @@ fn may_learn(
 /// for, each new record takes the place of one in use, and making them would cost more than they
 /// are worth: so their number is held to what lets each stay for a while.
 #[inline(always)]
-fn is_in_time(config: &Config, now: u64) -> bool {
+fn is_in_time(config: &Config, program: Program, now: u64) -> bool {
     let Some(used) = maps::pace(PACE_OF_PERMITS) else {
         return false;
     };
     if *used > now + PERMIT_BURST_NS {
+        count::packet(program, Reason::NoRoomForPermit, 0);
         return false;
     }
     *used = if *used < now { now } else { *used } + u64::from(config.permit_pace_ns);
@@ -425,10 +430,15 @@ fn is_in_time(config: &Config, now: u64) -> bool {
 #[inline(always)]
 pub fn create(permit: &Permit) {
     if permit.wire != permit.pod {
-        let mapping = Mapping::new(permit.pod, permit.ifindex, permit.since_ns);
-        maps::insert_wire_mapping(&permit.wire, &mapping);
+        file_wire(permit);
     }
     maps::insert_permit(&permit.pod, permit);
+}
+
+#[inline(always)]
+fn file_wire(permit: &Permit) {
+    let mapping = Mapping::new(permit.pod, permit.ifindex, permit.since_ns);
+    maps::insert_wire_mapping(&permit.wire, &mapping);
 }
 
 /// A new record that accepts nothing yet, in this CPU's scratch place.

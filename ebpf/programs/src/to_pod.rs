@@ -51,6 +51,10 @@ pub fn decide(packet: &Packet) -> Verdict {
     if !accepted {
         return Verdict::Pass(Reason::NotAccepted);
     }
+    // Not from the overlay: a neighbour that claims the other side's address would renew its permit.
+    if packet.ingress_ifindex() != config.overlay_ifindex {
+        return Verdict::Pass(Reason::NotFromOverlay);
+    }
     let EthernetHeader {
         destination: pod_mac,
         source: gateway_mac,

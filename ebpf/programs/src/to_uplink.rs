@@ -22,6 +22,10 @@ pub fn decide(packet: &Packet) -> Verdict {
         // Made by BPF: no answer to what OUTPUT rules and policies think of it.
         return Verdict::Ignore;
     }
+    if packet.ingress_ifindex() != 0 {
+        // Forwarded: a pod's own VXLAN says nothing of what OUTPUT rules think of the kernel's.
+        return Verdict::Ignore;
+    }
     if confirm(packet, config).is_some() {
         count::packet(PROGRAM, Reason::OuterConfirmed, packet.len());
     }

@@ -12,7 +12,7 @@ use super::lab::{Lab, counter_name, monotonic_ns};
 use super::packets::{Outer, from_pod_b, payload, to_pod_b};
 use super::sk_buff::SkBuff;
 use super::tables::Tables;
-use super::world::{OTHER_MAC, POD_A1, POD_B1, VTEP_B, VTEP_MAC_A};
+use super::world::{OTHER_MAC, POD_A1, POD_B1, VTEP_B, POD_MAC};
 
 /// The agent's word, the operator's, and what holds. Three is no word at all.
 const WORDS: [(FastPath, Option<u32>, FastPath); 11] = [
@@ -33,7 +33,7 @@ const HOUR_NS: u64 = 3_600_000_000_000;
 
 /// From our pod, as its veth brings it.
 fn sent(packet: &[u8]) -> Vec<u8> {
-    Ethernet::ipv4(VTEP_MAC_A, OTHER_MAC).over(packet)
+    Ethernet::ipv4(POD_MAC, OTHER_MAC).over(packet)
 }
 
 fn segment_out() -> Vec<u8> {
@@ -61,7 +61,7 @@ fn record(lab: &Lab, flags: u32) -> Permit {
         probe_out_at_ns: u64::MAX,
         vtep: VTEP_B,
         vtep_generation: lab.tables().vteps[VTEP_B as usize].generation,
-        pod_mac: VTEP_MAC_A,
+        pod_mac: POD_MAC,
         gateway_mac: OTHER_MAC,
         sent_to_mac: OTHER_MAC,
         flags,

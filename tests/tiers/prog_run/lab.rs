@@ -3,6 +3,7 @@
 use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 use aya::maps::{MapData, PerCpuArray};
@@ -17,8 +18,8 @@ use twill_abi::{Counter, Program, Reason, VtepCounter, counter_index};
 use super::sk_buff::SkBuff;
 use super::tables::{CAPACITY, Tables};
 use super::world::{
-    GATEWAY, GATEWAY_MAC, NARROW_MTU, NARROW_NODE, NODE_A, NODE_B, OVERLAY_A, PORT,
-    UNREACHABLE_NODE, UPLINK_MAC_A, UPLINK_MAC_B, UPLINK_MTU, VNI, VTEP_MAC_A, mac_text,
+    GATEWAY, GATEWAY_MAC, NARROW_MTU, NARROW_NODE, NODE_A, NODE_B, OVERLAY_A, POD_A1,
+    POD_MAC, PORT, UNREACHABLE_NODE, UPLINK_MAC_A, UPLINK_MAC_B, UPLINK_MTU, VNI, VTEP_MAC_A, mac_text,
 };
 
 /// The shortest frame that `BPF_PROG_TEST_RUN` takes as IPv4, by its `EtherType`: both headers.
@@ -37,7 +38,11 @@ pub(crate) const OVERLAY: &str = "flannel.1";
 /// The host's side of our pod's veth.
 pub(crate) const VETH: &str = "veth-a1";
 /// The host's side of another pod's veth.
-const OTHER_VETH: &str = "veth-a2";
+pub(crate) const OTHER_VETH: &str = "veth-a2";
+/// The bridge that the host knows our pod on.
+const BRIDGE: &str = "cni0";
+/// Its address.
+const BRIDGE_A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
 
 /// The programs in a network namespace of this thread's own; both are gone with the thread.
 pub(crate) struct Lab {
@@ -166,13 +171,22 @@ impl Lab {
             (0, _) => self.overlay,
             (ifindex, _) => ifindex,
         };
+        let ingress_ifindex = match (context.ingress_ifindex, program) {
+            (0, Program::ToPod) => self.overlay,
+            (ingress_ifindex, _) => ingress_ifindex,
+        };
+        let context = SkBuff {
+            ifindex,
+            ingress_ifindex,
+            ..context
+        };
         let mut data_out = vec![0; packet.len() + ROOM];
         let mut ctx_out = SkBuff::default().to_bytes();
         let started_ns = monotonic_ns();
         let result = self.program(program).test_run(TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut data_out),
-            ctx_in: Some(&SkBuff { ifindex, ..context }.to_bytes()),
+            ctx_in: Some(&context.to_bytes()),
             ctx_out: Some(&mut ctx_out),
             ..TestRunOptions::default()
         })?;
@@ -354,7 +368,7 @@ fn build_network() {
     // Router solicitations would mix with the packets under test.
     sysctl("ipv6/conf/default/disable_ipv6", "1");
     sysctl("ipv4/ip_forward", "1");
-    let vtep_mac = mac_text(VTEP_MAC_A);
+    let (vtep_mac, pod_mac) = (mac_text(VTEP_MAC_A), mac_text(POD_MAC));
     let (uplink_mac, node_b_mac, gateway_mac) = (
         mac_text(UPLINK_MAC_A),
         mac_text(UPLINK_MAC_B),
@@ -382,6 +396,10 @@ link add {VETH} type veth peer name pod-a1
 link set {VETH} up
 link add {OTHER_VETH} type veth peer name pod-a2
 link set {OTHER_VETH} up
+link add {BRIDGE} type bridge
+address add {BRIDGE_A}/24 dev {BRIDGE}
+link set {BRIDGE} up
+neighbour add {POD_A1} lladdr {pod_mac} dev {BRIDGE} nud permanent
 "
     ));
     // What programs are attached to where the kernel has no TCX.

@@ -177,6 +177,18 @@ fn nothing_else_renews_an_outer_permit() {
         });
     check(&lab, &made_by_bpf);
 
+    // A pod's own, forwarded and masqueraded: OUTPUT rules never saw it.
+    let forwarded = sent_by_the_kernel(&lab, "forwarded", frame.clone())
+        .in_context(SkBuff {
+            ingress_ifindex: lab.veth,
+            ..SkBuff::default()
+        })
+        .expecting(|expected| {
+            expected.reason = None;
+            expected.mark = 0;
+        });
+    check(&lab, &forwarded);
+
     let of_nobody = sent_by_the_kernel(&lab, "to a VTEP that is gone", frame)
         .with(|tables| {
             let gone = (NODE_B.into(), VTEP_UNUSED);

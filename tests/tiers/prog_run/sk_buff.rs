@@ -5,6 +5,7 @@
 /// Length of the struct, bytes.
 const LENGTH: usize = 192;
 const MARK: usize = 8;
+const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 const CB: usize = 48;
 const GSO_SEGS: usize = 164;
@@ -15,6 +16,8 @@ const GSO_SIZE: usize = 176;
 pub(crate) struct SkBuff {
     /// `skb->mark`.
     pub(crate) mark: u32,
+    /// The device that the stack got it by; 0: the one that the program is made for, or none.
+    pub(crate) ingress_ifindex: u32,
     /// The device that the packet is on; 0: the one that the program is made for.
     pub(crate) ifindex: u32,
     /// Bytes of payload in each segment; 0: no GSO packet. Not given back by the kernel.
@@ -31,6 +34,7 @@ impl SkBuff {
         let mut bytes = [0; LENGTH];
         let fields = [
             (MARK, self.mark),
+            (INGRESS_IFINDEX, self.ingress_ifindex),
             (IFINDEX, self.ifindex),
             (GSO_SEGS, self.gso_segs),
             (GSO_SIZE, self.gso_size),
@@ -50,6 +54,7 @@ impl SkBuff {
         };
         Self {
             mark: word(MARK),
+            ingress_ifindex: word(INGRESS_IFINDEX),
             ifindex: word(IFINDEX),
             gso_size: word(GSO_SIZE),
             gso_segs: word(GSO_SEGS),
@@ -62,6 +67,7 @@ impl SkBuff {
 fn the_context_survives_the_round_trip() {
     let context = SkBuff {
         mark: 1,
+        ingress_ifindex: 10,
         ifindex: 2,
         gso_size: 3,
         gso_segs: 4,

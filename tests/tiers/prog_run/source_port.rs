@@ -44,7 +44,7 @@ fn hashes(port: u16) -> RangeInclusive<u64> {
 }
 
 /// What the formula makes of a hash.
-fn port_of(hash: u64, (min, max): Range) -> u16 {
+pub(crate) fn port_of(hash: u64, (min, max): Range) -> u16 {
     let offset = (hash * u64::from(max - min)) >> 32;
     min + u16::try_from(offset).expect("below the width of the range")
 }

@@ -45,6 +45,8 @@ pub(crate) const VTEP_OUTSIDE: u32 = 4_000;
 
 /// MAC address of the gateway.
 pub(crate) const GATEWAY_MAC: [u8; 6] = [0x02, 0x00, 0xc0, 0x00, 0x02, 0xfe];
+/// MAC address of our pod.
+pub(crate) const POD_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x02];
 /// A MAC address of nobody.
 pub(crate) const OTHER_MAC: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0x09, 0x09];
 

@@ -57,6 +57,7 @@ impl Lab {
                 guard: Guard::Off,
                 attach: GuardAttach::Auto,
             },
+            exclude: Vec::new(),
         };
         let query = || SchedClassifier::query_tcx("up0", TcAttachType::Ingress).is_ok();
         let by_tcx = attach_by != AttachBy::Netlink && namespace.enter(query)?;

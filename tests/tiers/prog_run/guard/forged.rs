@@ -73,7 +73,7 @@ fn honest_packets_pass() {
     let mut padded = Outer::from_node_b().over(&datagram(&from_pod_b(), 1));
     padded.extend(payload(60));
     check(&lab, "bytes behind the packet", &padded, TRUSTED);
-    ip("route add 10.244.1.0/24 dev veth-a1\n");
+    ip("route replace 10.244.1.0/24 dev veth-a1\n");
     let pods_own = from_pod_b().udp(&Udp::new(4_000, PORT), &payload(30));
     check(
         &lab,

@@ -79,7 +79,7 @@ fn pods_may_have_a_vxlan_of_their_own() {
     let Some(lab) = open() else { return };
     let tables = guarded(&lab, Guard::Enforce);
     ip(&format!(
-        "route add 10.244.2.0/24 dev {OVERLAY}\nroute add 10.244.1.0/24 dev {VETH}\n"
+        "route add 10.244.2.0/24 dev {OVERLAY}\nroute replace 10.244.1.0/24 dev {VETH}\n"
     ));
     for to in [
         pod_of(VTEP_B, 2),
@@ -96,7 +96,7 @@ fn pods_may_have_a_vxlan_of_their_own() {
 fn a_vxlan_between_pods_is_counted_as_its_nodes() {
     let Some(lab) = open() else { return };
     ip(&format!(
-        "route add 10.244.2.0/24 dev {OVERLAY}\nroute add 10.244.1.0/24 dev {VETH}\n"
+        "route add 10.244.2.0/24 dev {OVERLAY}\nroute replace 10.244.1.0/24 dev {VETH}\n"
     ));
     for port in [PORT, PORT + 1] {
         let packet = from_pod_b().udp(&Udp::new(4_000, port), &payload(60));

@@ -1,23 +1,28 @@
 //! Mode `direct` out of a pod: a flow is direct from its first packet, or not at all.
 
+use std::net::Ipv4Addr;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use twill_abi::maps::EXCLUDED;
 use twill_abi::{
-    FastPath, FlowTuple, Mapping, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, Permit, Program,
-    Reason, VETH_FLAG_NEVER_FAST, VethFlags,
+    Address, CONFIG_FLAG_EXCLUSIONS, FastPath, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT,
+    PERMIT_FLAG_UNANSWERED, Permit, Program, Reason, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST,
+    VethFlags,
 };
 use twill_testbed::packet::{Ethernet, PROTOCOL_TCP, PROTOCOL_UDP, Tcp};
 use twill_testbed::world::{VTEP_MAC_A, VTEP_MAC_B};
 
 use super::flow::{
-    BRIDGE_MAC, CLIENT, Inner, PERMIT_NS, POD_MAC, PROTOCOLS, SERVICE, blank, out_of_pod, pending,
-    permit, permitting, plain, tuple,
+    BRIDGE_MAC, CLIENT, Inner, PERMIT_NS, POD_MAC, PROTOCOLS, SERVER, SERVICE, Side, blank,
+    out_of_pod, pending, permit, permitting, place, plain, tuple,
 };
 use super::from_pod::carried;
 use crate::check::{Case, REDIRECT, check};
 use crate::flow_tables::{FAR, ITS_HASH, NEVER, PAST, at};
-use crate::lab::{Lab, monotonic_ns};
+use crate::lab::{Lab, OTHER_VETH, ip, monotonic_ns};
 use crate::sk_buff::SkBuff;
 use crate::tables::Tables;
-use crate::world::VTEP_B;
+use crate::world::{OTHER_MAC, VTEP_B, mac_text};
 
 /// How long a direct record outlives its last packet, nanoseconds.
 pub(crate) const IDLE_NS: u64 = 3_600_000_000_000;
@@ -234,6 +239,122 @@ impl Case {
             flows.veth_flags.set(ifindex, veth);
         }
         case
+    }
+}
+
+/// A pod claims its neighbour's address: what answers would come to it, past the stack.
+#[test]
+fn a_pod_opens_nothing_in_the_name_of_another() {
+    let Some(lab) = Lab::open() else { return };
+    let stranger = (Ipv4Addr::new(10, 244, 1, 99), CLIENT.1);
+    let routed = (Ipv4Addr::new(10, 244, 1, 77), CLIENT.1);
+    ip(&format!(
+        "route add {}/32 dev {OTHER_VETH}
+neighbour add {} lladdr {} dev {OTHER_VETH} nud permanent
+",
+        routed.0,
+        routed.0,
+        mac_text(POD_MAC)
+    ));
+    let from = |side: Side, mac: [u8; 6], protocol: u8, change: &dyn Fn(&mut Tables)| {
+        let flow = tuple(protocol, side, SERVER);
+        let mut tables = direct(&lab);
+        let attached = VethFlags {
+            flags: VETH_FLAG_ATTACHED,
+            reserved: 0,
+        };
+        for ifindex in [lab.veth, lab.other_veth] {
+            tables.flows.veth_flags.set(ifindex, attached);
+        }
+        change(&mut tables);
+        let sent = first(&flow);
+        let frame = Ethernet::ipv4(mac, BRIDGE_MAC).over(&sent.bytes());
+        (flow, tables, frame)
+    };
+    let nothing = |_: &mut Tables| {};
+    let at_place = |ifindex, seen_ns| {
+        let seen = LocalPod {
+            ifindex,
+            ..place(&lab, seen_ns)
+        };
+        move |tables: &mut Tables| tables.flows.local_pods.set(stranger.0.into(), seen)
+    };
+    for protocol in PROTOCOLS {
+        let now = monotonic_ns();
+        let refused: [(&str, Side, [u8; 6], &dyn Fn(&mut Tables)); 5] = [
+            ("another MAC address", CLIENT, OTHER_MAC, &nothing),
+            ("nobody has seen it", stranger, POD_MAC, &nothing),
+            ("by its own word", stranger, POD_MAC, &at_place(lab.veth, 0)),
+            ("seen elsewhere", stranger, POD_MAC, &at_place(lab.other_veth, now)),
+            ("routed elsewhere", routed, POD_MAC, &nothing),
+        ];
+        for (name, side, mac, change) in refused {
+            let (flow, tables, frame) = from(side, mac, protocol, change);
+            let reason = not_direct(protocol);
+            let note = pending(&lab, flow, at(0));
+            let case = Case::passed(name, Program::FromPod, tables, frame, reason);
+            check(&lab, &case.then(|flows| flows.pending.set(ITS_HASH, note)));
+        }
+        let known = at_place(lab.veth, now);
+        let context = SkBuff {
+            ifindex: lab.other_veth,
+            ..SkBuff::default()
+        };
+        let taken: [(&str, Side, &dyn Fn(&mut Tables), u32); 3] = [
+            ("a neighbour on the bridge", CLIENT, &nothing, lab.veth),
+            ("seen there", stranger, &known, lab.veth),
+            ("routed there", routed, &nothing, lab.other_veth),
+        ];
+        for (name, side, change, ifindex) in taken {
+            let (flow, tables, _) = from(side, POD_MAC, protocol, change);
+            let sent = first(&flow);
+            let mut made = record(&lab, flow);
+            made.ifindex = ifindex;
+            let case = carried(name, tables, &sent, &sent.clone().routed());
+            let case = case.then(|flows| flows.file(made));
+            let case = if ifindex == lab.veth {
+                case
+            } else {
+                case.in_context(context)
+            };
+            check(&lab, &case);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_direct_of_an_address_that_is_excluded() {
+    let Some(lab) = Lab::open() else { return };
+    let exclude = |network: Ipv4Addr, length: u32| {
+        let mut ebpf = lab.ebpf();
+        let map = ebpf.map_mut(EXCLUDED.name).expect("the object has it");
+        let mut map: LpmTrie<_, Address, u32> = map.try_into().expect("a trie");
+        let old: Vec<_> = map.keys().collect::<Result<_, _>>().expect("keys");
+        old.iter().for_each(|key| map.remove(key).expect("remove"));
+        let key = Key::new(96 + length, network.into());
+        map.insert(&key, 1, 0).expect("insert");
+    };
+    let excluding = || {
+        let mut tables = direct(&lab);
+        tables.config.flags |= CONFIG_FLAG_EXCLUSIONS;
+        tables
+    };
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        let reason = not_direct(protocol);
+        for (name, network, length) in [
+            ("the pod", CLIENT.0, 32),
+            ("its network", Ipv4Addr::new(10, 244, 1, 0), 24),
+            ("the peer", SERVER.0, 32),
+        ] {
+            exclude(network, length);
+            check(&lab, &noted(&lab, name, excluding(), &first(&flow), reason));
+        }
+        exclude(Ipv4Addr::new(10, 244, 9, 0), 24);
+        let sent = first(&flow);
+        let case = carried("another", excluding(), &sent, &sent.clone().routed());
+        let made = record(&lab, flow);
+        check(&lab, &case.then(|flows| flows.file(made)));
     }
 }
 

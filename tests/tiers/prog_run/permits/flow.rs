@@ -12,12 +12,11 @@ use crate::flow_tables::{FAR, FlowTables, NEVER, PAST, at};
 use crate::lab::Lab;
 use crate::packets::payload;
 use crate::tables::Tables;
+pub(crate) use crate::world::POD_MAC;
 use crate::world::{POD_A1, POD_B1, VTEP_B};
 
 /// How long a permit lasts in these tests, nanoseconds.
 pub(crate) const PERMIT_NS: u64 = 8_000_000_000;
-/// MAC address of our pod.
-pub(crate) const POD_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x02];
 /// MAC address that our pod sends to.
 pub(crate) const BRIDGE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
 /// TCP and UDP.

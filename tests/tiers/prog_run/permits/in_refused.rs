@@ -11,8 +11,9 @@ use crate::flow_tables::{FAR, PAST, at};
 use crate::lab::Lab;
 use crate::packets::{Outer, echo};
 use crate::sk_buff::SkBuff;
+use crate::source_port::port_of;
 use crate::tables::Tables;
-use crate::world::{FAR_NODE, VTEP_FAR, VTEP_UNUSED};
+use crate::world::{FAR_NODE, NODE_A, VTEP_B, VTEP_FAR, VTEP_UNUSED};
 
 fn slow(name: &str, tables: Tables, packet: &[u8], reason: Reason) -> Case {
     judged(name, tables, &Outer::from_node_b(), packet, reason)
@@ -115,6 +116,62 @@ fn one_packet_in_asks_again_and_the_others_stay_fast() {
         check(
             &lab,
             &carried("goes on", output.tables, &outer, &sent, &wanted),
+        );
+    }
+}
+
+/// The kernel's VXLAN to that node was not seen to leave: IPsec may transform it, and demand the
+/// same of what comes in, which a permit cannot ask.
+#[test]
+fn what_comes_from_where_our_own_way_is_not_confirmed_is_the_kernels() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        let outer = Outer::from_node_b();
+        let sent = Inner::received(&flow);
+        let mut tables = holding(&lab, &[permit(&lab, flow, flow)]);
+        tables.config.outer_permit_ns = PERMIT_NS;
+        let vtep = VTEP_B as usize;
+        let reason = Reason::OuterPermitExpired;
+        for (name, until_ns) in [("never", 0), ("run out", PAST)] {
+            tables.states[vtep].outer_permit_until_ns = until_ns;
+            check(&lab, &slow(name, tables.clone(), &sent.bytes(), reason));
+        }
+        tables.states[vtep].outer_permit_until_ns = FAR;
+        let wanted = sent.clone().routed();
+        let case = carried("confirmed", tables, &outer, &sent, &wanted);
+        check(&lab, &case);
+    }
+}
+
+/// The other node's question has a port of its own. As a probe it would need an entry of
+/// conntrack's for it, and be lost where the table is full.
+#[test]
+fn what_asks_for_the_outer_permit_is_no_probe_where_it_arrives() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        let mut held = permit(&lab, flow, flow);
+        held.probe_in_at_ns = PAST;
+        let mut tables = holding(&lab, &[held]);
+        let (low, high) = (32_768, 60_999);
+        (tables.config.source_port_min, tables.config.source_port_max) = (low, high);
+        let hash = u32::from(NODE_A);
+        let asking = port_of(u64::from(hash ^ (hash << 16)), (low, high));
+        let sent = Inner::received(&flow);
+        let mut outer = Outer::from_node_b();
+        outer.udp.source_port = asking;
+        let wanted = sent.clone().routed();
+        check(&lab, &carried("asks", tables.clone(), &outer, &sent, &wanted));
+        outer.udp.source_port = asking + 1;
+        let case = judged("any other", tables, &outer, &sent.bytes(), Reason::Probe);
+        check(
+            &lab,
+            &case.then(|flows| {
+                let permit = flows.permits.at(&flow);
+                permit.probe_in_at_ns = at(PERMIT_NS / 4);
+                permit.probes += 1;
+            }),
         );
     }
 }

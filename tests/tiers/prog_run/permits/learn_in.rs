@@ -14,7 +14,7 @@ use super::flow::{
     plain, to_service,
 };
 use crate::check::{Case, check};
-use crate::flow_tables::{FAR, FlowTables, NEVER, PAST, at};
+use crate::flow_tables::{FAR, FlowTables, JUST_NOW, NEVER, PAST, at};
 use crate::lab::{Lab, monotonic_ns, stay_on_one_cpu};
 use crate::packets::echo;
 use crate::sk_buff::SkBuff;
@@ -127,6 +127,32 @@ fn the_veth_that_is_delivered_to_is_where_the_flow_is() {
     }
 }
 
+/// A neighbour that claims the other side's address: the host may take what it sends for part of
+/// the connection, but the overlay brought nothing.
+#[test]
+fn what_comes_from_elsewhere_than_the_overlay_is_no_acceptance() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let (pod, wire) = (to_service(protocol), plain(protocol));
+        let note = begun(&lab, pod, wire, JUST_NOW);
+        for ingress_ifindex in [lab.other_veth, lab.uplink] {
+            let context = SkBuff {
+                mark: MARK_BIT | 7,
+                ingress_ifindex,
+                ..SkBuff::default()
+            };
+            let held = permit(&lab, pod, wire);
+            let renewed = accepted(&lab, "renewed", pod).beside(held);
+            let begins = accepted(&lab, "begun", pod)
+                .with(|tables| tables.flows.pending.set(hash(&lab, &pod), note));
+            for case in [renewed, begins] {
+                let case = case.in_context(context).because(Reason::NotFromOverlay);
+                check(&lab, &case.expecting(|expected| expected.mark = 7));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_reply_to_what_the_pod_opened_makes_a_record() {
     let Some(lab) = Lab::open() else { return };
@@ -218,7 +244,10 @@ fn a_reply_makes_a_record_no_faster_than_their_pace() {
         });
         check(&lab, &case);
     }
-    check(&lab, &paced("fourth"));
+    let refused = paced("fourth").expecting(|expected| {
+        expected.beside.push((Reason::NoRoomForPermit, 0));
+    });
+    check(&lab, &refused);
 }
 
 #[test]

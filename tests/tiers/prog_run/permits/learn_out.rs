@@ -368,7 +368,10 @@ fn permits_are_made_no_faster_than_their_pace() {
         let made = fresh(&lab, pod, wire);
         check(&lab, &paced(name).learned().then(|flows| flows.file(made)));
     }
-    check(&lab, &paced("fourth"));
+    let refused = paced("fourth").expecting(|expected| {
+        expected.beside.push((Reason::NoRoomForPermit, 0));
+    });
+    check(&lab, &refused);
     let held = permit(&lab, pod, wire);
     let case = paced("renewed").holding(held).learned();
     check(
