@@ -10,7 +10,7 @@ use crate::agent::Agent;
 use crate::lease_server::{LeaseServer, usual_config};
 use crate::netns::Prefix;
 use crate::pod::Pod;
-use crate::subnet_env::SubnetEnv;
+use crate::subnet_env::{Delegate, SubnetEnv};
 use crate::topology::{Node, Underlay, UnderlayOptions};
 use crate::wait::wait_until;
 use crate::world::OVERLAY_LINK;
@@ -34,7 +34,12 @@ pub struct Member {
 impl Member {
     /// Adds a pod, wired by the bridge plugin.
     pub fn add_pod(&mut self, label: &str) -> Result<&Pod> {
-        let pod = Pod::add(&self.node, label, &self.env)?;
+        self.add_pod_by(Delegate::Bridge, label)
+    }
+
+    /// Adds a pod, wired by this plugin.
+    pub fn add_pod_by(&mut self, delegate: Delegate, label: &str) -> Result<&Pod> {
+        let pod = Pod::add_by(delegate, &self.node, label, &self.env)?;
         Ok(self.pods.push_mut(pod))
     }
 

@@ -9,9 +9,10 @@ use ipnetwork::Ipv4Network;
 use serde_json::{Value, json};
 
 /// The plugin that wires a pod.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Delegate {
     /// `bridge`, flannel's default: pods are ports of `cni0`.
+    #[default]
     Bridge,
     /// `ptp`: a route to each pod's veth.
     Ptp,

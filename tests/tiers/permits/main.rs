@@ -41,3 +41,4 @@ mod revocation;
 mod services;
 mod shapes;
 mod timeouts;
+mod wiring;

@@ -38,12 +38,17 @@ fn through_a_limit(lab: &Lab, fast: bool) -> Result<(u32, f64)> {
 #[test]
 fn a12_rules_that_count_see_probes_only_and_every_packet_of_an_excluded_pod() -> Result<()> {
     let exclude = Options::flags(&["--exclude", "10.244.0.0/16"]);
-    let excluded = run(&[Kind::Twill], exclude, |lab| through_a_limit(lab, false))?;
+    let modes = [Kind::Twill, Kind::Direct];
+    let excluded = run(&modes, exclude, |lab| through_a_limit(lab, false))?;
     let found = run(&Kind::BOTH, Options::default(), |lab| {
         through_a_limit(lab, true)
     })?;
-    if let ([stock, permit], [excluded]) = (&found[..], &excluded[..]) {
-        for (name, (passed, limit)) in [("stock", stock), ("excluded", excluded)] {
+    if let ([stock, permit], [excluded, direct]) = (&found[..], &excluded[..]) {
+        for (name, (passed, limit)) in [
+            ("stock", stock),
+            ("excluded", excluded),
+            ("excluded, direct", direct),
+        ] {
             let held = f64::from(*passed) <= *limit && *passed < 190;
             ensure!(held, "{name}: {passed} of 200, the limit is {limit}");
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use twill_testbed::cluster::{Cluster, Member};
 use twill_testbed::netns::{Namespace, Prefix};
+use twill_testbed::subnet_env::Delegate;
 use twill_testbed::topology::{Node, UnderlayOptions};
 use twill_testbed::wait::wait_until;
 use twill_testbed::world::{NODE_A, NODE_B};
@@ -85,6 +86,8 @@ pub(crate) struct Options {
     pub(crate) underlay: UnderlayOptions,
     /// Further flags of the agents that run Twill.
     pub(crate) flags: &'static [&'static str],
+    /// The CNI plugin that wires the pods.
+    pub(crate) delegate: Delegate,
     /// Whether the first node is stock in any case.
     pub(crate) stock_sender: bool,
     /// What is done to a node before its agent starts.
@@ -170,8 +173,8 @@ impl Lab {
                 prepare(&node)?;
             }
             let member = cluster.add_agent(node, &flags)?;
-            member.add_pod("1")?;
-            member.add_pod("2")?;
+            member.add_pod_by(options.delegate, "1")?;
+            member.add_pod_by(options.delegate, "2")?;
         }
         cluster.wait_mesh()?;
         let lab = Self {
