@@ -66,7 +66,10 @@ impl Exclusions {
     /// Whether a record is one that would not be made any more.
     pub fn forbid(&self, tuple: &FlowTuple, permit: &Permit) -> bool {
         let excluded = |address: Address| match IpAddr::from(address) {
-            IpAddr::V4(address) => self.networks.iter().any(|network| network.contains(address)),
+            IpAddr::V4(address) => self
+                .networks
+                .iter()
+                .any(|network| network.contains(address)),
             IpAddr::V6(_) => false,
         };
         permit.flags & PERMIT_FLAG_DIRECT != 0 && (excluded(tuple.local) || excluded(tuple.remote))

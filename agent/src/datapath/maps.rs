@@ -13,8 +13,8 @@ use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use twill_abi::maps::{CONFIG, ODD_ROUTES, OVERLAY_ROUTES, VTEP_SOURCES, VTEPS};
 use twill_abi::{
-    Address, CONFIG_FLAG_EXCLUSIONS, CONFIG_FLAG_GUARD_AT_TC, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, MapSpec, Mode,
-    RouteKey, Vtep,
+    Address, CONFIG_FLAG_EXCLUSIONS, CONFIG_FLAG_GUARD_AT_TC, CONFIG_KEY_AGENT,
+    CONFIG_KEY_OPERATOR, Config, MapSpec, Mode, RouteKey, Vtep,
 };
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;

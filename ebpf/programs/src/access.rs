@@ -334,9 +334,8 @@ impl Packet {
         params.__bindgen_anon_4.ipv4_dst = destination.to_network();
         let len = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: `params` is a whole `bpf_fib_lookup` on our stack.
-        let answer = unsafe {
-            helpers::bpf_fib_lookup(self.skb.cast(), &raw mut params, len, flags)
-        };
+        let answer =
+            unsafe { helpers::bpf_fib_lookup(self.skb.cast(), &raw mut params, len, flags) };
         match answer {
             0 => Fib::Found(NextHop {
                 ifindex: params.ifindex,

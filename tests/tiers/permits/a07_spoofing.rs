@@ -98,5 +98,8 @@ fn attack(lab: &Lab, victim: &Pod, hostile: &Pod, to: &Pod) -> Result<()> {
 
 #[test]
 fn a07_a_forged_source_does_not_use_anothers_permit() -> Result<()> {
-    run(&Kind::ALL, Options::default(), |lab| forging_is_in_vain(lab)).map(drop)
+    run(&Kind::ALL, Options::default(), |lab| {
+        forging_is_in_vain(lab)
+    })
+    .map(drop)
 }

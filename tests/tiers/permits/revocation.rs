@@ -96,7 +96,10 @@ fn a_neighbour_renews_nothing(lab: &Lab) -> Result<()> {
         ended?;
         let delivered = lab.count(A, "to_pod", "not_from_overlay")? - delivered;
         // They were accepted as the connection's, or the test proves nothing.
-        ensure!(!lab.has_programs() || delivered > 50, "{delivered} accepted");
+        ensure!(
+            !lab.has_programs() || delivered > 50,
+            "{delivered} accepted"
+        );
         Ok(())
     })
 }

@@ -12,7 +12,7 @@ use super::lab::{Lab, counter_name, monotonic_ns};
 use super::packets::{Outer, from_pod_b, payload, to_pod_b};
 use super::sk_buff::SkBuff;
 use super::tables::Tables;
-use super::world::{OTHER_MAC, POD_A1, POD_B1, VTEP_B, POD_MAC};
+use super::world::{OTHER_MAC, POD_A1, POD_B1, POD_MAC, VTEP_B};
 
 /// The agent's word, the operator's, and what holds. Three is no word at all.
 const WORDS: [(FastPath, Option<u32>, FastPath); 11] = [

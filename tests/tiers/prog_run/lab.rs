@@ -18,8 +18,8 @@ use twill_abi::{Counter, Program, Reason, VtepCounter, counter_index};
 use super::sk_buff::SkBuff;
 use super::tables::{CAPACITY, Tables};
 use super::world::{
-    GATEWAY, GATEWAY_MAC, NARROW_MTU, NARROW_NODE, NODE_A, NODE_B, OVERLAY_A, POD_A1,
-    POD_MAC, PORT, UNREACHABLE_NODE, UPLINK_MAC_A, UPLINK_MAC_B, UPLINK_MTU, VNI, VTEP_MAC_A, mac_text,
+    GATEWAY, GATEWAY_MAC, NARROW_MTU, NARROW_NODE, NODE_A, NODE_B, OVERLAY_A, POD_A1, POD_MAC,
+    PORT, UNREACHABLE_NODE, UPLINK_MAC_A, UPLINK_MAC_B, UPLINK_MTU, VNI, VTEP_MAC_A, mac_text,
 };
 
 /// The shortest frame that `BPF_PROG_TEST_RUN` takes as IPv4, by its `EtherType`: both headers.

@@ -64,7 +64,7 @@ pub fn tcp_echo(from: &Namespace, to: Ipv4Addr, length: usize) -> Result<()> {
 
 /// [`tcp_echo`] to another port.
 pub fn tcp_echo_on(from: &Namespace, to: SocketAddrV4, length: usize) -> Result<()> {
-    exchange(connect(from, to)?, length)
+    exchange(connect(from, to, ANSWER)?, length)
         .with_context(|| format!("TCP echo of {length} bytes from {} to {to}", from.name()))
 }
 

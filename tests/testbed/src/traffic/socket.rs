@@ -10,8 +10,9 @@ use nix::sys::time::TimeVal;
 
 use crate::netns::Namespace;
 
-/// How long one answer may take.
-pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+/// How long one answer may take, however busy the machine: TCP repeats a segment after 12.8 s when
+/// it has lost six.
+pub(crate) const ANSWER: Duration = Duration::from_secs(15);
 /// How often a server looks whether it shall stop.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 
@@ -40,13 +41,18 @@ pub(crate) fn bind_udp(namespace: &Namespace, port: u16, timeout: Duration) -> R
     Ok(socket)
 }
 
-/// Connects from inside the namespace.
-pub(crate) fn connect(namespace: &Namespace, to: SocketAddrV4) -> Result<TcpStream> {
+/// Connects from inside the namespace; `patience`: how long that, and each read and write later,
+/// may take.
+pub(crate) fn connect(
+    namespace: &Namespace,
+    to: SocketAddrV4,
+    patience: Duration,
+) -> Result<TcpStream> {
     let stream = namespace
-        .enter(|| TcpStream::connect_timeout(&SocketAddr::V4(to), ANSWER))?
+        .enter(|| TcpStream::connect_timeout(&SocketAddr::V4(to), patience))?
         .with_context(|| format!("connect from {} to {to}", namespace.name()))?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     Ok(stream)
 }
 

@@ -1,8 +1,13 @@
 //! Sets of maps: continued where they are whole and ours, else replaced.
 
 use std::fs;
+use std::net::Ipv4Addr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{HashMap, Map, MapData};
+use serde_json::Value;
+use twill_abi::maps::PERMITS_POD;
+use twill_abi::{Be16, FlowTuple, PERMIT_FLAG_DIRECT, Permit};
 use twill_agent::datapath::Datapath;
 use twill_agent::datapath::hooks::AttachBy;
 use twill_agent::datapath::reader::Reader;
@@ -139,4 +144,75 @@ fn maps_keyed_by_another_prefix_length_are_not_continued() -> Result<()> {
         assert_eq!(datapath.observe()?.routes.len(), 0);
         Ok(())
     })
+}
+
+/// What the map says is excluded: prefix lengths and addresses, the mapped form taken off.
+fn excluded(lab: &Lab) -> Result<Vec<String>> {
+    let pin = lab.pins().map("excluded").display().to_string();
+    let words = ["bpftool", "-j", "map", "dump", "pinned", &pin];
+    let entries: Value = serde_json::from_str(&lab.namespace.run(&words)?)?;
+    let entries = entries.as_array().context("no list")?;
+    let byte = |byte: &Value| -> Result<u8> {
+        let text = byte.as_str().context("no byte")?;
+        Ok(u8::from_str_radix(text.trim_start_matches("0x"), 16)?)
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let key = entry["key"].as_array().context("no key")?;
+        let key: Vec<u8> = key.iter().map(byte).collect::<Result<_>>()?;
+        let [length, _, _, _, .., a, b, c, d] = key[..] else {
+            bail!("a key of {} bytes", key.len());
+        };
+        found.push(format!("{a}.{b}.{c}.{d}/{}", length - 96));
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[test]
+fn a_restart_with_other_exclusions_ends_what_they_forbid() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut lab = Lab::new(AttachBy::Auto)?;
+    lab.options.exclude = vec!["10.9.0.0/16".parse()?, "10.244.1.5/32".parse()?];
+    lab.start()?;
+    assert_eq!(excluded(&lab)?, ["10.244.1.5/32", "10.9.0.0/16"]);
+
+    let tuple = |local: [u8; 4], remote: [u8; 4]| FlowTuple {
+        local: Ipv4Addr::from(local).into(),
+        remote: Ipv4Addr::from(remote).into(),
+        local_port: Be16::from_host(1),
+        remote_port: Be16::from_host(2),
+        protocol: 17,
+        reserved: [0; 3],
+    };
+    let mine = tuple([10, 244, 1, 6], [10, 244, 2, 2]);
+    let theirs = tuple([10, 244, 1, 7], [10, 244, 3, 3]);
+    let other = tuple([10, 244, 1, 7], [10, 244, 2, 2]);
+    let asked = tuple([10, 244, 1, 6], [10, 244, 2, 3]);
+    let data = MapData::from_pin(lab.pins().map(PERMITS_POD.name))?;
+    let mut permits: HashMap<_, FlowTuple, Permit> = Map::from_map_data(data)?.try_into()?;
+    for (tuple, flags) in [
+        (mine, PERMIT_FLAG_DIRECT),
+        (theirs, PERMIT_FLAG_DIRECT),
+        (other, PERMIT_FLAG_DIRECT),
+        // Of this one the table `inet twill` decides.
+        (asked, 0),
+    ] {
+        let record = Permit {
+            flags,
+            ..Permit::new(&tuple, &tuple, 1, 0)
+        };
+        permits.insert(tuple, record, 0)?;
+    }
+    lab.options.exclude = vec!["10.244.1.6/32".parse()?, "10.244.3.0/24".parse()?];
+    lab.start()?;
+    assert_eq!(excluded(&lab)?, ["10.244.1.6/32", "10.244.3.0/24"]);
+    let left = |tuple| permits.get(&tuple, 0).is_ok();
+    assert_eq!(
+        [mine, theirs, other, asked].map(left),
+        [false, false, true, true]
+    );
+    Ok(())
 }

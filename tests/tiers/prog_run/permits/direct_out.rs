@@ -285,7 +285,12 @@ neighbour add {} lladdr {} dev {OTHER_VETH} nud permanent
             ("another MAC address", CLIENT, OTHER_MAC, &nothing),
             ("nobody has seen it", stranger, POD_MAC, &nothing),
             ("by its own word", stranger, POD_MAC, &at_place(lab.veth, 0)),
-            ("seen elsewhere", stranger, POD_MAC, &at_place(lab.other_veth, now)),
+            (
+                "seen elsewhere",
+                stranger,
+                POD_MAC,
+                &at_place(lab.other_veth, now),
+            ),
             ("routed elsewhere", routed, POD_MAC, &nothing),
         ];
         for (name, side, mac, change) in refused {

@@ -162,7 +162,10 @@ fn what_asks_for_the_outer_permit_is_no_probe_where_it_arrives() {
         let mut outer = Outer::from_node_b();
         outer.udp.source_port = asking;
         let wanted = sent.clone().routed();
-        check(&lab, &carried("asks", tables.clone(), &outer, &sent, &wanted));
+        check(
+            &lab,
+            &carried("asks", tables.clone(), &outer, &sent, &wanted),
+        );
         outer.udp.source_port = asking + 1;
         let case = judged("any other", tables, &outer, &sent.bytes(), Reason::Probe);
         check(

@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::millis;
+use super::{PATIENCE, millis};
 use crate::netns::{Namespace, enter_file};
 use crate::traffic::echo::exchange;
-use crate::traffic::socket::ANSWER;
 
 const PAUSE: Duration = Duration::from_millis(100);
 const BYTES: usize = 64;
@@ -73,8 +72,8 @@ fn connect_again(
 }
 
 fn connect_once(to: SocketAddrV4) -> Result<()> {
-    let stream = TcpStream::connect_timeout(&SocketAddr::V4(to), ANSWER).context("connect")?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
+    let stream = TcpStream::connect_timeout(&SocketAddr::V4(to), PATIENCE).context("connect")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     exchange(stream, BYTES)
 }

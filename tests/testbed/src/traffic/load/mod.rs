@@ -158,6 +158,9 @@ impl<T: Default + Send + 'static> Worker<T> {
     }
 }
 
+/// A connection that stands still for longer is a broken one.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Whole milliseconds, for accounts.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

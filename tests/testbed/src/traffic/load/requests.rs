@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::millis;
+use super::{PATIENCE, millis};
 use crate::netns::Namespace;
 use crate::traffic::pattern;
 use crate::traffic::socket::connect;
@@ -40,7 +40,7 @@ pub(super) fn prepare(
     from: &Namespace,
     to: SocketAddrV4,
 ) -> Result<impl FnOnce(&AtomicBool, &AtomicU64) -> Requests + Send + 'static> {
-    let stream = connect(from, to)?;
+    let stream = connect(from, to, PATIENCE)?;
     stream.set_nodelay(true)?;
     Ok(move |stop: &AtomicBool, answered: &AtomicU64| {
         let mut account = Requests::default();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::millis;
+use super::{PATIENCE, millis};
 use crate::netns::Namespace;
 use crate::traffic::pattern;
 use crate::traffic::socket::{again, connect};
@@ -42,7 +42,7 @@ pub(super) fn prepare(
     from: &Namespace,
     to: SocketAddrV4,
 ) -> Result<impl FnOnce(&AtomicBool, &AtomicU64) -> Stream + Send + 'static> {
-    let stream = connect(from, to)?;
+    let stream = connect(from, to, PATIENCE)?;
     Ok(move |stop: &AtomicBool, returned: &AtomicU64| {
         let mut account = Stream::default();
         let outcome = exchange(stream, stop, returned, &mut account);
