@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, send,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, send,
     sendto, socket,
 };
 
@@ -54,6 +54,15 @@ fn address(ip: Ipv4Addr) -> SockaddrIn {
     std::net::SocketAddrV4::new(ip, 0).into()
 }
 
+/// The link-layer address of an interface of the calling thread's namespace.
+pub(crate) fn link_address(interface: &str) -> Result<LinkAddr> {
+    nix::ifaddrs::getifaddrs()?
+        .filter(|entry| entry.interface_name == interface)
+        .filter_map(|entry| entry.address)
+        .find_map(|address| address.as_link_addr().copied())
+        .with_context(|| format!("{interface} has no link address"))
+}
+
 /// A packet socket: whole frames on one interface.
 #[derive(Debug)]
 pub struct Frames {
@@ -67,12 +76,7 @@ impl Frames {
             let family = AddressFamily::Packet;
             // Protocol 0 receives nothing.
             let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
-            let address = nix::ifaddrs::getifaddrs()?
-                .filter(|entry| entry.interface_name == interface)
-                .filter_map(|entry| entry.address)
-                .find_map(|address| address.as_link_addr().copied())
-                .with_context(|| format!("{interface} has no link address"))?;
-            bind(socket.as_raw_fd(), &address)?;
+            bind(socket.as_raw_fd(), &link_address(interface)?)?;
             Ok(socket)
         };
         let socket = namespace

@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod certificates;
+pub mod capture;
 pub mod cluster;
 pub mod command;
 pub mod counters;

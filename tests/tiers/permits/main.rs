@@ -38,6 +38,7 @@ mod path;
 mod places;
 mod pressure;
 mod revocation;
+mod same_bytes;
 mod services;
 mod shapes;
 mod timeouts;
