@@ -1,6 +1,7 @@
 //! `cargo xtask test`: the tiers, one after the other, and what came of them.
 
 pub(crate) mod libtest;
+mod second_try;
 mod summary;
 mod table;
 mod tier;
@@ -16,6 +17,7 @@ use crate::build::{Artifacts, Built, Profile};
 use crate::setup::Purpose;
 use crate::{build, console, kernels, places, privilege, process, setup};
 use libtest::Count;
+use second_try::Tried;
 use summary::Outcome;
 use tier::{Runs, Target, Tier};
 
@@ -32,6 +34,9 @@ pub(crate) struct Args {
     /// Leave out the tiers after one that failed
     #[arg(long)]
     fail_fast: bool,
+    /// Count a test that passes only when it is run again as failed
+    #[arg(long)]
+    strict: bool,
     /// Let what is otherwise compressed take its real time: the tier continuity leaves a node
     /// without its daemon for ten minutes
     #[arg(long)]
@@ -83,33 +88,50 @@ fn had(provided: Result<PathBuf>) -> Option<PathBuf> {
 
 fn run_tiers(tiers: &[Tier], built: Option<&Built>, args: &Args) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
+    let mut second_tries = if args.strict { 0 } else { second_try::MOST };
     for &tier in tiers {
         let stop = args.fail_fast && outcomes.iter().any(|outcome: &Outcome| !outcome.good());
         let outcome = if stop {
             Outcome::left_out(tier)
         } else {
-            run_tier(tier, built, args)
+            run_tier(tier, built, args, &mut second_tries)
         };
         outcomes.push(outcome);
     }
     outcomes
 }
 
-fn run_tier(tier: Tier, built: Option<&Built>, args: &Args) -> Outcome {
+fn run_tier(tier: Tier, built: Option<&Built>, args: &Args, second_tries: &mut usize) -> Outcome {
     console::step(&format!("tier {tier}: {}", tier.proves()));
     let begin = Instant::now();
+    let most = if tier.takes_real_time() {
+        *second_tries
+    } else {
+        0
+    };
     let result = match tier.runs() {
-        Runs::Workspace => workspace(args),
-        Runs::Kernels(extent) => kernels::run(extent, &args.kernels, &args.libtest),
+        Runs::Workspace => workspace(args).map(Tried::from),
+        Runs::Kernels(extent) => {
+            kernels::run(extent, &args.kernels, &args.libtest).map(Tried::from)
+        }
         Runs::Target(target) => built
             .context("the binaries were not built")
-            .and_then(|built| target_of_tests(target, built, args)),
+            .and_then(|built| target_of_tests(target, built, args, most)),
     };
-    let remark = match tier.runs() {
-        Runs::Kernels(extent) => args.kernels.remark(extent),
-        Runs::Workspace | Runs::Target(_) => None,
+    let remark = match (tier.runs(), &result) {
+        (Runs::Kernels(extent), _) => args.kernels.remark(extent),
+        (Runs::Workspace | Runs::Target(_), Ok(tried)) => tried.remark(),
+        (Runs::Workspace | Runs::Target(_), Err(_)) => None,
     };
-    Outcome::new(tier, result, remark, begin.elapsed())
+    if let Ok(tried) = &result {
+        *second_tries = second_tries.saturating_sub(tried.unsteady.len());
+    }
+    Outcome::new(
+        tier,
+        result.map(|tried| tried.count),
+        remark,
+        begin.elapsed(),
+    )
 }
 
 /// Unit and documentation tests of every package that is built for the host.
@@ -134,26 +156,32 @@ fn workspace(args: &Args) -> Result<Count> {
     Ok(count)
 }
 
-/// One test binary, run as cargo would run it.
-fn target_of_tests(target: Target, built: &Built, args: &Args) -> Result<Count> {
+/// One test binary, run as cargo would run it; of tests that fail, up to `most` are run again.
+fn target_of_tests(target: Target, built: &Built, args: &Args, most: usize) -> Result<Tried> {
     let binary = Artifacts::of_tests(target.package, target.name)?;
-    let mut command = Command::new(binary);
-    command
-        .current_dir(places::root().join(target.folder))
-        .args(&args.libtest)
-        .env("TWILL_TIERS", "1")
-        .env("REQUIRE_PRIVILEGED", "1");
-    if args.long {
-        command.env("TWILL_LONG", "1");
-    }
-    built.describe(&mut command);
     let table = table::begin(target)?;
-    command.env(table::VARIABLE, &table);
-    let count = libtest::run(&mut command, &mut stdout())?;
+    let run = |words: &[String]| {
+        let mut command = Command::new(&binary);
+        command
+            .current_dir(places::root().join(target.folder))
+            .args(words)
+            .env("TWILL_TIERS", "1")
+            .env("REQUIRE_PRIVILEGED", "1")
+            .env(table::VARIABLE, &table);
+        if args.long {
+            command.env("TWILL_LONG", "1");
+        }
+        built.describe(&mut command);
+        libtest::run_named(&mut command, &mut stdout())
+    };
+    let tried = second_try::judge(run(&args.libtest)?, most, |failed| {
+        console::step(&format!("once more: {}", failed.join(", ")));
+        run(&[&["--exact".to_owned()], failed].concat())
+    })?;
     for line in table::lines(&table)? {
         console::result(&line);
     }
-    Ok(count)
+    Ok(tried)
 }
 
 fn report(outcomes: &[Outcome]) -> ExitCode {

@@ -112,6 +112,11 @@ impl Tier {
         matches!(self.runs(), Runs::Kernels(_))
     }
 
+    /// Whether its tests hold servers and networks to seconds of real time.
+    pub(super) fn takes_real_time(self) -> bool {
+        self.privileged() && self != Self::ProgRun && !self.boots_kernels()
+    }
+
     /// Whether it needs root, the BPF object and the tools.
     pub(super) fn privileged(self) -> bool {
         self.runs() != Runs::Workspace
