@@ -1,6 +1,7 @@
 //! Permits, where BPF can encapsulate.
 
 mod full;
+mod ipsec;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
@@ -39,6 +40,7 @@ fn flows_are_fast_whatever_comes() -> Result<()> {
         loss_delay_and_reordering_change_no_byte(lab).context("netem")?;
         a_service_by_ipvs_is_served(lab).context("IPVS")?;
         nobody_misses_the_daemons(lab).context("without daemons")?;
+        ipsec::holds(lab).context("IPsec")?;
         full::judge(lab).context("a full conntrack table")
     })
 }
