@@ -63,8 +63,8 @@ pub struct Args {
     /// Let this flanneld and an etcd take the place of the kernel's device set up by hand
     #[arg(long, value_name = "PATH")]
     pub flanneld: Option<PathBuf>,
-    /// The etcd for flanneld, with etcdctl beside it
-    #[arg(long, value_name = "PATH", default_value = "/usr/bin/etcd")]
+    /// The etcd for flanneld, with etcdctl beside it; a mere name is looked for in PATH
+    #[arg(long, value_name = "PATH", default_value = "etcd")]
     pub etcd: PathBuf,
     /// Measure nothing but what a packet costs in each program, branch by branch
     #[arg(long, conflicts_with_all = ["quick", "from", "flanneld", "html"])]
@@ -232,7 +232,7 @@ impl Args {
             ("--etcd", &self.etcd),
             ("--etcd (beside it)", &etcdctl),
         ] {
-            if !path.is_file() {
+            if !is_there(path) {
                 bail!("{flag}: there is no program {}", path.display());
             }
         }
@@ -258,6 +258,15 @@ impl Args {
             format!("{rounds} rounds are too few for intervals of 95 %: {FEWEST_ROUNDS} or more")
         })
     }
+}
+
+/// Whether a program is there as `execvp` looks for it: a mere name in PATH, a path where it leads.
+fn is_there(program: &Path) -> bool {
+    if program.components().count() > 1 {
+        return program.is_file();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// What was named, if anything was.
@@ -312,6 +321,19 @@ mod tests {
         let args = parse(&["--flanneld", "/nowhere/flanneld"]).unwrap();
         let error = args.programs().unwrap_err().to_string();
         assert!(error.contains("/nowhere/flanneld"), "{error}");
+    }
+
+    #[test]
+    fn an_etcd_is_looked_for_where_a_shell_would() {
+        assert_eq!(parse(&[]).unwrap().etcd, Path::new("etcd"));
+        for etcd in ["/nowhere/etcd", "no-such-etcd"] {
+            let args = parse(&["--flanneld=/bin/sh", "--etcd", etcd]).unwrap();
+            let error = args.programs().unwrap_err().to_string();
+            assert!(error.contains(etcd), "{error}");
+        }
+        for (program, there) in [("sh", true), ("/bin/sh", true), ("./sh", false)] {
+            assert_eq!(is_there(Path::new(program)), there, "{program}");
+        }
     }
 
     #[test]

@@ -1,17 +1,41 @@
 //! Whether a measurement ran as meant. One that did not gives no figure, but a sentence.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
 use crate::case::{Case, Subject, Target, Traffic};
 use crate::load::Measured;
 use crate::stats::float;
 use crate::subject::{Carried, Share};
 
 /// Where a Twill subject's packets should be carried by BPF.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Way {
     /// Past the host's stack, from veth to wire to veth.
     PastTheStack,
     /// Through the host's stack, encapsulated behind it.
     Encapsulated,
+}
+
+/// How many of the packets went the way that they should.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Went {
+    /// The way.
+    pub way: Way,
+    /// The share of the packets.
+    pub share: f64,
+}
+
+impl fmt::Display for Went {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = match self.way {
+            Way::PastTheStack => "past the stack",
+            Way::Encapsulated => "through it, by to_overlay",
+        };
+        write!(formatter, "{:.0} % {place}", self.share * 100.0)
+    }
 }
 
 /// At least so much of the packets must have gone the way that is measured.
@@ -41,8 +65,13 @@ pub const fn way(subject: Subject, case: Case, target: Target) -> Option<Way> {
     }
 }
 
-/// The share of the packets that went the way they should.
-pub fn share(way: Way, carried: Carried) -> Share {
+/// The packets that went the way they should.
+pub fn went(way: Way, carried: Carried) -> Went {
+    let share = share(way, carried).value();
+    Went { way, share }
+}
+
+fn share(way: Way, carried: Carried) -> Share {
     match way {
         Way::PastTheStack => carried.past_the_stack,
         Way::Encapsulated => carried.encapsulated,
@@ -124,6 +153,20 @@ mod tests {
         check(0, 100, Some("never used"));
         check(49, 100, Some("hardly used"));
         check(95, 100, None);
+    }
+
+    #[test]
+    fn nobody_reads_of_a_packet_through_the_stack_that_it_was_fast() {
+        for (way, told) in [
+            (Way::PastTheStack, "40 % past the stack"),
+            (Way::Encapsulated, "100 % through it, by to_overlay"),
+        ] {
+            let carried = Carried {
+                past_the_stack: Share { part: 2, all: 5 },
+                encapsulated: Share { part: 5, all: 5 },
+            };
+            assert_eq!(went(way, carried).to_string(), told);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use twill_testbed::wait::{check_interrupt, pass};
 
 use crate::case::{Shape, Unit};
 use crate::cpu::{CpuTime, ProcessUse};
-use crate::judge;
+use crate::judge::{self, Went};
 use crate::load::{Measured, Timing, measure};
 use crate::machine::Machine;
 use crate::plan::{Plan, Step};
@@ -205,7 +205,7 @@ fn build(
 /// What one measurement gave, with what BPF carried meanwhile.
 struct Found {
     measured: Measured,
-    fast_share: Option<f64>,
+    went: Option<Went>,
     problem: Option<String>,
 }
 
@@ -225,12 +225,12 @@ fn measure_step(plan: &Plan, lanes: &[Ready], step: Step, timing: Timing) -> Res
         None => judge::way(step.subject, step.case, step.target),
         Some(_) => None,
     };
-    let share = way
+    let went = way
         .zip(carried)
-        .map(|(way, carried)| judge::share(way, carried));
+        .map(|(way, carried)| judge::went(way, carried));
     Ok(Found {
         problem: judge::problem(&measured, way, carried),
-        fast_share: share.map(crate::subject::Share::value),
+        went,
         measured,
     })
 }
@@ -255,14 +255,14 @@ fn sample(round: u32, shape: Shape, step: Step, found: Result<Found>) -> Sample 
         sent: 0,
         lost: 0,
         retransmits: 0,
-        fast_share: None,
+        went: None,
         stolen: 0.0,
     };
     match found {
         Err(error) => sample.problem = Some(format!("{error:#}")),
         Ok(Found {
             measured,
-            fast_share,
+            went,
             problem,
         }) => {
             sample.value = problem.is_none().then_some(measured.per_second);
@@ -272,7 +272,7 @@ fn sample(round: u32, shape: Shape, step: Step, found: Result<Found>) -> Sample 
             sample.sent = measured.sent;
             sample.lost = measured.lost;
             sample.retransmits = measured.retransmits;
-            sample.fast_share = fast_share;
+            sample.went = went;
             sample.stolen = measured.cpu.stolen_share();
         }
     }

@@ -3,9 +3,11 @@
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 
 use crate::build::Profile;
-use crate::{build, console, interrupt, privilege, process, setup};
+use crate::{Cli, build, console, interrupt, privilege, process, setup};
 
 /// What `bench` takes: the bench's own arguments.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,6 +25,11 @@ pub(crate) struct Args {
 /// The command; its exit code is the bench's.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut bench = if measures(&args.arguments) {
+        if let Some(why) = contradiction(&args.arguments) {
+            // As the bench would say it, after minutes of building.
+            let error = Cli::command().error(ErrorKind::ArgumentConflict, why);
+            error.exit();
+        }
         privilege::require_root("the bench")?;
         let toolchain = setup::ensure(setup::Purpose::Machine)?;
         privilege::require_kernel("the bench")?;
@@ -60,6 +67,25 @@ fn measures(arguments: &[String]) -> bool {
     })
 }
 
+/// What the bench would refuse of these arguments, of what people may well ask for: charts are of
+/// the usual run alone.
+fn contradiction(arguments: &[String]) -> Option<String> {
+    let named = |flag: &str| {
+        let with_value = format!("{flag}=");
+        let mut arguments = arguments.iter();
+        arguments.any(|argument| argument == flag || argument.starts_with(&with_value))
+    };
+    let others = [
+        "--growth",
+        "--guard",
+        "--programs",
+        "--converge",
+        "--check-load",
+    ];
+    let other = others.into_iter().find(|flag| named(flag))?;
+    named("--html").then(|| format!("--html cannot be used with {other}"))
+}
+
 /// Whether these arguments ask for something that a real flanneld has a part in, and name none.
 fn takes_flanneld(arguments: &[String]) -> bool {
     !arguments.iter().any(|argument| {
@@ -83,6 +109,16 @@ mod tests {
         assert!(!takes_flanneld(&words("--flanneld=/opt/flanneld")));
         assert!(!takes_flanneld(&words("--quick --flanneld /opt/flanneld")));
         assert!(!takes_flanneld(&words("--programs --quick")));
+    }
+
+    #[test]
+    fn what_the_bench_would_refuse_is_refused_before_it_is_built() {
+        for text in ["--growth --html x.html", "--html=x.html --converge 5,6"] {
+            let why = contradiction(&words(text)).unwrap();
+            assert!(text.contains(why.rsplit(' ').next().unwrap()), "{why}");
+        }
+        assert_eq!(contradiction(&words("--growth --json x.json")), None);
+        assert_eq!(contradiction(&words("--quick --html x.html")), None);
     }
 
     #[test]

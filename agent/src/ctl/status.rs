@@ -177,6 +177,8 @@ fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
     ];
     rows.extend(fast_path_rows(&said.fast_path));
     rows.extend(guard_row(&said.guard));
+    let unwatched = said.guard.unwatched.iter();
+    rows.extend(unwatched.map(|text| ("not watched", text.clone())));
     rows.extend(said.pods.iter().map(pod_row));
     rows.extend(said.attached.iter().map(attached_row));
     let errors = said.errors.iter();
@@ -233,6 +235,7 @@ fn guard_row(said: &GuardStatus) -> Option<Row> {
         wanted,
         drops,
         waits,
+        unwatched: _,
         place,
     } = said;
     if wanted.is_empty() {

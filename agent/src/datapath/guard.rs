@@ -166,13 +166,17 @@ fn ensure(
     let program = xdp::program(ebpf)?;
     let id = program.info().map_err(XdpError::Load)?.id();
     let pin = pins.xdp(name, interface.ifindex, kind);
-    let runs =
-        |link: &aya::programs::links::FdLink| link.info().is_ok_and(|info| info.program_id() == id);
-    if links.get(&pin).is_some_and(runs) {
-        tcx::keep_pinned(links, &pin)?;
-        return Ok((pin, id));
+    if let Some(held) = links.remove(&pin) {
+        if let Some(link) = xdp::update(program, held)? {
+            links.insert(pin.clone(), link);
+            tcx::keep_pinned(links, &pin)?;
+            return Ok((pin, id));
+        }
+        warn!(
+            interface = interface.name,
+            "somebody detached the guard; attaching it again"
+        );
     }
-    links.remove(&pin);
     let mut old = Vec::new();
     for found in pins.attachments()? {
         if found.program != name || found.ifindex != interface.ifindex {

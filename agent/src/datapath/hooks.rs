@@ -128,6 +128,17 @@ pub enum AttachBy {
     Netlink,
 }
 
+impl AttachBy {
+    /// Whether only filters are left, which need a qdisc.
+    pub fn is_by_filter(self) -> bool {
+        match self {
+            Self::Auto => !tcx::is_there(),
+            Self::Tcx => false,
+            Self::Netlink => true,
+        }
+    }
+}
+
 /// A program that is attached.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Attachment {

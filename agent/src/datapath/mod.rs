@@ -373,11 +373,16 @@ impl Datapath {
                     Err(error) => return Err(error),
                 }
             }
-            if hook.program != Program::FromPod || self.options.attach_by == AttachBy::Netlink {
+            if hook.program != Program::FromPod {
                 continue;
             }
-            // Beside somebody else's qdiscs and filters a TCX link disturbs nobody.
-            attacher.by = AttachBy::Tcx;
+            // Beside somebody else's qdiscs and filters a TCX link disturbs nobody. Where there is
+            // none, these are the veths on which a filter does not either.
+            attacher.by = if self.options.attach_by.is_by_filter() {
+                AttachBy::Netlink
+            } else {
+                AttachBy::Tcx
+            };
             for interface in &interfaces.watched {
                 match attacher.ensure(hook, interface, program).await {
                     Ok((attachment, pin)) => {

@@ -112,6 +112,18 @@ pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
     loaded.ok_or(XdpError::NotLoaded)
 }
 
+/// Makes sure that the link runs this program; [`None`] if the link is cut off from its interface.
+/// It keeps its program then, so only the attempt tells: `bpf_xdp_link_update()` in
+/// `net/core/dev.c`, v6.12, which disturbs no driver where the program is this one already.
+pub(super) fn update(program: &mut Xdp, link: FdLink) -> Result<Option<FdLink>, XdpError> {
+    let updated = XdpLink::try_from(link)
+        .ok()
+        .and_then(|link| program.attach_to_link(link).ok())
+        .and_then(|id| program.take_link(id).ok());
+    let link = updated.map(FdLink::try_from).transpose();
+    link.map_err(XdpError::NoLinks)
+}
+
 /// Attaches the program and pins the link at `pin`, which is given; if one of `old`, links of the
 /// same mode to this interface, still stands, the program takes the place of that link's.
 pub(super) fn attach(
@@ -123,9 +135,7 @@ pub(super) fn attach(
 ) -> Result<FdLink, XdpError> {
     for path in old {
         if let Some(link) = tcx::open(path)?
-            && let Ok(link) = XdpLink::try_from(link)
-            && let Ok(id) = program.attach_to_link(link)
-            && let Ok(link) = program.take_link(id)
+            && let Some(link) = update(program, link)?
         {
             if path != pin {
                 std::fs::rename(path, pin).map_err(|source| PinError::Rename {
@@ -134,9 +144,9 @@ pub(super) fn attach(
                     source,
                 })?;
             }
-            return FdLink::try_from(link).map_err(XdpError::NoLinks);
+            return Ok(link);
         }
-        // Ours by its folder, but of an interface that is gone.
+        // Ours by its folder, but of an interface that is gone, or cut off by somebody.
         pins::remove(path)?;
     }
     let mode = match kind {

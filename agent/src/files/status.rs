@@ -110,6 +110,8 @@ pub struct GuardStatus {
     pub drops: bool,
     /// Why it does not drop though it should.
     pub waits: Option<String>,
+    /// Pods that could speak to the nodes' VXLAN port, though they should not, and why.
+    pub unwatched: Vec<String>,
     /// Where it is.
     #[serde(flatten)]
     pub place: GuardPlace,

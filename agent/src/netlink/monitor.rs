@@ -334,7 +334,8 @@ impl Filter {
             // Gone, or renamed.
             self.device = None;
         }
-        named || was || self.uplink_matters(ifindex)
+        // One of another overlay may share our port with us.
+        named || was || link.device.kind == "vxlan" || self.uplink_matters(ifindex)
     }
 
     fn address_matters(&self, message: &AddressMessage) -> bool {

@@ -14,12 +14,12 @@ use super::failures::Failures;
 use crate::args::{AgentArgs, DatapathChoice};
 use crate::crash;
 use crate::datapath::guard::GuardPlace;
-use crate::datapath::hooks::{AttachBy, Attachment, Interface, Interfaces};
+use crate::datapath::hooks::{Attachment, Interface, Interfaces};
 use crate::datapath::permits::VethUse;
 use crate::datapath::pins::Pins;
 use crate::datapath::settings::Settings;
 use crate::datapath::source_ports::LastPort;
-use crate::datapath::{Datapath, DatapathError, Options, chain, detach_all, tcx};
+use crate::datapath::{Datapath, DatapathError, Options, chain, detach_all};
 
 /// How long until what did not work is tried again.
 const RETRY: Duration = Duration::from_secs(30);
@@ -77,11 +77,7 @@ impl Bpf {
 
     /// Whether programs are attached by filters of traffic control, which need a qdisc.
     pub(super) fn attaches_by_filter(&self) -> bool {
-        match self.options.attach_by {
-            AttachBy::Auto => !tcx::is_there(),
-            AttachBy::Tcx => false,
-            AttachBy::Netlink => true,
-        }
+        self.options.attach_by.is_by_filter()
     }
 
     /// Which ports the kernel's device sends from, and so do the programs.

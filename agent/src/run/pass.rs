@@ -51,10 +51,10 @@ impl Agent {
         }
         if batch.look >= Look::Kernel {
             self.look_at_policy().await;
+            self.look_for_the_guard().await;
         }
         if batch.look == Look::Everywhere || batch.pods {
             self.look_at_pods().await;
-            self.look_for_the_guard().await;
         }
         // A peer like all others changes nothing that the settings say.
         let common = self.state.config().subnet_len;

@@ -30,8 +30,8 @@ pub(super) struct Pods {
     excluded: Excluded,
     known: BTreeMap<u32, PodVeth>,
     grace: Grace,
-    /// Veths that have to wait before programs are attached.
-    waiting: BTreeSet<u32>,
+    /// Veths that may get no filter now, and why.
+    barred: BTreeMap<u32, String>,
     /// TCX programs of others: name by interface index.
     foreign: BTreeMap<u32, String>,
     /// Whether a look has succeeded: before, nothing of an earlier start may be taken back.
@@ -56,7 +56,7 @@ impl Pods {
             excluded,
             known: BTreeMap::new(),
             grace: Grace::default(),
-            waiting: BTreeSet::new(),
+            barred: BTreeMap::new(),
             foreign: BTreeMap::new(),
             seen: false,
         }
@@ -102,47 +102,60 @@ impl Pods {
         }
         self.known = found;
         self.seen = true;
-        self.waiting = if around.bpf.attaches_by_filter() {
+        self.barred = if around.bpf.attaches_by_filter() {
             self.look_at_qdiscs(&host, Instant::now())
         } else {
-            BTreeSet::new()
+            BTreeMap::new()
         };
     }
 
-    /// The pods' veths that may not get a clsact qdisc yet.
-    fn look_at_qdiscs(&mut self, host: &HostLinks, now: Instant) -> BTreeSet<u32> {
-        let clsact = Qdisc::Ingress("clsact".to_owned());
-        let has_clsact = |ifindex: &u32| {
-            let link = host.links.get(ifindex);
-            link.is_some_and(|link| link.qdiscs.contains(&clsact))
-        };
-        let pods = self.known.keys().copied();
-        let bare = pods.filter(|ifindex| !has_clsact(ifindex)).collect();
-        self.grace.note(&bare, now);
-        bare.into_iter()
-            .filter(|ifindex| !self.grace.is_over(*ifindex, now))
-            .collect()
+    /// The pods' veths that may not get the qdisc which a filter needs, and why: a new one would
+    /// come before the CNI's, and where packets wait in another they would be lost.
+    fn look_at_qdiscs(&mut self, host: &HostLinks, now: Instant) -> BTreeMap<u32, String> {
+        let pods = self.known.keys();
+        let qdiscs = pods.filter_map(|ifindex| Some((*ifindex, &host.links.get(ifindex)?.qdiscs)));
+        let takes_filters = |qdisc: &Qdisc| matches!(qdisc, Qdisc::Ingress(_));
+        let bare: Vec<_> = qdiscs
+            .filter(|(_, qdiscs)| !qdiscs.iter().any(takes_filters))
+            .collect();
+        self.grace
+            .note(&bare.iter().map(|&(ifindex, _)| ifindex).collect(), now);
+        let barred = bare.into_iter().filter_map(|(ifindex, qdiscs)| {
+            let why = match queue(qdiscs) {
+                Some(kind) => format!("its qdisc {kind} would lose packets to a new clsact qdisc"),
+                None if !self.grace.is_over(ifindex, now) => "its veth is new".to_owned(),
+                None => return None,
+            };
+            Some((ifindex, why))
+        });
+        barred.collect()
     }
 
     /// The veths that programs belong on.
     pub(super) fn interfaces(&self) -> Vec<Interface> {
-        let mut interfaces = interfaces(&self.known);
-        interfaces.retain(|veth| !self.waiting.contains(&veth.ifindex));
-        interfaces
+        self.open(|pod| pod.never_fast.is_none())
     }
 
-    /// The veths of pods that are never fast.
+    /// The veths of pods that are never fast, as far as a program may be there.
     pub(super) fn never_fast(&self) -> Vec<Interface> {
-        let never = self
-            .known
-            .iter()
-            .filter(|(_, pod)| pod.never_fast.is_some());
-        never.map(interface).collect()
+        self.open(|pod| pod.never_fast.is_some())
     }
 
-    /// The veths of all pods.
+    /// The veths of all pods, as far as a program may be there.
     pub(super) fn all(&self) -> Vec<Interface> {
-        self.known.iter().map(interface).collect()
+        self.open(|_| true)
+    }
+
+    fn open(&self, wanted: impl Fn(&PodVeth) -> bool) -> Vec<Interface> {
+        let pods = self.known.iter();
+        pods.filter(|(ifindex, pod)| wanted(pod) && !self.barred.contains_key(ifindex))
+            .map(interface)
+            .collect()
+    }
+
+    /// Why no filter may be on a veth now, if that is so.
+    pub(super) fn barred(&self, ifindex: u32) -> Option<&str> {
+        self.barred.get(&ifindex).map(String::as_str)
     }
 
     /// What each veth may do; `None` while nobody knows.
@@ -177,6 +190,14 @@ fn foreign(
     indexes
         .filter_map(|ifindex| Some((ifindex, of(ifindex)?)))
         .collect()
+}
+
+/// The kind of the qdisc in which packets wait that leave by a link, if there is one.
+fn queue(qdiscs: &BTreeSet<Qdisc>) -> Option<&str> {
+    qdiscs.iter().find_map(|qdisc| match qdisc {
+        Qdisc::Root(kind) if kind != "noqueue" => Some(kind.as_str()),
+        Qdisc::Root(_) | Qdisc::Ingress(_) => None,
+    })
 }
 
 /// The bridges that these veths are ports of: fast packets skip a bridge's programs as well.

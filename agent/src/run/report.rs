@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use tokio::sync::watch;
 use tracing::warn;
-use twill_abi::{ABI_VERSION, FastPath, Guard};
+use twill_abi::{ABI_VERSION, FastPath, Guard, Program};
 use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedDevice;
 use twill_core::pods::{PodVeth, Wiring};
@@ -160,6 +160,7 @@ impl Report {
         } = outcome;
         self.fast_path(acceptance);
         self.guard(bpf, sentry, unmapped, state);
+        self.status.guard.unwatched = unwatched(bpf, sentry, pods);
         self.status.pods = pods.known().iter().map(pod).collect();
         let (mode, reason) = bpf.mode();
         mode.clone_into(&mut self.status.mode);
@@ -208,6 +209,7 @@ impl Report {
             wanted: guard_name(sentry.guard).to_owned(),
             drops: enforces && waits.is_none() && place.by != "nowhere",
             waits: waits.filter(|_| enforces).map(str::to_owned),
+            unwatched: Vec::new(),
             place,
         };
     }
@@ -252,6 +254,29 @@ fn guard_name(guard: Guard) -> &'static str {
         Guard::Count => "count",
         Guard::Enforce => "enforce",
     }
+}
+
+/// Pods without the program that keeps them from the nodes' VXLAN port, where it is wanted.
+fn unwatched(bpf: &Bpf, sentry: &Sentry, pods: &Pods) -> Vec<String> {
+    if sentry.guard != Guard::Enforce || sentry.pod_vxlan || bpf.attachments().is_empty() {
+        return Vec::new();
+    }
+    let name = Program::FromPod.label();
+    let watched = bpf
+        .attachments()
+        .iter()
+        .filter(|there| there.program == name);
+    let watched: BTreeSet<u32> = watched.map(|there| there.ifindex).collect();
+    let bare = pods
+        .known()
+        .iter()
+        .filter(|(veth, _)| !watched.contains(veth));
+    bare.take(TOLD)
+        .map(|(&ifindex, pod)| {
+            let why = pods.barred(ifindex).unwrap_or("twilld's log says why");
+            format!("{}: {why}", pod.name)
+        })
+        .collect()
 }
 
 fn pod((&ifindex, pod): (&u32, &PodVeth)) -> PodStatus {

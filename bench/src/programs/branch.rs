@@ -66,6 +66,9 @@ branches! {
     FromPodNoPermit = "from_pod no permit", FromPod, NoPermit, "Notes what the pod sent, for netfilter to accept.";
     FromPodFast = "from_pod encap", FromPod, Fast, "Encapsulates to the uplink.";
     FromPodNat = "from_pod encap and NAT", FromPod, Fast, "The same, to a Service.";
+    FromPodDirectFirst = "from_pod direct, first", FromPod, Fast, "Mode `direct`: a SYN makes a record, and is encapsulated.";
+    FromPodDirect = "from_pod direct", FromPod, Fast, "Mode `direct`: encapsulates by the record.";
+    FromUplinkDirect = "from_uplink direct", FromUplink, Fast, "Mode `direct`: decapsulates by the record.";
     ToPodPass = "to_pod not accepted", ToPod, NotAccepted, "Netfilter let it pass as no established flow's.";
     ToPodLearn = "to_pod learn", ToPod, Learned, "Remembers netfilter's acceptance.";
     ToUplinkConfirm = "to_uplink vxlan", ToUplink, OuterConfirmed, "Renews a VTEP's outer permit.";
@@ -133,6 +136,9 @@ impl Branch {
             | Self::GuardOther
             | Self::GuardTrusted
             | Self::GuardStranger => (Mode::Bpf, FastPath::Permit),
+            Self::FromPodDirectFirst | Self::FromPodDirect | Self::FromUplinkDirect => {
+                (Mode::Bpf, FastPath::Direct)
+            }
         }
     }
 
@@ -217,6 +223,7 @@ impl Branch {
             Self::FromUplinkKernel
             | Self::FromUplinkTrusted
             | Self::FromUplinkFast
+            | Self::FromUplinkDirect
             | Self::GuardOff
             | Self::GuardTrusted
             | Self::GuardTcTrusted => arriving(underlay(1), POD_PORT),
@@ -227,7 +234,14 @@ impl Branch {
             Self::FromPodNoPermit => {
                 from_pod.over(&segment(OWN_POD, OTHER_PORT, peer, BACKEND_PORT))
             }
-            Self::FromPodOff | Self::FromPodFast => {
+            Self::FromPodDirectFirst => {
+                let syn = Tcp {
+                    flags: Tcp::SYN,
+                    ..Tcp::new(FIRST_PORT, BACKEND_PORT)
+                };
+                from_pod.over(&Ipv4::new(OWN_POD, peer).tcp(&syn, &[0; PAYLOAD]))
+            }
+            Self::FromPodOff | Self::FromPodFast | Self::FromPodDirect => {
                 from_pod.over(&segment(OWN_POD, POD_PORT, peer, BACKEND_PORT))
             }
             Self::FromPodNat => from_pod.over(&segment(OWN_POD, NAT_PORT, SERVICE, SERVICE_PORT)),
@@ -238,6 +252,8 @@ impl Branch {
     }
 }
 
+/// The pod's port of a flow that begins.
+pub(super) const FIRST_PORT: u16 = 40_003;
 /// The pod's port of the flow to the Service.
 pub(super) const NAT_PORT: u16 = 40_002;
 

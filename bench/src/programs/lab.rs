@@ -108,9 +108,7 @@ impl Lab {
         let before = self.counted(branch.counter())?;
         let mut times = Vec::with_capacity(runs);
         for packet in packets.iter().cycle().take(runs) {
-            if branch == Branch::ToOverlayNextHop {
-                tables::forget_next_hop(&mut self.ebpf, self.devices)?;
-            }
+            tables::forget(&mut self.ebpf, branch, self.devices)?;
             let options = TestRunOptions {
                 data_in: Some(packet),
                 ..TestRunOptions::default()

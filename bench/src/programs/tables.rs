@@ -10,11 +10,11 @@ use twill_abi::maps::{
 };
 use twill_abi::{
     Address, Be16, CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_TCP_PERMITS,
-    CONFIG_KEY_AGENT, Config, FastPath, FlowTuple, Mapping, Mode, Pending, Permit, Program,
-    RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
+    CONFIG_KEY_AGENT, Config, FastPath, FlowTuple, Mapping, Mode, PERMIT_FLAG_DIRECT, Pending,
+    Permit, Program, RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
 };
 
-use super::branch::{BACKEND_PORT, Branch, NAT_PORT, POD_PORT, SERVICE_PORT};
+use super::branch::{BACKEND_PORT, Branch, FIRST_PORT, NAT_PORT, POD_PORT, SERVICE_PORT};
 use super::lab::Devices;
 use super::scene::{
     GATEWAY_MAC, MARK, NETWORK, NETWORK_PREFIX, NEXT_MAC, OWN_POD, OWN_UNDERLAY, OWN_VTEP_MAC,
@@ -107,7 +107,11 @@ pub(super) fn prepare(ebpf: &mut Ebpf, branch: Branch, devices: Devices) -> Resu
     let to_service = tuple(NAT_PORT, SERVICE, SERVICE_PORT);
     let to_backend = tuple(NAT_PORT, pod(1), BACKEND_PORT);
     let mut permits: HashMap<_, FlowTuple, Permit> = open(ebpf, PERMITS_POD.name)?;
-    permits.insert(plain, permit(plain, plain, devices), 0)?;
+    let mut record = permit(plain, plain, devices);
+    if fast_path == FastPath::Direct {
+        record.flags = PERMIT_FLAG_DIRECT;
+    }
+    permits.insert(plain, record, 0)?;
     permits.insert(to_service, permit(to_service, to_backend, devices), 0)?;
 
     let now = monotonic_ns()?;
@@ -122,14 +126,24 @@ pub(super) fn prepare(ebpf: &mut Ebpf, branch: Branch, devices: Devices) -> Resu
     Ok(())
 }
 
-/// Before each run of [`Branch::ToOverlayNextHop`]: the next hop is to be asked for.
-pub(super) fn forget_next_hop(ebpf: &mut Ebpf, devices: Devices) -> Result<()> {
-    let mut states: Array<_, VtepState> = open(ebpf, VTEP_STATE.name)?;
-    let forgotten = VtepState {
-        nexthop_until_ns: 0,
-        ..state(devices)
-    };
-    Ok(states.set(1, forgotten, 0)?)
+/// Before each run: what the branch is to find out or to make itself, and has done in the last.
+pub(super) fn forget(ebpf: &mut Ebpf, branch: Branch, devices: Devices) -> Result<()> {
+    if branch == Branch::ToOverlayNextHop {
+        let mut states: Array<_, VtepState> = open(ebpf, VTEP_STATE.name)?;
+        let forgotten = VtepState {
+            nexthop_until_ns: 0,
+            ..state(devices)
+        };
+        states.set(1, forgotten, 0)?;
+    }
+    if branch == Branch::FromPodDirectFirst {
+        let mut permits: HashMap<_, FlowTuple, Permit> = open(ebpf, PERMITS_POD.name)?;
+        let flow = tuple(FIRST_PORT, pod(1), BACKEND_PORT);
+        if permits.get(&flow, 0).is_ok() {
+            permits.remove(&flow)?;
+        }
+    }
+    Ok(())
 }
 
 fn open<'a, M>(ebpf: &'a mut Ebpf, name: &str) -> Result<M>

@@ -210,7 +210,9 @@ fn every_sample(report: &Report) -> String {
                 value,
                 latency,
                 number(sample.cpu_s),
-                number(sample.fast_share),
+                sample
+                    .went
+                    .map_or_else(String::new, |went| went.to_string()),
                 format!("{}/{}", sample.lost, sample.sent),
                 sample.retransmits.to_string(),
             ],
@@ -223,7 +225,7 @@ fn every_sample(report: &Report) -> String {
         "figure",
         "p50/p99/p99.9 µs",
         "CPU s",
-        "fast",
+        "carried",
         "lost/sent",
         "sent again",
     ];

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::case::{Case, Shape, Subject, Target, Unit};
+use crate::judge::Went;
 use crate::load::Percentiles;
 use crate::machine::Machine;
 use crate::stats::Spread;
@@ -142,8 +143,9 @@ pub struct Sample {
     pub lost: u64,
     /// TCP segments sent again.
     pub retransmits: u64,
-    /// Share of the packets that took the way which the mode is about.
-    pub fast_share: Option<f64>,
+    /// The way which the mode is about, and the share of the packets that took it.
+    #[serde(default)]
+    pub went: Option<Went>,
     /// Share of the time that other virtual machines had.
     pub stolen: f64,
 }
@@ -167,8 +169,9 @@ pub struct Summary {
     pub latency_us: Option<Percentiles>,
     /// Median CPU time: seconds for a Gbit, or for 10,000 of anything else.
     pub cpu_s: Option<f64>,
-    /// Median share of the packets that took the way which the mode is about.
-    pub fast_share: Option<f64>,
+    /// The way which the mode is about, and the median share of the packets that took it.
+    #[serde(default)]
+    pub went: Option<Went>,
     /// Rounds with a figure.
     pub rounds: u32,
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Problem, Sample, Summary};
 use crate::case::{Case, Shape, Subject, Target};
+use crate::judge::Went;
 use crate::load::Percentiles;
 use crate::stats::{Interval, Spread, median};
 
@@ -110,7 +111,7 @@ pub fn summaries(samples: &[Sample]) -> Vec<Summary> {
                 _ => None,
             },
             cpu_s: median(&all(CPU.of)),
-            fast_share: median(&all(|sample| sample.value.and(sample.fast_share))),
+            went: went(of_place()),
             rounds: u32::try_from(values.len()).ok()?,
         })
     };
@@ -213,6 +214,17 @@ pub fn problems(samples: &[Sample]) -> Vec<Problem> {
     places(samples).into_iter().filter_map(one).collect()
 }
 
+/// The way of one place's samples, and the median of their shares.
+fn went<'a>(samples: impl Iterator<Item = &'a Sample>) -> Option<Went> {
+    let measured = samples.filter(|sample| sample.value.is_some());
+    let went: Vec<Went> = measured.filter_map(|sample| sample.went).collect();
+    let shares: Vec<f64> = went.iter().map(|went| went.share).collect();
+    Some(Went {
+        way: went.first()?.way,
+        share: median(&shares)?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,7 +244,7 @@ mod tests {
             sent: 10,
             lost: 0,
             retransmits: 0,
-            fast_share: None,
+            went: None,
             stolen: 0.0,
         }
     }

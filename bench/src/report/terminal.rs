@@ -58,7 +58,7 @@ fn figures(report: &Report) -> String {
         "quartiles",
         "p50/p99/p99.9 µs",
         "CPU s",
-        "fast",
+        "carried",
         "rounds",
     ]);
     for result in &report.results {
@@ -71,7 +71,7 @@ fn figures(report: &Report) -> String {
             value,
             latency_us,
             cpu_s,
-            fast_share,
+            went,
             rounds,
         } = result;
         table.add_row([
@@ -93,7 +93,7 @@ fn figures(report: &Report) -> String {
                 format!("{:.0}/{:.0}/{:.0}", times.p50, times.p99, times.p999)
             }),
             cpu_s.map_or_else(String::new, |cpu| format!("{cpu:.2}")),
-            fast_share.map_or_else(String::new, |share| format!("{:.0} %", share * 100.0)),
+            went.map_or_else(String::new, |went| went.to_string()),
             rounds.to_string(),
         ]);
     }

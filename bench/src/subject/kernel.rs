@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use twill_testbed::pod::Pod;
+use twill_testbed::service::SERVICE;
 use twill_testbed::stock::{self, Peer};
 use twill_testbed::topology::Node;
 use twill_testbed::world::{NODE_A, NODE_B, SUBNET_A, SUBNET_B, VTEP_MAC_A, VTEP_MAC_B};
@@ -10,7 +11,7 @@ use super::Network;
 use crate::case::Target;
 use crate::leases;
 use crate::load::{Ends, Place};
-use crate::topology::{self, SERVICE, Setup};
+use crate::topology::{self, Setup};
 
 pub(crate) struct Kernel {
     // Pods go before their nodes: fields are dropped in order.

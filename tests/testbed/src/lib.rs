@@ -25,6 +25,7 @@ pub mod netns;
 pub mod packet;
 pub mod pod;
 pub mod route_log;
+pub mod service;
 pub mod signals;
 pub mod stock;
 pub mod subnet_env;

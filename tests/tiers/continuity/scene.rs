@@ -1,4 +1,5 @@
-//! Two nodes with a pod each, and load between the pods while something happens to the first.
+//! Two nodes with a pod each, and load between the pods, a part of it to a Service, while something
+//! happens to the first.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,10 +8,11 @@ use anyhow::{Result, ensure};
 use twill_testbed::agent::Agent;
 use twill_testbed::cluster::{Cluster, Member};
 use twill_testbed::netns::Prefix;
+use twill_testbed::service::{self, SERVICE};
 use twill_testbed::topology::UnderlayOptions;
 use twill_testbed::traffic::{EchoServer, Load, Report};
 use twill_testbed::wait::wait_for;
-use twill_testbed::world::{NODE_A, NODE_B};
+use twill_testbed::world::{NETWORK, NODE_A, NODE_B};
 
 use crate::table;
 
@@ -22,6 +24,9 @@ pub(crate) const PROGRAMS: usize = 5;
 
 /// Flags of an agent that attaches its programs as on kernels without TCX.
 pub(crate) const BY_FILTERS: &[&str] = &["--attach-by", "netlink"];
+
+/// Flags of an agent in the mode `direct`.
+pub(crate) const DIRECT: &[&str] = &["--fast-path", "direct"];
 
 /// Flags of an agent that looks at everything once: what it does later, it does because it was told.
 pub(crate) const ONCE: &[&str] = &["--resync-interval", "3600"];
@@ -72,7 +77,11 @@ impl Scene {
             cluster.add_node_with(label, address, flags)?.add_pod("1")?;
         }
         cluster.wait_mesh()?;
-        let echo = EchoServer::start(cluster.members[1].pods[0].namespace())?;
+        let backend = &cluster.members[1].pods[0];
+        let echo = EchoServer::start(backend.namespace())?;
+        for Member { node, .. } in &cluster.members {
+            service::add(node, NETWORK, backend.address(), 0)?;
+        }
         Ok(Self {
             _echo: echo,
             cluster,
@@ -95,8 +104,10 @@ impl Scene {
         let [a, b] = self.cluster.members.as_slice() else {
             unreachable!("a scene has two nodes")
         };
-        let load = Load::start(a.pods[0].namespace(), b.pods[0].address())?;
+        let (from, to) = (a.pods[0].namespace(), b.pods[0].address());
+        let load = Load::start_beside(from, to, SERVICE)?;
         let measured = wait_fast(&a.agent, "before")
+            .and_then(|()| wait_translated(&a.agent))
             .and_then(|()| work(&mut self.cluster))
             .and_then(|()| wait_fast(&self.cluster.members[0].agent, "afterwards"));
         let report = load.report();
@@ -147,6 +158,21 @@ pub(crate) fn wait_fast(agent: &Agent, when: &str) -> Result<()> {
         let [out, back] = *before.get_or_insert(now);
         // More than stragglers.
         ensure!(now[0] > out + 100 && now[1] > back + 100, "{now:?}");
+        Ok(Some(()))
+    })
+}
+
+/// Waits until flows to the Service are fast.
+fn wait_translated(agent: &Agent) -> Result<()> {
+    wait_for("flows to the Service are fast", PATIENCE, || {
+        let peer = SERVICE.to_string();
+        let told = agent.ctl(&["permits", "list", "--state", "live", "--peer", &peer])?;
+        let permits = told["permits"].as_array().map_or(&[][..], Vec::as_slice);
+        let fast = |protocol| {
+            let mut permits = permits.iter();
+            permits.any(|permit| permit["protocol"] == protocol && permit["nat"] == true)
+        };
+        ensure!(fast("tcp") && fast("udp"), "{told}");
         Ok(Some(()))
     })
 }

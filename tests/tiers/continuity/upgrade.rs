@@ -58,8 +58,8 @@ fn version(build: Build) -> u32 {
 /// of two veths, longer on a busy machine.
 const BEYOND: u64 = 30;
 
-fn up_and_down(flags: &[&str], by: &str) -> Result<()> {
-    let mut scene = Scene::new(flags)?;
+/// To the next ABI version and back.
+pub(crate) fn up_and_down(scene: &mut Scene, by: &str) -> Result<()> {
     // What the operator said holds across versions.
     let agent = &scene.node().agent;
     agent.ctl_text(&["mode", "bpf"])?;
@@ -86,7 +86,7 @@ fn nobody_notices_another_abi_version() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    up_and_down(&[], "by TCX links")
+    up_and_down(&mut Scene::new(&[])?, "by TCX links")
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn nobody_notices_another_abi_version_without_tcx() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    up_and_down(BY_FILTERS, "by tc filters")
+    up_and_down(&mut Scene::new(BY_FILTERS)?, "by tc filters")
 }
 
 #[test]

@@ -1,15 +1,16 @@
 //! Where the guard is, and who was there before.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::EbpfLoader;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Xdp, XdpMode};
+use twill_testbed::wait::wait_until;
 use twill_testbed::world::UPLINK;
 use twill_tests::required;
 
-use crate::arena::{A, Arena};
+use crate::arena::{A, Arena, SECONDS};
 use crate::watch::Watch;
 
 /// What `ip` shows of XDP on the victim's uplink.
@@ -85,6 +86,7 @@ fn where_the_driver_refuses_tc_does_it_with_the_reason() -> Result<()> {
 /// The guard's link, as pin and uplink tell.
 #[derive(Debug)]
 struct Attached {
+    pin: PathBuf,
     link: u32,
     program: u64,
     mode: u64,
@@ -106,6 +108,7 @@ impl Attached {
         ensure!(name.ends_with("_native"), "{pins:?}");
         let shown = shown(arena)?;
         Ok(Self {
+            pin: (*pin).clone(),
             link: FdLink::from(PinnedLink::from_pin(pin)?).info()?.id(),
             program: shown["prog"]["id"].as_u64().context("no XDP program")?,
             mode: shown["mode"].as_u64().context("no mode")?,
@@ -136,6 +139,15 @@ fn the_link_outlives_the_daemon_and_is_taken_over() -> Result<()> {
         (second.link, second.mode) == (first.link, first.mode),
         "{first:?} {second:?}"
     );
+    // Cut off by force, the link keeps its program; only the uplink has none.
+    let pin = second.pin.display().to_string();
+    let host = arena.victim().node.namespace();
+    host.run(&["bpftool", "link", "detach", "pinned", &pin])?;
+    wait_until("the guard is back", SECONDS, || {
+        shown(&arena).is_ok_and(|xdp| xdp["prog"]["id"] == second.program)
+    })?;
+    let third = Attached::of(&arena)?;
+    ensure!(third.link != second.link, "{second:?} {third:?}");
     // On a veth XDP costs GRO: without being asked, TC it is, with the reason.
     arena.restart(&["--guard=count"])?;
     let guard = arena.guard()?;

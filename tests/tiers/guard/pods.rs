@@ -2,7 +2,8 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use twill_testbed::packet::{Ethernet, Ipv4, Udp, Vxlan};
 use twill_testbed::wait::wait_until;
 use twill_testbed::world::{NODE_A, VNI};
@@ -84,5 +85,32 @@ fn a_pod_does_not_speak_to_the_nodes_port() -> Result<()> {
     for (name, ..) in ways(&arena) {
         ensure!(watch.count(name) == 0, "{name} arrived");
     }
+    by_filters(arena, &watch)
+}
+
+/// Where the kernel takes no TCX links a pod that is never fast is watched all the same, by a
+/// filter, once one costs it nothing; until then status names it.
+fn by_filters(mut arena: Arena, watch: &Watch) -> Result<()> {
+    let host = arena.victim().node.namespace().clone();
+    let veths = ["ip", "-json", "link", "show", "master", "cni0"];
+    let veths: serde_json::Value = serde_json::from_str(&host.run(&veths)?)?;
+    let veth = veths[0]["ifname"].as_str().context("no veth")?;
+    let tbf = format!("dev {veth} root tbf rate 1gbit burst 1mb latency 50ms");
+    host.run_lines(&format!("tc qdisc replace {tbf}"))?;
+    arena.restart(&["--guard=enforce", "--attach-by", "netlink"])?;
+    let said = |says: &serde_json::Value| arena.guard().is_ok_and(|it| it["unwatched"] == *says);
+    let why = format!("{veth}: its qdisc tbf would lose packets to a new clsact qdisc");
+    wait_until("the pod is named", SECONDS, || said(&json!([why])))?;
+    let text = arena.victim().agent.ctl_text(&["status"])?;
+    ensure!(
+        text.contains("not watched") && text.contains(&why),
+        "{text}"
+    );
+    host.run(&["tc", "qdisc", "add", "dev", veth, "clsact"])?;
+    wait_until("the pod is watched", SECONDS, || said(&json!([])))?;
+    watch.forget();
+    nested(&arena, A, NODE_A, "by a filter")?;
+    arena.settle(watch)?;
+    ensure!(watch.count("by a filter") == 0, "it arrived");
     Ok(())
 }

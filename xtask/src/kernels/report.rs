@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use super::message::Message;
 use crate::test::libtest::{Count, Reader};
 
-/// Programs that a kernel may reject, and the one that the agent takes then: before 5.18 XDP takes
-/// no programs for packets in fragments (`f45d5b6ce2e8`).
-const STAND_INS: [(&str, &str); 1] = [("guard", "guard_whole")];
+/// Programs that kernels before a version reject, and the one that the agent takes there: before
+/// 5.18 XDP takes no programs for packets in fragments (`f45d5b6ce2e8`).
+const STAND_INS: [(&str, &str, (u32, u32)); 1] = [("guard", "guard_whole", (5, 18))];
 
 /// What came of a test binary.
 #[derive(Debug, Eq, PartialEq)]
@@ -168,10 +168,20 @@ impl Report {
 
 impl Report {
     fn is_stood_in_for(&self, program: &str) -> bool {
-        STAND_INS.iter().any(|(name, stand_in)| {
-            *name == program && self.programs.get(*stand_in).is_some_and(Result::is_ok)
+        let kernel = self.release.as_deref().and_then(version);
+        STAND_INS.iter().any(|(name, stand_in, since)| {
+            *name == program
+                && kernel.is_some_and(|kernel| kernel < *since)
+                && self.programs.get(*stand_in).is_some_and(Result::is_ok)
         })
     }
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next()?.parse().ok();
+    Some((number()?, number()?))
 }
 
 #[cfg(test)]
@@ -221,12 +231,20 @@ mod tests {
     #[test]
     fn a_program_with_a_stand_in_may_be_rejected() {
         let named = |line: &str, name: &str| line.replace("\"a\"", name).replace("\"b\"", name);
+        let kernel = |release| format!(r#"{{"kind":"kernel","release":"{release}"}}"#);
         let rejected = named(BAD, "\"guard\"");
         let stand_in = named(PROGRAM, "\"guard_whole\"");
-        assert_eq!(read(&[&rejected, END]).count().failed, 1);
-        assert_eq!(read(&[&rejected, &stand_in, END]).count().failed, 0);
         let both = named(BAD, "\"guard_whole\"");
-        assert_eq!(read(&[&rejected, &both, END]).count().failed, 2);
+        let failed = |lines: &[&str]| read(lines).count().failed;
+        let old = &kernel("5.10.0-32-cloud-amd64");
+        assert_eq!(failed(&[old, &rejected, END]), 1);
+        assert_eq!(failed(&[old, &rejected, &stand_in, END]), 0);
+        assert_eq!(failed(&[old, &rejected, &both, END]), 2);
+        // Where the kernel could take it, its fault is one.
+        for new in ["5.18.0", "6.1.0-50-cloud-amd64", "7.2.1", "what"] {
+            assert_eq!(failed(&[&kernel(new), &rejected, &stand_in, END]), 1);
+        }
+        assert_eq!(failed(&[&rejected, &stand_in, END]), 1);
     }
 
     #[test]

@@ -36,23 +36,42 @@ pub struct Load {
     stream: Worker<Stream>,
     requests: Worker<Requests>,
     connections: Worker<Connections>,
+    /// More datagrams, to a Service.
+    translated: Option<Worker<Datagrams>>,
 }
 
 impl Load {
     /// Starts, and returns once each kind has been there and back. An echo server must be
     /// running at `to`.
     pub fn start(from: &Namespace, to: Ipv4Addr) -> Result<Self> {
-        let to = SocketAddrV4::new(to, ECHO_PORT);
+        Self::begin(from, to, None)
+    }
+
+    /// The same with a part of it to a Service of that server's: requests, connections, and a
+    /// thousand datagrams a second more.
+    pub fn start_beside(from: &Namespace, to: Ipv4Addr, service: Ipv4Addr) -> Result<Self> {
+        Self::begin(from, to, Some(service))
+    }
+
+    fn begin(from: &Namespace, to: Ipv4Addr, service: Option<Ipv4Addr>) -> Result<Self> {
+        let [to, service_or_to] =
+            [to, service.unwrap_or(to)].map(|address| SocketAddrV4::new(address, ECHO_PORT));
         let stop = Arc::new(AtomicBool::new(false));
+        let translated = match service {
+            Some(_) => Some(datagrams::prepare(from, service_or_to)?),
+            None => None,
+        };
         let load = Self {
             datagrams: Worker::start(&stop, datagrams::prepare(from, to)?),
             stream: Worker::start(&stop, stream::prepare(from, to)?),
-            requests: Worker::start(&stop, requests::prepare(from, to)?),
-            connections: Worker::start(&stop, connections::prepare(from, to)?),
+            requests: Worker::start(&stop, requests::prepare(from, service_or_to)?),
+            connections: Worker::start(&stop, connections::prepare(from, service_or_to)?),
+            translated: translated.map(|work| Worker::start(&stop, work)),
             stop,
         };
         wait_until("traffic of every kind flows", FIRST, || {
-            load.so_far().iter().all(|count| *count > 0)
+            let mut translated = load.translated.iter().map(Worker::so_far);
+            load.so_far().iter().all(|count| *count > 0) && translated.all(|count| count > 0)
         })?;
         Ok(load)
     }
@@ -75,6 +94,7 @@ impl Load {
             stream: self.stream.end(),
             requests: self.requests.end(),
             connections: self.connections.end(),
+            translated: self.translated.as_mut().map(Worker::end),
         }
     }
 }
@@ -97,6 +117,8 @@ pub struct Report {
     pub requests: Requests,
     /// A new TCP connection each tenth of a second.
     pub connections: Connections,
+    /// As many datagrams to a Service, where there is one.
+    pub translated: Option<Datagrams>,
 }
 
 impl Report {
@@ -108,9 +130,11 @@ impl Report {
             stream,
             requests,
             connections,
+            translated,
         } = self;
         let flows = stream.is_perfect() && requests.is_perfect() && connections.is_perfect();
-        if datagrams.is_perfect() && flows {
+        let mut all_datagrams = translated.iter().chain([datagrams]);
+        if all_datagrams.all(Datagrams::is_perfect) && flows {
             return Ok(());
         }
         bail!("traffic was disturbed: {self:?}")
