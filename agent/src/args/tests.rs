@@ -323,9 +323,10 @@ fn what_has_no_effect_is_said() {
         "-public-ipv6=2001:db8::1",
         "-kubeconfig-file=x",
         "-etcd-keyfile=k",
+        "-etcd-username=u",
     ])
     .without_effect();
-    assert_eq!(unused.len(), 3, "{unused:?}");
+    assert_eq!(unused.len(), 4, "{unused:?}");
     assert_eq!(agent(&[]).without_effect(), Vec::<String>::new());
     let error = agent(&["-kube-subnet-mgr"]).check().unwrap_err();
     assert!(error.to_string().contains("--kube-subnet-mgr"), "{error}");
