@@ -252,7 +252,8 @@ impl Agent {
         ))
     }
 
-    fn publish(&self) {
+    /// Tells the lease's keeper, if that is news.
+    pub(super) fn publish(&self) {
         if let (Some(sender), Some(attrs)) = (&self.attrs, self.lease_attrs()) {
             sender.send_if_modified(|published| {
                 let differs = *published != attrs;

@@ -115,7 +115,7 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
         );
     }
 
-    let finder = Finder::new(args);
+    let finder = Finder::new(args, &config);
     let uplink = finder.find(&netlink).await?;
 
     let last = last.filter(|last| last.lease.attrs.public_ip == uplink.public_ip);
@@ -313,30 +313,33 @@ async fn take_lock(args: &AgentArgs) -> Result<InstanceLock> {
 
 /// Gets a lease that this node can use.
 async fn acquire(store: &Store, agent: &mut Agent, previous: Option<Subnet>) -> Lease {
-    let (config, attrs) = (agent.state.config().clone(), agent.lease_attrs());
+    let config = agent.state.config().clone();
     let attempt = async || {
+        // The last attempt may be long ago, and the node have another address since.
+        agent.ensure_device().await;
         // The device is there, and with it its MAC address.
-        let attrs = attrs
-            .as_ref()
+        let attrs = agent
+            .lease_attrs()
             .ok_or("the vxlan device has no MAC address")?;
-        let lease = line(store.acquire(&config, attrs, previous).await)?;
-        if config.fits(lease.subnet) {
-            return Ok(lease);
+        let acquired = match line(store.acquire(&config, &attrs, previous).await) {
+            Ok(lease) if config.fits(lease.subnet) => Ok(lease),
+            Ok(lease) => Err(UnusableLease {
+                subnet: lease.subnet,
+                subnet_len: config.subnet_len,
+                network: config.network,
+                min: config.subnet_min,
+                max: config.subnet_max,
+            }
+            .to_string()),
+            Err(error) => Err(error),
+        };
+        match &acquired {
+            Ok(_) => agent.report.store_answered(),
+            Err(error) => agent.report.store_failed(error),
         }
-        Err(UnusableLease {
-            subnet: lease.subnet,
-            subnet_len: config.subnet_len,
-            network: config.network,
-            min: config.subnet_min,
-            max: config.subnet_max,
-        }
-        .to_string())
+        acquired
     };
-    let report = &mut agent.report;
-    let failed = |error: &str| report.store_failed(error);
-    let lease = until_done("failed to acquire lease", attempt, failed).await;
-    report.store_answered();
-    lease
+    until_done("failed to acquire lease", attempt, |_| {}).await
 }
 
 /// Starts everything that events come from.
@@ -362,6 +365,8 @@ async fn follow(
     store.remember(last, agent.observed.kernel.leases(vni));
     let (attrs, published) = watch::channel(lease.attrs.clone());
     agent.attrs = Some(attrs);
+    // The node may have another address than when it took the lease.
+    agent.publish();
     tokio::spawn(store.clone().watch(sender, stop.clone()));
     let keeper = {
         let (store, stop) = (store.clone(), stop.clone());

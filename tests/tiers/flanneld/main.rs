@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod acquire;
+mod address;
 mod boot;
 mod docker;
 mod emptied;

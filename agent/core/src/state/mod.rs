@@ -159,10 +159,10 @@ impl State {
         let mtu =
             overlay_mtu(backend.mtu, self.uplink.mtu).unwrap_or(MIN_UNDERLAY_MTU - ENCAP_OVERHEAD);
         Device {
-            name: format!("flannel.{}", backend.vni),
+            name: backend.device(),
             vni: backend.vni,
             port: backend.port,
-            local: self.uplink.public_ip,
+            local: self.uplink.local,
             uplink_ifindex: self.uplink.ifindex,
             mtu,
             mac: self.device_mac,
