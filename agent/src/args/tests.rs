@@ -285,6 +285,26 @@ fn the_environment_is_asked_for_what_is_not_given() {
     );
 }
 
+/// Flannel has them as text, so that they get past its flags and end it later.
+#[test]
+fn an_address_or_expression_of_the_environment_that_cannot_be_is_no_start() {
+    for (variable, value, right) in [
+        ("FLANNELD_PUBLIC_IP", "bad", "as 192.0.2.1"),
+        ("FLANNELD_IFACE_CAN_REACH", "192.0.2", "as 192.0.2.1"),
+        ("FLANNELD_IFACE_REGEX", "eth(", "unclosed group"),
+        ("FLANNELD_IFACE_REGEX", "eth(", "as ^eth"),
+    ] {
+        let error = read(&[], &[(variable, value)]).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.exit_code(), 2, "{variable}");
+        for part in [variable, value, right] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    let given = read(&["-public-ip=192.0.2.1"], &[("FLANNELD_PUBLIC_IP", "bad")]);
+    assert!(given.is_ok(), "{given:?}");
+}
+
 #[test]
 fn a_password_is_shown_nowhere() {
     let args = agent(&["-etcd-username=u", "-etcd-password=hunter2"]);
