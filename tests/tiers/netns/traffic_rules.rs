@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -193,8 +193,7 @@ fn what_is_changed_before_it_is_read_back_is_made_good() -> Result<()> {
         if program.exists() {
             fs::remove_file(&program)?;
         }
-        fs::write(&program, script)?;
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        write_program(&program, &script)?;
         let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
         agent.set_programs(&folder);
         agent.start_again()?;
@@ -219,6 +218,40 @@ fn what_is_changed_before_it_is_read_back_is_made_good() -> Result<()> {
             once.exists() && good().is_ok()
         })?;
     }
+    Ok(())
+}
+
+/// A busy node, and not one whose kernel cannot do it.
+#[test]
+fn an_nft_that_gives_no_answer_has_not_refused_random_ports() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let config = json!({
+        "Network": NETWORK,
+        "EnableNFTables": true,
+        "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
+    });
+    let (prefix, options) = (Prefix::unique(), UnderlayOptions::default());
+    let cluster = Cluster::with_config(prefix, options, &config.to_string())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    let folder = node.directory().join("bin");
+    fs::create_dir(&folder)?;
+    let once = folder.join("once");
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' -c '*)\n[ -e {once} ] || {{ : >{once}; exec sleep 60; }}\n\
+         esac\nexec /usr/sbin/nft \"$@\"\n",
+        once = once.display()
+    );
+    write_program(&folder.join("nft"), &script)?;
+    let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
+    agent.set_programs(&folder);
+    agent.start_again()?;
+    let env = agent.wait_ready_for(2 * SECONDS)?;
+    ensure!(once.exists(), "it was not asked");
+    let table = ["nft", "list", "table", "ip", "flannel-ipv4"];
+    let found = node.namespace().run(&table)?;
+    ensure!(found == golden_table(&env.prefix().to_string()), "{found}");
     Ok(())
 }
 
@@ -300,6 +333,12 @@ fn replaced_without_a_moment_without(cluster: &mut Cluster, kind: &str, own: &st
         replaced.and(looks)
     })?;
     ensure!(looks > 10, "only {looks} looks");
+    Ok(())
+}
+
+fn write_program(path: &Path, script: &str) -> Result<()> {
+    fs::write(path, script)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
 
