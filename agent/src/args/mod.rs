@@ -202,7 +202,8 @@ pub struct AgentArgs {
           default_value = "true", default_missing_value = "true", value_parser = go_bool,
           help_heading = RULES)]
     pub iptables_forward_rules: bool,
-    /// How often rules and the blackhole route are looked at again; at least 1.
+    /// How often these rules are looked at again; at least 1. The blackhole route is looked at
+    /// with everything else, see --resync-interval.
     #[arg(
         long,
         value_name = "SECONDS",
