@@ -7,6 +7,7 @@
 mod acquire;
 mod address;
 mod boot;
+mod cut_off;
 mod docker;
 mod emptied;
 mod keep;
