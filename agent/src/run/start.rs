@@ -32,7 +32,7 @@ use crate::datapath::chain;
 use crate::datapath::pins::Pins;
 use crate::files::last_lease::LastLease;
 use crate::files::last_store::LastStore;
-use crate::files::{InstanceLock, LockError, host, subnet_env};
+use crate::files::{FileError, InstanceLock, LockError, host, subnet_env};
 use crate::netlink::Netlink;
 use crate::netlink::monitor::{Monitor, RECEIVE_BUFFER_BYTES, Watch};
 use crate::store::{Store, lease_end};
@@ -103,16 +103,8 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
         warn!(warning, "network config");
     }
 
-    // By nftables nothing asks for it, as flannel has it too.
-    if !config.nftables
-        && let Err(error) = host::bridge_netfilter()
-    {
-        warn!(
-            "Failed to check br_netfilter: {}: Services that lead to a pod of the same node \
-             will not answer; load it with `modprobe br_netfilter`, and at every boot by a line \
-             `br_netfilter` in /etc/modules-load.d/br_netfilter.conf",
-            chain(&error)
-        );
+    if let Some(advice) = bridge_advice(&config, host::bridge_netfilter()) {
+        warn!("{advice}");
     }
 
     let finder = Finder::new(args, &config);
@@ -185,6 +177,18 @@ fn tell(config: &NetworkConfig) {
         "VXLAN config: VNI={vni} Port={port} GBP={gbp} Learning={learning} \
          DirectRouting={direct_routing}"
     );
+}
+
+/// What to do where `iptables` does not see what a bridge forwards. By nftables nothing asks for
+/// it, as flannel has it too.
+fn bridge_advice(config: &NetworkConfig, found: Result<(), FileError>) -> Option<String> {
+    let error = found.err().filter(|_| !config.nftables)?;
+    Some(format!(
+        "Failed to check br_netfilter: {}: Services that lead to a pod of the same node \
+         will not answer; load it with `modprobe br_netfilter`, and at every boot by a line \
+         `br_netfilter` in /etc/modules-load.d/br_netfilter.conf",
+        chain(&error)
+    ))
 }
 
 /// The network config, and where it is from.
@@ -384,4 +388,32 @@ async fn follow(
 /// An error in one line, as [`until_done`] takes it.
 fn line<T, E: std::error::Error>(result: Result<T, E>) -> Result<T, String> {
     result.map_err(|error| chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_that_iptables_does_not_see_is_told_with_what_to_do() {
+        let config = |nftables: bool| {
+            let text = format!(
+                r#"{{"Network":"10.244.0.0/16","EnableNFTables":{nftables},"Backend":{{"Type":"vxlan"}}}}"#
+            );
+            NetworkConfig::parse(&text).unwrap()
+        };
+        let missing = || {
+            Err(FileError::Read {
+                path: "/proc/sys/net/bridge/bridge-nf-call-iptables".into(),
+                source: std::io::ErrorKind::NotFound.into(),
+            })
+        };
+        let said = bridge_advice(&config(false), missing()).unwrap();
+        assert!(said.starts_with("Failed to check br_netfilter: "), "{said}");
+        for part in ["/bridge-nf-call-iptables", "modprobe br_netfilter"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert_eq!(bridge_advice(&config(true), missing()), None);
+        assert_eq!(bridge_advice(&config(false), Ok(())), None);
+    }
 }

@@ -5,7 +5,7 @@ use tracing::{info, warn};
 use twill_core::config::NetworkConfig;
 use twill_core::uplink::Uplink;
 
-use crate::args::AgentArgs;
+use crate::args::{AgentArgs, device_name};
 use crate::datapath::chain;
 use crate::netlink::{Netlink, Overlay, UplinkChoice, UplinkTerms};
 
@@ -33,7 +33,7 @@ impl Finder {
             terms: UplinkTerms {
                 public_ip: args.public_ip,
                 overlay: Some(Overlay {
-                    device: config.backend.device(),
+                    device: device_name(config.backend.vni),
                     pods: config.pods(),
                 }),
                 present: None,

@@ -42,11 +42,6 @@ pub struct VxlanConfig {
 }
 
 impl VxlanConfig {
-    /// The name of the device.
-    pub fn device(&self) -> String {
-        format!("flannel.{}", self.vni)
-    }
-
     /// Reads the value of `Backend`, and adds to `warnings` what it leaves out of account.
     pub(super) fn from_json(
         backend: Option<&Json>,

@@ -159,7 +159,7 @@ impl State {
         let mtu =
             overlay_mtu(backend.mtu, self.uplink.mtu).unwrap_or(MIN_UNDERLAY_MTU - ENCAP_OVERHEAD);
         Device {
-            name: backend.device(),
+            name: format!("flannel.{}", backend.vni),
             vni: backend.vni,
             port: backend.port,
             local: self.uplink.local,
