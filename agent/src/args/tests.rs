@@ -353,6 +353,19 @@ fn what_has_no_effect_is_said() {
 }
 
 #[test]
+fn an_etcd_without_tls_is_known() {
+    for (words, plain) in [
+        (["-etcd-endpoints=https://a,http://b"].as_slice(), true),
+        (&["-etcd-endpoints=a:2379"], true),
+        (&["-etcd-endpoints=https://a,https://b"], false),
+        (&["-etcd-keyfile=k", "-etcd-certfile=c"], false),
+        (&["-etcd-keyfile=k"], true),
+    ] {
+        assert_eq!(agent(words).etcd.is_plain(), plain, "{words:?}");
+    }
+}
+
+#[test]
 fn help_comes_in_groups() {
     let help = parse(&["-help"]).unwrap_err().to_string();
     for group in [

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use tracing::warn;
 
 use crate::args::{AgentArgs, Secret, StoreChoice};
 use crate::store::Store;
@@ -13,7 +14,13 @@ use crate::store::server::ServerStore;
 pub(super) fn store(args: &AgentArgs) -> Result<Store> {
     Ok(match args.store()? {
         StoreChoice::Server(url) => Store::Server(ServerStore::new(url)?),
-        StoreChoice::Etcd => Store::Etcd(EtcdStore::new(etcd_options(args))?),
+        StoreChoice::Etcd => {
+            if args.etcd.is_plain() {
+                // flannel's words.
+                warn!("no certificate provided: connecting to etcd with http. This is insecure");
+            }
+            Store::Etcd(EtcdStore::new(etcd_options(args))?)
+        }
     })
 }
 

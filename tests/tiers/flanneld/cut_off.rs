@@ -103,7 +103,10 @@ fn check(meanwhile: Meanwhile) -> Result<()> {
     let ended = wait_for("the agent ends", 2 * PATIENCE, || agent.daemon()?.ended())?;
     ensure!(ended.code() == Some(1), "{ended}");
     let log = agent.log_tail();
-    for words in ["Lease has been revoked. Shutting down daemon", "192.0.2.99"] {
+    for words in [
+        "Lease has been revoked. Shutting down daemon.",
+        "192.0.2.99",
+    ] {
         ensure!(log.contains(words), "no {words} in {log}");
     }
     assert_eq!(lab.get(&key_a)?.map(|(value, _)| value), Some(other));

@@ -6,6 +6,7 @@
 
 mod acquire;
 mod address;
+mod beside;
 mod boot;
 mod cut_off;
 mod docker;
