@@ -19,4 +19,7 @@ pub struct Uplink {
     pub address: Ipv4Addr,
     /// The address that peers send to (`--public-ip`, else `address`).
     pub public_ip: Ipv4Addr,
+    /// The address that outer packets are from: `public_ip` where this host has it, else
+    /// `address`, as no answer would come back to one that is translated on the way.
+    pub local: Ipv4Addr,
 }

@@ -105,6 +105,12 @@ impl AgentArgs {
                     .to_owned(),
             );
         }
+        if etcd.etcd_username.is_some() != etcd.etcd_password.is_some() {
+            unused.push(
+                "--etcd-username and --etcd-password: etcd is told both or none; it is told none"
+                    .to_owned(),
+            );
+        }
         let kube = [
             ("--kube-api-url", self.kube.kube_api_url.is_some()),
             ("--kubeconfig-file", self.kube.kubeconfig_file.is_some()),

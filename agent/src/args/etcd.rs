@@ -45,3 +45,12 @@ pub struct EtcdArgs {
     )]
     pub subnet_lease_renew_margin: i64,
 }
+
+impl EtcdArgs {
+    /// Whether some member is reached without TLS because this node has no certificate.
+    pub fn is_plain(&self) -> bool {
+        let certificate = self.etcd_certfile.is_some() && self.etcd_keyfile.is_some();
+        let mut urls = self.etcd_endpoints.split(',');
+        !certificate && urls.any(|url| !url.starts_with("https://"))
+    }
+}

@@ -10,6 +10,10 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction, Command};
 
+/// Flags that flannel takes as text and looks into later: a bad value of the environment ends it
+/// there, and is not left out.
+const LOOKED_INTO: [&str; 3] = ["public-ip", "iface-regex", "iface-can-reach"];
+
 /// What comes before the name of a flag in the environment.
 const PREFIX: &str = "FLANNELD_";
 
@@ -18,6 +22,8 @@ const PREFIX: &str = "FLANNELD_";
 pub(super) struct Line {
     /// The words after the program's name.
     pub(super) words: Vec<OsString>,
+    /// What of the environment makes a start impossible, with its value.
+    pub(super) refused: Option<String>,
     /// What was ignored, each a sentence for the log, without any value: it may be a secret.
     pub(super) ignored: Vec<String>,
 }
@@ -151,7 +157,7 @@ fn two_dashes(name: &str, value: Option<&OsStr>) -> OsString {
 }
 
 /// Adds what the environment says of flags that the command line does not have. A value that
-/// cannot be is left out, and the node starts all the same.
+/// cannot be is left out, and the node starts all the same, as flannel has it.
 fn from_environment(
     command: &Command,
     environment: &[(OsString, OsString)],
@@ -173,6 +179,9 @@ fn from_environment(
         let word = two_dashes(long, Some(value));
         match accepts(command, &word) {
             Ok(()) => line.words.push(word),
+            Err(why) if LOOKED_INTO.contains(&long) => {
+                line.refused = Some(format!("{variable} in the environment: {why}"));
+            }
             Err(why) => line.ignored.push(format!(
                 "Failed to set flag FLANNELD from env: {variable}: {why}"
             )),

@@ -38,7 +38,7 @@ pub use self::etcd::EtcdArgs;
 pub use self::kube::KubeArgs;
 pub use self::log::{LogArgs, LogFormat};
 pub use self::secret::Secret;
-use self::values::{go_bool, mark_bit, period, port, prefix, seconds};
+use self::values::{go_bool, ipv4, mark_bit, pattern, period, port, prefix, seconds};
 
 const UPLINK: &str = "Underlay";
 const RULES: &str = "Rules and routes of the host";
@@ -155,14 +155,14 @@ pub struct AgentArgs {
     pub iface: Vec<String>,
     /// Underlay interface, by an expression that its address or name matches, where no --iface
     /// is there; may be given several times.
-    #[arg(long, value_name = "REGEX", help_heading = UPLINK)]
+    #[arg(long, value_name = "REGEX", value_parser = pattern, help_heading = UPLINK)]
     pub iface_regex: Vec<Regex>,
     /// Underlay interface: the one by which this address is reached, if neither --iface nor
     /// --iface-regex finds one.
-    #[arg(long, value_name = "IP", help_heading = UPLINK)]
+    #[arg(long, value_name = "IP", value_parser = ipv4, help_heading = UPLINK)]
     pub iface_can_reach: Option<Ipv4Addr>,
     /// The address that other nodes send to, where it is not the interface's.
-    #[arg(long, value_name = "IP", help_heading = UPLINK)]
+    #[arg(long, value_name = "IP", value_parser = ipv4, help_heading = UPLINK)]
     pub public_ip: Option<Ipv4Addr>,
     /// The same for IPv6.
     #[arg(long, value_name = "IP", help_heading = UPLINK)]
@@ -202,7 +202,8 @@ pub struct AgentArgs {
           default_value = "true", default_missing_value = "true", value_parser = go_bool,
           help_heading = RULES)]
     pub iptables_forward_rules: bool,
-    /// How often rules and the blackhole route are looked at again; at least 1.
+    /// How often these rules are looked at again; at least 1. The blackhole route is looked at
+    /// with everything else, see --resync-interval.
     #[arg(
         long,
         value_name = "SECONDS",
@@ -365,6 +366,9 @@ impl Twilld {
         let mut command = Self::command();
         command.build();
         let line = grammar::normalise(&command, words, environment);
+        if let Some(why) = line.refused {
+            return Err(command.error(clap::error::ErrorKind::ValueValidation, why));
+        }
         let program = OsString::from(command.get_name());
         let matches = command.try_get_matches_from(std::iter::once(program).chain(line.words))?;
         Ok((Self::from_arg_matches(&matches)?, line.ignored))

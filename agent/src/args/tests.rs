@@ -285,6 +285,26 @@ fn the_environment_is_asked_for_what_is_not_given() {
     );
 }
 
+/// Flannel has them as text, so that they get past its flags and end it later.
+#[test]
+fn an_address_or_expression_of_the_environment_that_cannot_be_is_no_start() {
+    for (variable, value, right) in [
+        ("FLANNELD_PUBLIC_IP", "bad", "as 192.0.2.1"),
+        ("FLANNELD_IFACE_CAN_REACH", "192.0.2", "as 192.0.2.1"),
+        ("FLANNELD_IFACE_REGEX", "eth(", "unclosed group"),
+        ("FLANNELD_IFACE_REGEX", "eth(", "as ^eth"),
+    ] {
+        let error = read(&[], &[(variable, value)]).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.exit_code(), 2, "{variable}");
+        for part in [variable, value, right] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    let given = read(&["-public-ip=192.0.2.1"], &[("FLANNELD_PUBLIC_IP", "bad")]);
+    assert!(given.is_ok(), "{given:?}");
+}
+
 #[test]
 fn a_password_is_shown_nowhere() {
     let args = agent(&["-etcd-username=u", "-etcd-password=hunter2"]);
@@ -323,12 +343,26 @@ fn what_has_no_effect_is_said() {
         "-public-ipv6=2001:db8::1",
         "-kubeconfig-file=x",
         "-etcd-keyfile=k",
+        "-etcd-username=u",
     ])
     .without_effect();
-    assert_eq!(unused.len(), 3, "{unused:?}");
+    assert_eq!(unused.len(), 4, "{unused:?}");
     assert_eq!(agent(&[]).without_effect(), Vec::<String>::new());
     let error = agent(&["-kube-subnet-mgr"]).check().unwrap_err();
     assert!(error.to_string().contains("--kube-subnet-mgr"), "{error}");
+}
+
+#[test]
+fn an_etcd_without_tls_is_known() {
+    for (words, plain) in [
+        (["-etcd-endpoints=https://a,http://b"].as_slice(), true),
+        (&["-etcd-endpoints=a:2379"], true),
+        (&["-etcd-endpoints=https://a,https://b"], false),
+        (&["-etcd-keyfile=k", "-etcd-certfile=c"], false),
+        (&["-etcd-keyfile=k"], true),
+    ] {
+        assert_eq!(agent(words).etcd.is_plain(), plain, "{words:?}");
+    }
 }
 
 #[test]

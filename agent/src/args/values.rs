@@ -1,8 +1,10 @@
 //! Values of flags, as Go's `flag` and `strconv` read them where flannel has the flag.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
+use regex::Regex;
 
 /// The words of Go's `strconv.ParseBool`.
 pub(super) fn go_bool(text: &str) -> Result<bool, String> {
@@ -59,6 +61,23 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds.into())),
         _ => Err("write a whole number of seconds from 1 to 3600".to_owned()),
     }
+}
+
+/// An IPv4 address.
+pub(super) fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
+    let wrong = |error| format!("{error}; write an IPv4 address, as 192.0.2.1");
+    text.parse().map_err(wrong)
+}
+
+/// A regular expression; what is wrong with it in one line.
+pub(super) fn pattern(text: &str) -> Result<Regex, String> {
+    let wrong = |error: regex::Error| {
+        let said = error.to_string();
+        let last = said.lines().last().unwrap_or_default();
+        let last = last.trim_start_matches("error: ");
+        format!("{last}; write a regular expression, as ^eth")
+    };
+    text.parse().map_err(wrong)
 }
 
 /// An IPv4 prefix.

@@ -24,6 +24,9 @@ pub struct LastLease {
     pub lease: Lease,
     /// When it ends if nobody renews it, seconds since 1970; `None` for a reservation.
     pub until: Option<u64>,
+    /// When this was written, seconds since 1970.
+    #[serde(default)]
+    pub since: u64,
 }
 
 /// Why the last lease is of no use.
@@ -42,6 +45,13 @@ pub enum LastLeaseError {
     Ended {
         /// How long ago.
         ago: Duration,
+    },
+    /// The clock says that it was not written yet: a machine without a battery, for one, that
+    /// has just booted. Whether its time is over, nobody knows.
+    #[error("by the clock of this node it will be written in {ahead:?}; set the clock")]
+    Clock {
+        /// How far the clock is behind, at least.
+        ahead: Duration,
     },
     /// Its network config cannot be used.
     #[error("its network config cannot be used")]
@@ -70,6 +80,11 @@ impl LastLease {
         {
             let ago = Duration::from_secs(now - until);
             return Err(LastLeaseError::Ended { ago });
+        }
+        // What has no end needs no clock.
+        if self.until.is_some() && now < self.since {
+            let ahead = Duration::from_secs(self.since - now);
+            return Err(LastLeaseError::Clock { ahead });
         }
         let config = NetworkConfig::parse(&self.config)?;
         let subnet = self.lease.subnet;
@@ -131,6 +146,7 @@ mod tests {
             )
             .unwrap(),
             until,
+            since: NOW - 60,
         }
     }
 
@@ -158,6 +174,16 @@ mod tests {
         assert!(usable(&last(None)).is_ok());
         let ended = usable(&last(Some(NOW)));
         assert!(matches!(ended, Err(LastLeaseError::Ended { .. })));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_the_lease_does_not_say_when_it_ends() {
+        for clock in [0, NOW - 61] {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(clock);
+            let refused = last(Some(NOW + 1)).usable("etcd", now);
+            assert!(matches!(refused, Err(LastLeaseError::Clock { .. })));
+            assert!(last(None).usable("etcd", now).is_ok());
+        }
     }
 
     #[test]

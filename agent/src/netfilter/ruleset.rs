@@ -146,9 +146,14 @@ pub(super) async fn remove(family: &'static str, name: &'static str) -> Result<(
     apply(family, name, &document).await
 }
 
-/// Whether `nft` and the kernel would take this script; nothing is changed.
-pub(super) async fn would_take(script: &str) -> bool {
-    program::run(NFT, &["-c", "-f", "-"], script).await.is_ok()
+/// Whether `nft` and the kernel would take this script; nothing is changed. One that gives no
+/// answer has not refused.
+pub(super) async fn would_take(script: &str) -> Result<bool, ProgramError> {
+    match program::run(NFT, &["-c", "-f", "-"], script).await {
+        Ok(_) => Ok(true),
+        Err(ProgramError::Refused { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn apply(

@@ -44,7 +44,7 @@ pub use self::error::{Error, Failure};
 pub use self::link::VxlanDevice;
 use self::said::Said;
 use self::socket::Socket;
-pub use self::uplink::{UplinkChoice, UplinkError};
+pub use self::uplink::{Overlay, UplinkChoice, UplinkError, UplinkTerms};
 
 /// A connection to the kernel; clones share it, and take turns.
 #[derive(Clone)]
@@ -142,15 +142,14 @@ impl Netlink {
         Ok(link.map(|link| link.device))
     }
 
-    /// Finds the underlay interface and its address. Peers send to `public_ip`, or else to that
-    /// address.
+    /// Finds the underlay interface and its address.
     pub async fn uplink(
         &self,
         choice: &UplinkChoice,
-        public_ip: Option<Ipv4Addr>,
+        terms: &UplinkTerms,
     ) -> Result<Uplink, Error> {
         let socket = &mut *self.0.socket.lock().await;
-        Ok(uplink::find(socket, choice, public_ip).await?)
+        Ok(uplink::find(socket, choice, terms).await?)
     }
 
     /// The routes into `network` that we made past the device: subnet and gateway.

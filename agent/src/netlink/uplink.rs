@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 
 use regex::Regex;
 use thiserror::Error;
@@ -32,6 +33,27 @@ pub enum UplinkChoice {
     /// The interface and source address by which the kernel would send there
     /// (`--iface-can-reach`).
     CanReach(Ipv4Addr),
+}
+
+/// What is asked of the uplink, wherever it is looked for.
+#[derive(Clone, Debug, Default)]
+pub struct UplinkTerms {
+    /// The address that peers send to, where it is not the interface's (`--public-ip`).
+    pub public_ip: Option<Ipv4Addr>,
+    /// What it is to carry.
+    pub overlay: Option<Overlay>,
+    /// The interface that is the uplink already. While it is there an expression finds no other
+    /// one, which only matches because this one has lost its address for a moment.
+    pub present: Option<u32>,
+}
+
+/// What no uplink is part of.
+#[derive(Clone, Debug)]
+pub struct Overlay {
+    /// The name of its device.
+    pub device: String,
+    /// The addresses that are its pods', and their bridges'.
+    pub pods: RangeInclusive<Ipv4Addr>,
 }
 
 /// As it stands on the command line.
@@ -98,6 +120,8 @@ pub enum UplinkError {
     Gone { ifindex: u32 },
     #[error("interface {interface} is the loopback; name one that other nodes can reach")]
     Loopback { interface: String },
+    #[error("interface {interface} is the overlay's own; name the one that is to carry it")]
+    OverlayDevice { interface: String },
     #[error(
         "failed to find IPv4 address for interface {interface} (found: {found}); give it a global \
          or link-local one, or name another interface with --iface"
@@ -124,7 +148,7 @@ impl From<Failure> for UplinkError {
 pub(super) async fn find(
     socket: &mut Socket,
     choice: &UplinkChoice,
-    public_ip: Option<Ipv4Addr>,
+    terms: &UplinkTerms,
 ) -> Result<Uplink, UplinkError> {
     let (link, address) = match choice {
         UplinkChoice::DefaultRoute => {
@@ -155,7 +179,7 @@ pub(super) async fn find(
                 Some(found.network.ip()),
             )
         }
-        UplinkChoice::Matching(pattern) => matching(socket, pattern).await?,
+        UplinkChoice::Matching(pattern) => matching(socket, pattern, terms).await?,
         UplinkChoice::CanReach(destination) => {
             let destination = *destination;
             let (ifindex, source) =
@@ -180,6 +204,13 @@ pub(super) async fn find(
             interface: link.name,
         });
     }
+    if let Some(overlay) = &terms.overlay
+        && overlay.device == link.name
+    {
+        return Err(UplinkError::OverlayDevice {
+            interface: link.name,
+        });
+    }
     let address = if let Some(address) = address {
         address
     } else {
@@ -188,6 +219,12 @@ pub(super) async fn find(
             interface: link.name.clone(),
             found: list_addresses(&all),
         })?
+    };
+    let public_ip = terms.public_ip.unwrap_or(address);
+    let local = if public_ip == address || is_here(socket, public_ip).await? {
+        public_ip
+    } else {
+        address
     };
     match link.device.mtu {
         0 => Err(UplinkError::NoMtu {
@@ -204,20 +241,43 @@ pub(super) async fn find(
             mtu,
             mac: link.mac.unwrap_or(MacAddr([0; 6])),
             address,
-            public_ip: public_ip.unwrap_or(address),
+            public_ip,
+            local,
         }),
     }
 }
 
+/// Whether some interface has this address.
+async fn is_here(socket: &mut Socket, ip: Ipv4Addr) -> Result<bool, Failure> {
+    let all = addr::list(socket, None).await?;
+    Ok(all.iter().any(|address| address.network.ip() == ip))
+}
+
 /// The interface that the pattern finds, with its address if that is what matches. The loopback
-/// is left out: no pattern means it.
+/// and what belongs to the overlay are left out: no pattern means them.
 async fn matching(
     socket: &mut Socket,
     pattern: &Regex,
+    terms: &UplinkTerms,
 ) -> Result<(Link, Option<Ipv4Addr>), UplinkError> {
     let mut links = link::all(socket).await?;
-    links.retain(|link| !link.loopback);
     let all = addr::list(socket, None).await?;
+    let of_overlay = |link: &Link, overlay: &Overlay| {
+        let mut addresses = all.iter();
+        overlay.device == link.name
+            || addresses.any(|address| {
+                address.ifindex == link.device.ifindex
+                    && overlay.pods.contains(&address.network.ip())
+            })
+    };
+    links.retain(|link| {
+        let overlay = terms.overlay.as_ref();
+        !link.loopback && !overlay.is_some_and(|overlay| of_overlay(link, overlay))
+    });
+    let is_present = |link: &Link| terms.present == Some(link.device.ifindex);
+    if links.iter().any(is_present) {
+        links.retain(is_present);
+    }
     let matches = |address: &&Address| {
         let ip = address.network.ip();
         !address.deprecated && is_usable(ip) && pattern.is_match(&ip.to_string())

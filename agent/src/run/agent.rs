@@ -206,10 +206,12 @@ impl Agent {
             self.reconcile(Look::Kernel, &BTreeSet::new()).await;
             self.tell_plugins(Look::Kernel);
             self.report.waiting(self.failures.texts());
-            if self.failures.is_empty() && settled(self) {
+            let unsure = self.finder.is_unsure();
+            if self.failures.is_empty() && settled(self) && !unsure {
                 return;
             }
-            tokio::time::sleep(pauses.next().unwrap_or(SECOND_LOOK)).await;
+            let pause = if unsure { None } else { pauses.next() };
+            tokio::time::sleep(pause.unwrap_or(SECOND_LOOK)).await;
         }
     }
 

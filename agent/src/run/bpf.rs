@@ -282,6 +282,11 @@ impl Bpf {
             .map_or_else(nowhere, GuardPlace::clone)
     }
 
+    /// Whether programs that this kernel takes could not all be attached.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused_by.is_some()
+    }
+
     /// What is attached.
     pub(super) fn attachments(&self) -> &[Attachment] {
         self.datapath.as_ref().map_or(&[], Datapath::attachments)

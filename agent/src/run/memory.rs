@@ -17,6 +17,8 @@ pub(super) struct Memory {
     store: String,
     config: String,
     written: Option<LastLease>,
+    /// Why it could not be written, as it was said last.
+    said: Option<String>,
 }
 
 impl Memory {
@@ -27,6 +29,7 @@ impl Memory {
             store: store.to_owned(),
             config: String::new(),
             written: None,
+            said: None,
         }
     }
 
@@ -44,9 +47,9 @@ impl Memory {
     }
 
     /// The node has this lease until then, or until somebody takes it away. Without the file
-    /// nothing fails but a start without the store: that is said once.
+    /// nothing fails but a start without the store: that is said once, and tried at each pass.
     pub(super) fn keep(&mut self, lease: Lease, until: Option<SystemTime>) {
-        let last = LastLease {
+        let mut last = LastLease {
             store: self.store.clone(),
             config: self.config.clone(),
             // It counts down; `until` does not.
@@ -55,17 +58,34 @@ impl Memory {
                 ..lease
             },
             until: until.map(last_lease::seconds),
+            since: last_lease::seconds(SystemTime::now()),
         };
-        if self.written.as_ref() == Some(&last) {
-            return;
+        if let Some(written) = &self.written {
+            let now = std::mem::replace(&mut last.since, written.since);
+            if *written == last {
+                return;
+            }
+            last.since = now;
         }
-        if let Err(error) = last_lease::write(&self.path, &last) {
+        match last_lease::write(&self.path, &last) {
+            Ok(()) => {
+                self.written = Some(last);
+                self.said = None;
+            }
+            // The next pass tries again.
+            Err(error) => self.say(chain(&error)),
+        }
+    }
+
+    /// Says an error that was not said last.
+    fn say(&mut self, error: String) {
+        if self.said.as_ref() != Some(&error) {
             warn!(
-                error = %chain(&error),
-                "the lease cannot be kept for a start without the lease store"
+                error,
+                "the lease cannot be kept for a start without the lease store; trying again"
             );
+            self.said = Some(error);
         }
-        self.written = Some(last);
     }
 
     /// The lease is another node's: the next start does without one.
@@ -74,5 +94,39 @@ impl Memory {
         if let Err(error) = last_lease::remove(&self.path) {
             warn!(error = %chain(&error), "a lease that is lost is still kept");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_written_is_written_when_it_can_be() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("default");
+        let mut memory = Memory {
+            path: folder.join("lease.json"),
+            store: "etcd".to_owned(),
+            config: "{}".to_owned(),
+            written: None,
+            said: None,
+        };
+        let text = r#"{"subnet":"10.244.3.0/24","attrs":{"PublicIP":"192.0.2.3"}}"#;
+        let lease: Lease = serde_json::from_str(text).unwrap();
+        // A file where the folder is to be.
+        fs::write(&folder, "").unwrap();
+        memory.keep(lease.clone(), None);
+        assert!(memory.said.is_some());
+        fs::remove_file(&folder).unwrap();
+        memory.keep(lease.clone(), None);
+        assert_eq!(memory.last().map(|last| last.lease), Some(lease.clone()));
+        assert_eq!(memory.said, None);
+        // What is there is not written again.
+        fs::remove_file(&memory.path).unwrap();
+        memory.keep(lease, None);
+        assert_eq!(memory.last(), None);
     }
 }

@@ -252,7 +252,8 @@ impl Agent {
         ))
     }
 
-    fn publish(&self) {
+    /// Tells the lease's keeper, if that is news.
+    pub(super) fn publish(&self) {
         if let (Some(sender), Some(attrs)) = (&self.attrs, self.lease_attrs()) {
             sender.send_if_modified(|published| {
                 let differs = *published != attrs;
@@ -453,7 +454,9 @@ impl Agent {
 
     fn tell_people(&mut self) {
         let complete = self.state.is_complete();
-        let ready = self.failures.is_empty() && complete && self.told.is_some();
+        // Packets go by the kernel then, but not as they should, and somebody has to act.
+        let whole = self.unmapped.is_empty() && !self.bpf.is_refused();
+        let ready = self.failures.is_empty() && complete && self.told.is_some() && whole;
         if ready && !self.readiness.get() {
             // flannel's words.
             info!("flannel is ready");

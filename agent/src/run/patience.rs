@@ -1,7 +1,6 @@
 //! Trying until it works, and saying why it does not without filling the log.
 
 use std::fmt::Display;
-use std::future::Future;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
@@ -25,9 +24,9 @@ pub(super) fn pauses() -> impl Iterator<Item = Duration> {
 
 /// Tries `attempt` until it works. `failure` says in words what went wrong when it does not,
 /// `failed` hears of each error.
-pub(super) async fn until_done<T, E: Display, F: Future<Output = Result<T, E>>>(
+pub(super) async fn until_done<T, E: Display>(
     failure: &str,
-    mut attempt: impl FnMut() -> F,
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
     mut failed: impl FnMut(&str),
 ) -> T {
     let mut pauses = pauses();

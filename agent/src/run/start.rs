@@ -32,7 +32,7 @@ use crate::datapath::chain;
 use crate::datapath::pins::Pins;
 use crate::files::last_lease::LastLease;
 use crate::files::last_store::LastStore;
-use crate::files::{InstanceLock, LockError, host, subnet_env};
+use crate::files::{FileError, InstanceLock, LockError, host, subnet_env};
 use crate::netlink::Netlink;
 use crate::netlink::monitor::{Monitor, RECEIVE_BUFFER_BYTES, Watch};
 use crate::store::{Store, lease_end};
@@ -103,19 +103,11 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
         warn!(warning, "network config");
     }
 
-    // By nftables nothing asks for it, as flannel has it too.
-    if !config.nftables
-        && let Err(error) = host::bridge_netfilter()
-    {
-        warn!(
-            "Failed to check br_netfilter: {}: Services that lead to a pod of the same node \
-             will not answer; load it with `modprobe br_netfilter`, and at every boot by a line \
-             `br_netfilter` in /etc/modules-load.d/br_netfilter.conf",
-            chain(&error)
-        );
+    if let Some(advice) = bridge_advice(&config, host::bridge_netfilter()) {
+        warn!("{advice}");
     }
 
-    let finder = Finder::new(args);
+    let finder = Finder::new(args, &config);
     let uplink = finder.find(&netlink).await?;
 
     let last = last.filter(|last| last.lease.attrs.public_ip == uplink.public_ip);
@@ -185,6 +177,18 @@ fn tell(config: &NetworkConfig) {
         "VXLAN config: VNI={vni} Port={port} GBP={gbp} Learning={learning} \
          DirectRouting={direct_routing}"
     );
+}
+
+/// What to do where `iptables` does not see what a bridge forwards. By nftables nothing asks for
+/// it, as flannel has it too.
+fn bridge_advice(config: &NetworkConfig, found: Result<(), FileError>) -> Option<String> {
+    let error = found.err().filter(|_| !config.nftables)?;
+    Some(format!(
+        "Failed to check br_netfilter: {}: Services that lead to a pod of the same node \
+         will not answer; load it with `modprobe br_netfilter`, and at every boot by a line \
+         `br_netfilter` in /etc/modules-load.d/br_netfilter.conf",
+        chain(&error)
+    ))
 }
 
 /// The network config, and where it is from.
@@ -313,30 +317,33 @@ async fn take_lock(args: &AgentArgs) -> Result<InstanceLock> {
 
 /// Gets a lease that this node can use.
 async fn acquire(store: &Store, agent: &mut Agent, previous: Option<Subnet>) -> Lease {
-    let (config, attrs) = (agent.state.config().clone(), agent.lease_attrs());
+    let config = agent.state.config().clone();
     let attempt = async || {
+        // The last attempt may be long ago, and the node have another address since.
+        agent.ensure_device().await;
         // The device is there, and with it its MAC address.
-        let attrs = attrs
-            .as_ref()
+        let attrs = agent
+            .lease_attrs()
             .ok_or("the vxlan device has no MAC address")?;
-        let lease = line(store.acquire(&config, attrs, previous).await)?;
-        if config.fits(lease.subnet) {
-            return Ok(lease);
+        let acquired = match line(store.acquire(&config, &attrs, previous).await) {
+            Ok(lease) if config.fits(lease.subnet) => Ok(lease),
+            Ok(lease) => Err(UnusableLease {
+                subnet: lease.subnet,
+                subnet_len: config.subnet_len,
+                network: config.network,
+                min: config.subnet_min,
+                max: config.subnet_max,
+            }
+            .to_string()),
+            Err(error) => Err(error),
+        };
+        match &acquired {
+            Ok(_) => agent.report.store_answered(),
+            Err(error) => agent.report.store_failed(error),
         }
-        Err(UnusableLease {
-            subnet: lease.subnet,
-            subnet_len: config.subnet_len,
-            network: config.network,
-            min: config.subnet_min,
-            max: config.subnet_max,
-        }
-        .to_string())
+        acquired
     };
-    let report = &mut agent.report;
-    let failed = |error: &str| report.store_failed(error);
-    let lease = until_done("failed to acquire lease", attempt, failed).await;
-    report.store_answered();
-    lease
+    until_done("failed to acquire lease", attempt, |_| {}).await
 }
 
 /// Starts everything that events come from.
@@ -362,6 +369,8 @@ async fn follow(
     store.remember(last, agent.observed.kernel.leases(vni));
     let (attrs, published) = watch::channel(lease.attrs.clone());
     agent.attrs = Some(attrs);
+    // The node may have another address than when it took the lease.
+    agent.publish();
     tokio::spawn(store.clone().watch(sender, stop.clone()));
     let keeper = {
         let (store, stop) = (store.clone(), stop.clone());
@@ -379,4 +388,32 @@ async fn follow(
 /// An error in one line, as [`until_done`] takes it.
 fn line<T, E: std::error::Error>(result: Result<T, E>) -> Result<T, String> {
     result.map_err(|error| chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_that_iptables_does_not_see_is_told_with_what_to_do() {
+        let config = |nftables: bool| {
+            let text = format!(
+                r#"{{"Network":"10.244.0.0/16","EnableNFTables":{nftables},"Backend":{{"Type":"vxlan"}}}}"#
+            );
+            NetworkConfig::parse(&text).unwrap()
+        };
+        let missing = || {
+            Err(FileError::Read {
+                path: "/proc/sys/net/bridge/bridge-nf-call-iptables".into(),
+                source: std::io::ErrorKind::NotFound.into(),
+            })
+        };
+        let said = bridge_advice(&config(false), missing()).unwrap();
+        assert!(said.starts_with("Failed to check br_netfilter: "), "{said}");
+        for part in ["/bridge-nf-call-iptables", "modprobe br_netfilter"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert_eq!(bridge_advice(&config(true), missing()), None);
+        assert_eq!(bridge_advice(&config(false), Ok(())), None);
+    }
 }

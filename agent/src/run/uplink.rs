@@ -1,25 +1,27 @@
 //! Which interface carries the overlay, now and whenever the host changes.
 
 use anyhow::{Result, bail};
-use tracing::info;
+use tracing::{info, warn};
+use twill_core::config::NetworkConfig;
 use twill_core::uplink::Uplink;
 
-use crate::args::AgentArgs;
+use crate::args::{AgentArgs, device_name};
 use crate::datapath::chain;
-use crate::netlink::{Netlink, UplinkChoice};
+use crate::netlink::{Netlink, Overlay, UplinkChoice, UplinkTerms};
 
 /// Looks for the uplink in the places that the flags name.
 pub(super) struct Finder {
     choices: Vec<UplinkChoice>,
     /// What flannel says where none of them is there.
     nowhere: &'static str,
-    public_ip: Option<std::net::Ipv4Addr>,
+    terms: UplinkTerms,
     /// What was found last, where that is not the present uplink.
     candidate: Option<Uplink>,
 }
 
 impl Finder {
-    pub(super) fn new(args: &AgentArgs) -> Self {
+    /// Of an agent with these flags, for an overlay of this config.
+    pub(super) fn new(args: &AgentArgs, config: &NetworkConfig) -> Self {
         Self {
             choices: args.uplink_choices(),
             nowhere: if args.names_uplink() {
@@ -28,14 +30,21 @@ impl Finder {
             } else {
                 "Failed to find any valid interface to use"
             },
-            public_ip: args.public_ip,
+            terms: UplinkTerms {
+                public_ip: args.public_ip,
+                overlay: Some(Overlay {
+                    device: device_name(config.backend.vni),
+                    pods: config.pods(),
+                }),
+                present: None,
+            },
             candidate: None,
         }
     }
 
     /// The first that is there. Tells what was chosen and why, in flannel's words.
     pub(super) async fn find(&self, netlink: &Netlink) -> Result<Uplink> {
-        let (uplink, choice) = self.look(netlink).await?;
+        let (uplink, choice) = self.look(netlink, &self.terms).await?;
         let Uplink {
             name,
             address,
@@ -44,18 +53,23 @@ impl Finder {
             ..
         } = &uplink;
         info!(by = %choice, mtu, "Using interface with name {name} and address {address}");
-        if self.public_ip.is_some() {
+        if self.terms.public_ip.is_some() {
             info!("Using {public_ip} as external address");
         } else {
             info!("Defaulting external address to interface address ({address})");
         }
+        tell_local(&uplink);
         Ok(uplink)
     }
 
-    async fn look(&self, netlink: &Netlink) -> Result<(Uplink, &UplinkChoice)> {
+    async fn look(
+        &self,
+        netlink: &Netlink,
+        terms: &UplinkTerms,
+    ) -> Result<(Uplink, &UplinkChoice)> {
         let mut errors = Vec::new();
         for choice in &self.choices {
-            match netlink.uplink(choice, self.public_ip).await {
+            match netlink.uplink(choice, terms).await {
                 Ok(uplink) => return Ok((uplink, choice)),
                 Err(error) => errors.push(format!("{choice}: {}", chain(&error))),
             }
@@ -70,13 +84,20 @@ impl Finder {
         netlink: &Netlink,
         present: &Uplink,
     ) -> Result<Option<Uplink>> {
-        let (found, _) = self.look(netlink).await?;
+        let terms = UplinkTerms {
+            present: Some(present.ifindex),
+            ..self.terms.clone()
+        };
+        let (found, _) = self.look(netlink, &terms).await?;
         if found == *present {
             self.candidate = None;
             return Ok(None);
         }
         if self.candidate.as_ref() == Some(&found) {
             self.candidate = None;
+            if found.local != present.local {
+                tell_local(&found);
+            }
             return Ok(Some(found));
         }
         self.candidate = Some(found);
@@ -86,5 +107,18 @@ impl Finder {
     /// Whether another uplink was found once and is to be looked at again soon.
     pub(super) fn is_unsure(&self) -> bool {
         self.candidate.is_some()
+    }
+}
+
+/// Says where packets to other nodes are from, where that is not the address that they send to.
+fn tell_local(uplink: &Uplink) {
+    let Uplink {
+        local, public_ip, ..
+    } = uplink;
+    if local != public_ip {
+        warn!(
+            "no interface of this node has the external address {public_ip}: packets to other \
+             nodes are from {local}, and other nodes send to {public_ip}"
+        );
     }
 }

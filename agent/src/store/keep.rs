@@ -106,7 +106,7 @@ impl<S: Keeping> Keeper<'_, S> {
                     let (subnet, why) = (self.subnet, error.to_string());
                     error!(
                         %subnet, why,
-                        "Lease has been revoked. Shutting down daemon: this node's pods must move"
+                        "Lease has been revoked. Shutting down daemon. This node's pods must move"
                     );
                     return Ended::Lost { subnet, why };
                 }

@@ -101,6 +101,14 @@ impl Agent {
         }
     }
 
+    /// Has it be a further one on its node, with pins and files of its own.
+    pub fn set_beside(&mut self, label: &str) -> Result<()> {
+        self.instance = format!("{}-{label}", self.instance);
+        self.directory = self.directory.join(label);
+        fs::create_dir(&self.directory)
+            .with_context(|| format!("create {}", self.directory.display()))
+    }
+
     /// Has the daemon started with this `--iface` from now on, or with none.
     pub fn set_iface(&mut self, iface: Option<&str>) {
         self.iface = iface.map(str::to_owned);

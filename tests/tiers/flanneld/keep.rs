@@ -179,9 +179,10 @@ fn what_the_node_has_to_say_is_published() -> Result<()> {
         let found = until(&lab, "published", is(1)).await?;
         assert_eq!(found, Some((value(1), 0)));
 
-        // Rubbish is nobody's.
+        // Rubbish is nobody's, and no operator's word: the lease has an end again.
         lab.put(KEY, "rubbish")?;
-        until(&lab, "published", is(1)).await?;
+        let found = until(&lab, "published", is(1)).await?;
+        ensure!(found.is_some_and(|(_, lease)| lease != 0), "no end");
 
         // Another daemon of this node: said, and not fought.
         let other = value(1).replace("02:00:5e", "06:00:5e");

@@ -5,7 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod acquire;
+mod address;
+mod beside;
 mod boot;
+mod cut_off;
 mod docker;
 mod emptied;
 mod keep;

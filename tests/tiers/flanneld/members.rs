@@ -1,16 +1,18 @@
 //! A cluster of three that loses members and leaders, and one that asks who is there.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use twill_agent::store::etcd::{EtcdStore, Options, Tls};
+use twill_testbed::agent::Agent;
 use twill_testbed::certificates::Certificates;
 use twill_testbed::etcd::{Etcd, PREFIX};
 use twill_testbed::topology::Underlay;
 use twill_testbed::world::NODE_A;
 use twill_tests::required;
 
-use super::lab::{Lab, USUAL, added, attrs, config, inside, listed, removed, value};
+use super::lab::{Lab, PATIENCE, USUAL, added, attrs, config, inside, listed, removed, value};
 use super::watch::follow;
 
 #[test]
@@ -61,6 +63,70 @@ fn a_node_stays_with_a_cluster_that_loses_members_and_leaders() -> Result<()> {
         stop.cancel();
         Ok(())
     })
+}
+
+#[test]
+fn an_etcd_that_does_not_ask_for_a_password_takes_one() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let lab = Lab::new(1, USUAL)?;
+    let options = Options {
+        user: Some(("twill".to_owned(), "hunter2".into())),
+        ..lab.options()
+    };
+    let config = config(USUAL)?;
+    lab.run(async || {
+        let store = EtcdStore::new(options)?;
+        store.config().await?;
+        store.acquire(&config, &attrs(1)?, None).await?;
+        Ok(())
+    })
+}
+
+/// By the flags of the daemon, whose log shows all of them but one.
+#[test]
+fn the_daemon_tells_such_an_etcd_who_it_is() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let underlay = Underlay::new()?;
+    let certificates = Certificates::new()?;
+    let mut etcd = Etcd::start_with(&underlay, 1, Some(&certificates))?;
+    etcd.configure(USUAL)?;
+    etcd.require_user("twill", "hunter2")?;
+    let node = underlay.join("a", NODE_A)?;
+    certificates.write(&node, NODE_A)?;
+    let flag = |name: &str, file: &str| {
+        let path = node.directory().join(file);
+        format!("--{name}={}", path.display())
+    };
+    let files = [
+        flag("etcd-cafile", "ca.pem"),
+        flag("etcd-certfile", "cert.pem"),
+        flag("etcd-keyfile", "key.pem"),
+    ];
+    let mut flags = vec!["--etcd-username=twill", "-v=4"];
+    flags.extend(files.iter().map(String::as_str));
+    let mut agent = Agent::on_etcd(&node, &etcd.endpoints(), &flags);
+    for by in ["a flag", "a variable"] {
+        if by == "a flag" {
+            agent.set_flags(&[&flags[..], &["--etcd-password=hunter2"]].concat());
+        } else {
+            agent.set_flags(&flags);
+            agent.set_variable("FLANNELD_ETCD_PASSWORD", "hunter2");
+        }
+        agent.start_again()?;
+        let env = agent.wait_ready_for(PATIENCE)?;
+        let key = env.prefix().to_string().replace('/', "-");
+        let leases = etcd.leases()?;
+        ensure!(leases.len() == 1 && leases[0].0 == key, "{leases:?}");
+        ensure!(agent.stop()?.success(), "{}", agent.log_tail());
+        let log = fs::read_to_string(node.directory().join("twilld.log"))?;
+        ensure!(log.contains("[redacted]"), "no flags in the log");
+        ensure!(!log.contains("hunter2"), "the password, by {by}");
+    }
+    Ok(())
 }
 
 #[test]

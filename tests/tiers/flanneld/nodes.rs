@@ -195,7 +195,7 @@ fn etcd_may_be_away() -> Result<()> {
     ensure!(ended.code() == Some(1), "{ended}");
     let log = a.agent()?.log_tail();
     ensure!(
-        log.contains("Lease has been revoked. Shutting down daemon"),
+        log.contains("Lease has been revoked. Shutting down daemon."),
         "{log}"
     );
     assert_eq!(lab.get(&own)?, Some((another, 0)));

@@ -110,6 +110,7 @@ fn in_the_log() -> Result<()> {
         let subnet_file = subnet_file(&member.node);
         for words in [
             "CLI flags config",
+            "no certificate provided: connecting to etcd with http. This is insecure",
             "Found network config - Backend type: vxlan",
             &format!("Using interface with name {UPLINK} and address {address}"),
             &format!("Defaulting external address to interface address ({address})"),
@@ -133,6 +134,33 @@ fn in_the_log() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// A minute after the start with the greatest margin.
+#[test]
+fn in_the_log_when_the_lease_is_renewed() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let lab = Lab::new(1, USUAL)?;
+    let (a, b) = (
+        lab.underlay.join("a", NODE_A)?,
+        lab.underlay.join("b", NODE_B)?,
+    );
+    let flags = ["-subnet-lease-renew-margin=1439"];
+    let flanneld = Flanneld::start(&a, &lab.etcd.endpoints(), &flags)?;
+    let mut agent = Agent::on_etcd(&b, &lab.etcd.endpoints(), &flags);
+    agent.start_again()?;
+    for log in [
+        b.directory().join("twilld.log"),
+        a.directory().join("flanneld.log"),
+    ] {
+        wait_until("the lease is renewed", 3 * PATIENCE, || {
+            fs::read_to_string(&log)
+                .is_ok_and(|said| said.contains("Lease renewed, new expiration"))
+        })?;
+    }
+    flanneld.stop()
 }
 
 #[test]

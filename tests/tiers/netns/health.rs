@@ -15,10 +15,10 @@ use twill_abi::{ABI_VERSION, Be16, FlowTuple, Permit};
 use twill_testbed::agent::Agent;
 use twill_testbed::cluster::Cluster;
 use twill_testbed::netns::{Namespace, Prefix};
-use twill_testbed::topology::UnderlayOptions;
+use twill_testbed::topology::{Node, UnderlayOptions};
 use twill_testbed::traffic::{EchoServer, again, tcp_echo};
 use twill_testbed::wait::{wait_for, wait_until};
-use twill_testbed::world::{NODE_A, NODE_B};
+use twill_testbed::world::{NODE_A, NODE_B, NODE_C};
 use twill_tests::required;
 
 /// "Within seconds", with room for a busy machine.
@@ -167,6 +167,114 @@ fn metrics_with_many_permits_do_not_take_long() -> Result<()> {
     let counted: f64 = counted.into_iter().filter_map(Result::ok).sum();
     ensure!(counted > 50_000.0, "{counted} of 64,511");
     ensure!(took < Duration::from_secs(10), "{took:?}");
+    Ok(())
+}
+
+fn wait_readiness(node: &Namespace, what: &str, status: &str) -> Result<()> {
+    wait_until(&format!("{what}: {status}"), 3 * SECONDS, || {
+        ask(node, "/readyz").is_ok_and(|(told, _)| told.contains(status))
+    })
+}
+
+/// The kernel carries what BPF does not, but somebody has to act.
+#[test]
+fn a_node_with_maps_that_are_too_small_is_not_ready() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let flags = [&FLAGS[..], &["--max-vteps=1"]].concat();
+    cluster.add_node_with("a", NODE_A, &flags)?;
+    cluster.add_node("b", NODE_B)?;
+    cluster.wait_mesh()?;
+    let node = cluster.members[0].node.namespace().clone();
+    wait_readiness(&node, "one other node", "200")?;
+    cluster.add_node("c", NODE_C)?;
+    cluster.wait_mesh()?;
+    wait_readiness(&node, "two other nodes", "503")?;
+    let told = cluster.members[0].agent.status()?;
+    let unmapped = told["status"]["unmapped"].as_array().map(Vec::len);
+    assert_eq!(unmapped, Some(1), "{told}");
+    Ok(())
+}
+
+#[test]
+fn a_node_whose_programs_cannot_be_attached_is_not_ready() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    node.namespace().run_lines(
+        "ip link add br9 type bridge
+         tc qdisc add dev eth0 clsact
+         tc filter add dev eth0 ingress prio 50 protocol all u32 match u32 0 0 action mirred egress mirror dev br9",
+    )?;
+    let flags = [&FLAGS[..], &["--attach-by=netlink"]].concat();
+    let mut agent = Agent::new(&node, &cluster.lease_server.url(), &flags);
+    agent.start_again()?;
+    wait_for("the agent says why", SECONDS, || {
+        let told = agent.status()?;
+        let reason = told["status"]["reason"].as_str().unwrap_or_default();
+        let written = !told["status"]["subnet"]
+            .as_str()
+            .unwrap_or_default()
+            .is_empty();
+        Ok((written && reason.contains("--tc-priority")).then_some(()))
+    })?;
+    wait_readiness(node.namespace(), "the slot is taken", "503")?;
+    node.namespace().run(&[
+        "tc", "filter", "del", "dev", "eth0", "ingress", "prio", "50",
+    ])?;
+    wait_readiness(node.namespace(), "the slot is free", "200")
+}
+
+#[test]
+fn a_daemon_ends_in_order_by_sigint_and_a_second_signal_changes_nothing() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    let mut agent = Agent::new(&node, &cluster.lease_server.url(), &[]);
+    for signals in [
+        &[Signal::SIGINT][..],
+        // All of them wait for it at once.
+        &[
+            Signal::SIGSTOP,
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGCONT,
+        ],
+        &[Signal::SIGINT, Signal::SIGINT, Signal::SIGINT],
+    ] {
+        agent.start_again()?;
+        agent.wait_ready()?;
+        let daemon = agent.daemon()?;
+        for &signal in signals {
+            kill(daemon.pid()?, signal)?;
+        }
+        let ended = wait_for("the daemon ends", SECONDS, || daemon.ended())?;
+        ensure!(ended.success(), "{ended} after {signals:?}");
+        let last = agent.log_tail();
+        let last = last.lines().last().unwrap_or_default();
+        ensure!(last.contains("Exiting cleanly..."), "{last}");
+        ensure!(agent.status()?["status"]["stopped"] == true, "not in order");
+    }
+    // Before there is anything to stop.
+    cluster_away(&node)
+}
+
+fn cluster_away(node: &Node) -> Result<()> {
+    let mut agent = Agent::new(node, "http://192.0.2.77:7890", &FLAGS);
+    agent.start_again()?;
+    wait_for("health is told", SECONDS, || {
+        ask(node.namespace(), "/healthz").map(Some)
+    })?;
+    let daemon = agent.daemon()?;
+    kill(daemon.pid()?, Signal::SIGINT)?;
+    let ended = wait_for("the daemon ends", SECONDS, || daemon.ended())?;
+    ensure!(ended.success(), "{ended}");
     Ok(())
 }
 

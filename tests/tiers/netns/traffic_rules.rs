@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -193,8 +193,7 @@ fn what_is_changed_before_it_is_read_back_is_made_good() -> Result<()> {
         if program.exists() {
             fs::remove_file(&program)?;
         }
-        fs::write(&program, script)?;
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        write_program(&program, &script)?;
         let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
         agent.set_programs(&folder);
         agent.start_again()?;
@@ -219,6 +218,90 @@ fn what_is_changed_before_it_is_read_back_is_made_good() -> Result<()> {
             once.exists() && good().is_ok()
         })?;
     }
+    Ok(())
+}
+
+/// As a node has it where `EnableNFTables` is switched on.
+#[test]
+fn rules_of_iptables_go_once_those_of_nftables_are_there() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let config = json!({
+        "Network": NETWORK,
+        "EnableNFTables": true,
+        "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
+    });
+    for kind in ["nft", "legacy"] {
+        let (prefix, options) = (Prefix::unique(), UnderlayOptions::default());
+        let cluster = Cluster::with_config(prefix, options, &config.to_string())?;
+        let node = cluster.underlay.join("a", NODE_A)?;
+        let iptables = Iptables {
+            node: node.namespace(),
+            kind,
+        };
+        let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
+        agent.set_programs(&programs(&node, kind)?);
+        iptables.leave("10.244.9.0/24")?;
+        agent.start_again()?;
+        let own = agent.wait_ready_for(2 * SECONDS)?.prefix().to_string();
+        let table = ["nft", "list", "table", "ip", "flannel-ipv4"];
+        ensure!(node.namespace().run(&table)? == golden_table(&own));
+        for table in ["nat", "filter"] {
+            let left = iptables.on(table, &["-S"])?;
+            ensure!(!left.contains("FLANNEL"), "left by {kind}:\n{left}");
+            ensure!(left.contains("203.0.113.1/32"), "of others:\n{left}");
+        }
+
+        // Without `iptables` nobody can take them away, and nothing else is missing.
+        ensure!(agent.stop()?.success());
+        iptables.leave("10.244.9.0/24")?;
+        let only_nft = node.directory().join("nft-only");
+        fs::create_dir(&only_nft)?;
+        symlink("/usr/sbin/nft", only_nft.join("nft"))?;
+        let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
+        agent.set_variable("PATH", &only_nft);
+        node.namespace()
+            .run(&["nft", "delete", "table", "ip", "flannel-ipv4"])?;
+        agent.start_again()?;
+        agent.wait_ready_for(2 * SECONDS)?;
+        ensure!(node.namespace().run(&table)? == golden_table(&own));
+        ensure!(iptables.run(&["-S"])?.contains("FLANNEL-POSTRTG"));
+    }
+    Ok(())
+}
+
+/// A busy node, and not one whose kernel cannot do it.
+#[test]
+fn an_nft_that_gives_no_answer_has_not_refused_random_ports() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let config = json!({
+        "Network": NETWORK,
+        "EnableNFTables": true,
+        "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
+    });
+    let (prefix, options) = (Prefix::unique(), UnderlayOptions::default());
+    let cluster = Cluster::with_config(prefix, options, &config.to_string())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    let folder = node.directory().join("bin");
+    fs::create_dir(&folder)?;
+    let once = folder.join("once");
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' -c '*)\n[ -e {once} ] || {{ : >{once}; exec sleep 60; }}\n\
+         esac\nexec /usr/sbin/nft \"$@\"\n",
+        once = once.display()
+    );
+    write_program(&folder.join("nft"), &script)?;
+    let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
+    agent.set_programs(&folder);
+    agent.start_again()?;
+    let env = agent.wait_ready_for(2 * SECONDS)?;
+    ensure!(once.exists(), "it was not asked");
+    let table = ["nft", "list", "table", "ip", "flannel-ipv4"];
+    let found = node.namespace().run(&table)?;
+    ensure!(found == golden_table(&env.prefix().to_string()), "{found}");
     Ok(())
 }
 
@@ -303,6 +386,12 @@ fn replaced_without_a_moment_without(cluster: &mut Cluster, kind: &str, own: &st
     Ok(())
 }
 
+fn write_program(path: &Path, script: &str) -> Result<()> {
+    fs::write(path, script)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
 /// A folder with `iptables` of one kind, as `update-alternatives` would make it.
 fn programs(node: &Node, kind: &str) -> Result<PathBuf> {
     let folder = node.directory().join("bin");
@@ -330,6 +419,26 @@ impl Iptables<'_> {
         let program = format!("iptables-{}", self.kind);
         let begin = [program.as_str(), "--wait", "-t", table];
         self.node.run(&[&begin, words].concat())
+    }
+
+    /// Writes what flannel leaves, each jump twice, beside rules of others.
+    fn leave(&self, own: &str) -> Result<()> {
+        let forward = format!("-N FLANNEL-FWD\n-A FLANNEL-FWD -s {NETWORK} -j ACCEPT\n");
+        let masquerade = golden_chain(own, " --random-fully");
+        for (table, chain, hook, name) in [
+            ("nat", masquerade, "POSTROUTING", "masq"),
+            ("filter", forward, "FORWARD", "forward"),
+        ] {
+            let target = if table == "nat" { "POSTRTG" } else { "FWD" };
+            let jump =
+                format!("-A {hook} -m comment --comment \"flanneld {name}\" -j FLANNEL-{target}\n");
+            let others = format!("-A {hook} -s 203.0.113.1/32 -j ACCEPT\n");
+            for line in format!("{chain}{jump}{others}{jump}").lines() {
+                let command = format!("iptables-{} --wait -t {table} {line}", self.kind);
+                self.node.run(&["sh", "-c", &command])?;
+            }
+        }
+        Ok(())
     }
 
     /// The chains are what flannel's own end-to-end tests want (flannel 0.28.9, `e2e/`), and one

@@ -7,6 +7,7 @@ mod tests;
 mod vxlan;
 
 use std::net::{AddrParseError, IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
@@ -157,6 +158,14 @@ impl NetworkConfig {
             backend,
             warnings,
         })
+    }
+
+    /// Every address that is in a subnet which a node may hold.
+    pub fn pods(&self) -> RangeInclusive<Ipv4Addr> {
+        let within = u32::MAX
+            .checked_shr(self.subnet_len.into())
+            .unwrap_or_default();
+        self.subnet_min..=Ipv4Addr::from_bits(self.subnet_max.to_bits() | within)
     }
 
     /// Whether a node may hold this subnet: of the right length, from the lowest to the highest.

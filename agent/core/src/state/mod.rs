@@ -162,7 +162,7 @@ impl State {
             name: format!("flannel.{}", backend.vni),
             vni: backend.vni,
             port: backend.port,
-            local: self.uplink.public_ip,
+            local: self.uplink.local,
             uplink_ifindex: self.uplink.ifindex,
             mtu,
             mac: self.device_mac,

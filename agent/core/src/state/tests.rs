@@ -42,6 +42,7 @@ fn uplink(address: u8) -> Uplink {
         mac: mac(0xff),
         address,
         public_ip: address,
+        local: address,
     }
 }
 

@@ -151,7 +151,7 @@ impl TrafficRules {
 
     async fn write_table(&self) -> Result<Proof, TableError> {
         let random_fully =
-            self.masquerade && self.random_fully && nftables::has_random_fully().await;
+            self.masquerade && self.random_fully && nftables::has_random_fully().await?;
         let table = nftables::Table {
             network: self.network,
             masquerade: self.masquerade.then_some(self.own_subnet),

@@ -106,13 +106,18 @@ impl Table {
 }
 
 /// Whether the kernel can pick source ports at random.
-pub(super) async fn has_random_fully() -> bool {
+pub(super) async fn has_random_fully() -> Result<bool, TableError> {
     let script = "table ip flannel-random {\n\
                   \tchain test {\n\
                   \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
                   \t\tmasquerade fully-random\n\
                   \t}\n}\n";
-    ruleset::would_take(script).await
+    let asked = ruleset::would_take(script).await;
+    asked.map_err(|source| TableError::Write {
+        family: FAMILY,
+        name: TABLE,
+        source,
+    })
 }
 
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ use twill_core::subnet::Subnet;
 use super::EtcdStore;
 use super::error::Error;
 use super::list::Listed;
-use super::record::Record;
+use super::record::{Held, Record};
 use super::session::Session;
 use crate::random;
 
@@ -42,7 +42,8 @@ impl EtcdStore {
             let held = listed
                 .records
                 .iter()
-                .find(|record| record.key == LeaseKey::ipv4(allocation.subnet()));
+                .find(|record| record.key == LeaseKey::ipv4(allocation.subnet()))
+                .map(Record::held);
             if let Some(lease) = self
                 .claim(&session, allocation.subnet(), held, attrs)
                 .await?
@@ -61,13 +62,13 @@ impl EtcdStore {
         &self,
         session: &Session,
         subnet: Subnet,
-        held: Option<&Record>,
+        held: Option<Held>,
         attrs: &LeaseAttrs,
     ) -> Result<Option<Lease>, Error> {
         let key = self.keys.lease(LeaseKey::ipv4(subnet));
         let value = super::json(attrs)?;
         let revision = held.map_or(0, |record| record.mod_revision);
-        let reserved = held.is_some_and(Record::is_reservation);
+        let reserved = held.is_some_and(|held| held.reserved);
         // A reservation stays one: it is the operator's word, and has no end.
         let (etcd_lease, term) = if reserved {
             (0, None)

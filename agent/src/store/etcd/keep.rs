@@ -12,7 +12,7 @@ use twill_core::subnet::Subnet;
 
 use super::EtcdStore;
 use super::error::Error;
-use super::record::Record;
+use super::record::{Held, Record};
 use super::session::Session;
 use crate::random;
 use crate::store::contact::Contacts;
@@ -29,7 +29,7 @@ enum Found {
     Missing,
     Ours(Record),
     /// Nobody's: what is in it cannot be read.
-    Rubbish(Record),
+    Rubbish(Held),
     Another(String),
 }
 
@@ -109,12 +109,10 @@ impl Renewal<'_> {
                 Found::Ours(record) if reason == Reason::Touched && !self.must_write(&record) => {
                     return Ok(None);
                 }
-                Found::Ours(record) | Found::Rubbish(record) => Some(record),
+                Found::Ours(record) => Some(record.held()),
+                Found::Rubbish(held) => Some(held),
             };
-            let claimed = self
-                .store
-                .claim(&session, self.subnet, held.as_ref(), attrs)
-                .await?;
+            let claimed = self.store.claim(&session, self.subnet, held, attrs).await?;
             // Otherwise somebody wrote it just now: it is looked at again.
             if claimed.is_some() {
                 return Ok(claimed);
@@ -142,13 +140,10 @@ impl Renewal<'_> {
             Err(unread) => {
                 let (value, why) = (unread.value, unread.why);
                 warn!(value, why, "the own lease cannot be read; writing it again");
-                let record = Record {
-                    key: LeaseKey::ipv4(self.subnet),
-                    attrs: attrs.clone(),
-                    etcd_lease: kv.lease(),
+                Found::Rubbish(Held {
                     mod_revision: revision,
-                };
-                Found::Rubbish(record)
+                    reserved: false,
+                })
             }
         })
     }

@@ -98,16 +98,19 @@ impl Options {
         self.endpoints.iter().map(url).collect()
     }
 
-    /// How this URL is connected to.
+    /// User and password as the client takes them.
+    pub(super) fn user(&self) -> Option<(String, String)> {
+        let (name, Password(password)) = self.user.as_ref()?;
+        Some((name.clone(), password.clone()))
+    }
+
+    /// How this URL is connected to; who we are is said after that.
     pub(super) fn connect(&self, url: &str) -> Result<ConnectOptions, Error> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(PING, PING)
             // A member that lost its cluster must say so, and not keep us waiting.
             .with_require_leader(true);
-        if let Some((name, Password(password))) = &self.user {
-            options = options.with_user(name, password);
-        }
         if url.starts_with("https://") {
             options = options.with_tls(self.tls.options()?);
         }

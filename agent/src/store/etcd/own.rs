@@ -6,6 +6,9 @@ use tokio::sync::Notify;
 
 use twill_core::subnet::Subnet;
 
+/// A revision that no key has.
+const UNKNOWN: i64 = -1;
+
 /// What is known of it.
 #[derive(Debug, Default)]
 pub(super) struct Own {
@@ -32,6 +35,13 @@ impl Own {
         self.lock()
             .filter(|held| held.subnet == subnet)
             .map(|held| held.revision)
+    }
+
+    /// Revisions are of another etcd from now on, and say nothing of this key.
+    pub(super) fn forget_revision(&self) {
+        if let Some(held) = &mut *self.lock() {
+            held.revision = UNKNOWN;
+        }
     }
 
     /// Which subnet it is.

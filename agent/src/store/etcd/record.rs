@@ -21,6 +21,15 @@ pub(super) struct Record {
     pub(super) mod_revision: i64,
 }
 
+/// What a write finds at its key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// When the key was last written.
+    pub(super) mod_revision: i64,
+    /// Whether it is a reservation, and stays one. Rubbish is none, with an etcd lease or not.
+    pub(super) reserved: bool,
+}
+
 impl Record {
     /// Reads a key and its value.
     pub(super) fn read(
@@ -52,6 +61,14 @@ impl Record {
     /// Whether an operator wrote it to fix a node's subnet: it belongs to no etcd lease.
     pub(super) fn is_reservation(&self) -> bool {
         self.etcd_lease == 0
+    }
+
+    /// As a write finds it.
+    pub(super) fn held(&self) -> Held {
+        Held {
+            mod_revision: self.mod_revision,
+            reserved: self.is_reservation(),
+        }
     }
 
     /// As a lease. When it ends is not asked for: etcd tells when it has, and a call for each

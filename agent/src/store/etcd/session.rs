@@ -85,6 +85,9 @@ impl Session {
             cluster: 0,
             revision: 0,
         };
+        if let Some(user) = options.user() {
+            session.sign_in(user).await?;
+        }
         let count = GetOptions::new().with_count_only();
         let answer = session.get(attempt, probe, count, ANSWER).await?;
         if let Some(header) = answer.header() {
@@ -92,6 +95,15 @@ impl Session {
             session.revision = header.revision();
         }
         Ok(session)
+    }
+
+    /// Tells who we are. An etcd that does not ask takes everybody, as flannel's client has it.
+    async fn sign_in(&mut self, user: (String, String)) -> Result<(), Error> {
+        let signing = Box::pin(self.client.update_user(Some(user)));
+        match within(ANSWER, "authenticate", &self.endpoint, signing).await {
+            Err(Error::Call { source, .. }) if asks_nobody(&source) => Ok(()),
+            signed => signed,
+        }
     }
 
     /// Which member it is.
@@ -251,6 +263,12 @@ async fn within<T>(
             limit,
         }),
     }
+}
+
+/// Whether etcd has no authentication switched on; there is no code of its own for that.
+fn asks_nobody(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status)
+        if status.message().contains("authentication is not enabled"))
 }
 
 fn failed(attempt: &'static str, endpoint: &str, source: etcd_client::Error) -> Error {

@@ -110,13 +110,11 @@ impl EtcdWatcher {
             })
             .await??;
         let (revision, count) = (listed.revision, listed.records.len());
-        if let Some(own) = self.store.own.subnet() {
+        let own = self.store.own.subnet().map(|own| {
             let records = &mut listed.records.iter();
             let record = records.find(|record| record.key.ipv4 == own);
-            self.store
-                .own
-                .seen(own, record.map_or(0, |record| record.mod_revision));
-        }
+            (own, record.map_or(0, |record| record.mod_revision))
+        });
         let step = self.leases.listed(listed, Instant::now());
         if step.replaced {
             warn!(
@@ -124,6 +122,10 @@ impl EtcdWatcher {
                 "etcd is another cluster than before, or was set back; peers that it does not \
                  know are kept until their leases would have ended"
             );
+            self.store.own.forget_revision();
+        }
+        if let Some((own, revision)) = own {
+            self.store.own.seen(own, revision);
         }
         info!(
             revision,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
-use twill_agent::netlink::{Netlink, UplinkChoice};
+use twill_agent::netlink::{Netlink, Overlay, UplinkChoice, UplinkTerms};
 use twill_core::uplink::Uplink;
 use twill_testbed::netns::Namespace;
 
@@ -37,6 +37,18 @@ fn can_reach(text: &str) -> UplinkChoice {
     UplinkChoice::CanReach(text.parse().unwrap())
 }
 
+fn public(address: Ipv4Addr) -> UplinkTerms {
+    UplinkTerms {
+        public_ip: Some(address),
+        ..UplinkTerms::default()
+    }
+}
+
+fn ifindex(namespace: &Namespace, link: &str) -> Result<u32> {
+    let told = namespace.link_json(link)?["ifindex"].as_u64();
+    Ok(u32::try_from(told.unwrap())?)
+}
+
 #[test]
 fn the_uplink_is_what_was_asked_for() -> Result<()> {
     let setup = format!("{UPLINK}\n{TWO}\nip route add default via 192.0.2.254");
@@ -59,24 +71,78 @@ fn the_uplink_is_what_was_asked_for() -> Result<()> {
             (can_reach("10.200.3.4"), "eth1", "198.51.100.1"),
         ];
         for (choice, interface, address) in table {
-            let uplink = netlink.uplink(&choice, None).await?;
+            let uplink = netlink.uplink(&choice, &UplinkTerms::default()).await?;
             let seen = (uplink.name.as_str(), uplink.address.to_string());
             assert_eq!(seen, (interface, address.to_owned()), "{choice:?}");
-            assert_eq!(uplink.public_ip, uplink.address);
+            assert_eq!([uplink.public_ip, uplink.local], [uplink.address; 2]);
         }
 
         let public_ip = Ipv4Addr::new(198, 51, 100, 200);
-        let uplink = netlink.uplink(&name("eth1"), Some(public_ip)).await?;
-        let ifindex = u32::try_from(namespace.link_json("eth1")?["ifindex"].as_u64().unwrap())?;
+        let terms = public(public_ip);
+        let uplink = netlink.uplink(&name("eth1"), &terms).await?;
         let expected = Uplink {
-            ifindex,
+            ifindex: ifindex(namespace, "eth1")?,
             name: "eth1".to_owned(),
             mtu: 9000,
             mac: "02:00:c0:00:01:01".parse()?,
             address: Ipv4Addr::new(203, 0, 113, 1),
             public_ip,
+            local: Ipv4Addr::new(203, 0, 113, 1),
         };
         assert_eq!(uplink, expected);
+
+        // One that the host has, though on another interface.
+        let elsewhere = Ipv4Addr::new(192, 0, 2, 1);
+        let uplink = netlink.uplink(&name("eth1"), &public(elsewhere)).await?;
+        assert_eq!([uplink.public_ip, uplink.local], [elsewhere; 2]);
+        Ok(())
+    })
+}
+
+/// What a CNI plugin and the agent itself make matches as well as anything.
+#[test]
+fn an_expression_finds_nothing_of_the_overlay_and_keeps_what_it_found() -> Result<()> {
+    let setup = format!(
+        "{UPLINK}
+         ip link add name cni0 type bridge
+         ip addr add 10.244.1.1/24 dev cni0
+         ip link add name flannel.1 type bridge
+         ip addr add 192.0.2.77/32 dev flannel.1
+         ip link add name eth1 type bridge
+         ip addr add 198.51.100.1/24 dev eth1
+         ip addr del 192.0.2.1/24 dev eth0"
+    );
+    inside(&setup, async |namespace, netlink| {
+        let mut terms = UplinkTerms {
+            overlay: Some(Overlay {
+                device: "flannel.1".to_owned(),
+                pods: "10.244.1.0".parse()?..="10.244.255.255".parse()?,
+            }),
+            ..UplinkTerms::default()
+        };
+        for pattern in [r"^(10|192\.0)[.]", "^(cni|flannel)"] {
+            let found = netlink.uplink(&matching(pattern), &terms).await;
+            assert!(found.is_err(), "{pattern}: {found:?}");
+        }
+        let refused = netlink.uplink(&name("flannel.1"), &terms).await;
+        let refused = refused.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+        let said = refused.unwrap_err();
+        assert!(said.contains("flannel.1 is the overlay's own"), "{said}");
+
+        // eth0 has no address for a moment; another one that matches is not what was meant.
+        let any = matching(r"^[0-9.]+$|^eth");
+        assert_eq!(netlink.uplink(&any, &terms).await?.name, "eth1");
+        terms.present = Some(ifindex(namespace, "eth0")?);
+        let away = netlink.uplink(&any, &terms).await;
+        assert!(away.is_err(), "{away:?}");
+        namespace.run_lines("ip addr add 192.0.2.9/24 dev eth0")?;
+        let back = netlink.uplink(&any, &terms).await?;
+        assert_eq!(
+            (back.name.as_str(), back.address),
+            ("eth0", "192.0.2.9".parse()?)
+        );
+        namespace.run_lines("ip link del eth0")?;
+        assert_eq!(netlink.uplink(&any, &terms).await?.name, "eth1");
         Ok(())
     })
 }
@@ -89,14 +155,19 @@ fn the_default_route_with_the_lowest_metric_counts() -> Result<()> {
          ip route add default via 203.0.113.254 dev eth1 metric 100"
     );
     inside(&setup, async |_, netlink| {
-        let uplink = netlink.uplink(&UplinkChoice::DefaultRoute, None).await?;
+        let uplink = netlink
+            .uplink(&UplinkChoice::DefaultRoute, &UplinkTerms::default())
+            .await?;
         assert_eq!(uplink.name, "eth1");
         Ok(())
     })
 }
 
 async fn refusal(netlink: &Netlink, choice: UplinkChoice) -> String {
-    let error = netlink.uplink(&choice, None).await.unwrap_err();
+    let error = netlink
+        .uplink(&choice, &UplinkTerms::default())
+        .await
+        .unwrap_err();
     format!("{:#}", anyhow::Error::from(error))
 }
 
