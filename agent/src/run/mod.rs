@@ -119,7 +119,7 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
         // Stopped before there was anything to stop.
         None => Ok(()),
         Some(Err(error)) => Err(error),
-        Some(Ok(agent)) => agent.run(&stop).await,
+        Some(Ok(agent)) => Box::pin(agent.run(&stop)).await,
     }
 }
 

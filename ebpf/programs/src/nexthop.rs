@@ -160,9 +160,9 @@ pub fn port_of(config: &Config, hash: u32) -> u16 {
     source_port(hash, config.source_port_min, config.source_port_max)
 }
 
-/// Whether the kernel's own VXLAN to a VTEP was seen to leave lately. Where IPsec transforms what
-/// goes there it never is, and then what comes from there has policies to pass as well, which only
-/// the stack asks.
+/// Whether the kernel's own VXLAN to a VTEP was seen to leave lately. Where xfrm policies transform
+/// what goes there it never is, and then what comes from there has policies to pass as well, which
+/// only the stack asks.
 #[inline(always)]
 pub fn is_confirmed(config: &Config, vtep: &Vtep, state: &mut VtepState, now: u64) -> bool {
     refresh_generation(state, vtep);

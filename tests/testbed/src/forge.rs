@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, send,
-    sendto, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect,
+    send, sendto, socket,
 };
 
 use crate::netns::Namespace;

@@ -9,8 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
-pub mod certificates;
 pub mod capture;
+pub mod certificates;
 pub mod cluster;
 pub mod command;
 pub mod counters;

@@ -38,36 +38,37 @@ type Way = (bool, u16, SocketAddrV4);
 
 /// Packets of every kind, in the name of a flow.
 fn packets(tcp: bool, from: SocketAddrV4, to: SocketAddrV4) -> Packets {
-    let kinds = TOS
-        .into_iter()
-        .flat_map(|tos| NUMBERED.map(|numbered| (tos, numbered)));
-    let kinds = (0..).zip(kinds.zip(MORE.into_iter().cycle()));
-    let one = |(number, ((tos, (ttl, id, fragment)), more)): (u8, ((u8, (u8, u16, u16)), usize))| {
-        let ip = Ipv4 {
-            tos,
-            ttl,
-            id,
-            fragment,
-            ..Ipv4::new(*from.ip(), *to.ip())
-        };
-        let mut payload = [WORD, &[number]].concat();
-        payload.resize(payload.len() + more, number);
-        let packet = if tcp {
-            let segment = Tcp {
-                // Gaps, which no GRO puts together.
-                sequence: u32::from(number) * 100_000,
-                flags: Tcp::ACK | Tcp::PSH,
-                ..Tcp::new(from.port(), to.port())
+    let mut packets = Packets::new();
+    let mut more = MORE.into_iter().cycle();
+    for tos in TOS {
+        for (ttl, id, fragment) in NUMBERED {
+            let number = u8::try_from(packets.len()).unwrap_or(u8::MAX);
+            let ip = Ipv4 {
+                tos,
+                ttl,
+                id,
+                fragment,
+                ..Ipv4::new(*from.ip(), *to.ip())
             };
-            ip.tcp(&segment, &payload)
-        } else if number % 3 == 2 {
-            ip.udp(&Udp::without_checksum(from.port(), to.port()), &payload)
-        } else {
-            ip.udp(&Udp::new(from.port(), to.port()), &payload)
-        };
-        (number, packet)
-    };
-    kinds.map(one).collect()
+            let mut payload = [WORD, &[number]].concat();
+            payload.resize(payload.len() + more.next().unwrap_or(0), number);
+            let packet = if tcp {
+                let segment = Tcp {
+                    // Gaps, which no GRO puts together.
+                    sequence: u32::from(number) * 100_000,
+                    flags: Tcp::ACK | Tcp::PSH,
+                    ..Tcp::new(from.port(), to.port())
+                };
+                ip.tcp(&segment, &payload)
+            } else if number % 3 == 2 {
+                ip.udp(&Udp::without_checksum(from.port(), to.port()), &payload)
+            } else {
+                ip.udp(&Udp::new(from.port(), to.port()), &payload)
+            };
+            packets.insert(number, packet);
+        }
+    }
+    packets
 }
 
 /// Sends them from one pod, and gives what the other gets of them.

@@ -176,8 +176,8 @@ impl Lab {
             (ingress_ifindex, _) => ingress_ifindex,
         };
         let context = SkBuff {
-            ifindex,
             ingress_ifindex,
+            ifindex,
             ..context
         };
         let mut data_out = vec![0; packet.len() + ROOM];

@@ -1,4 +1,4 @@
-//! IPsec between the nodes: what goes by ESP is never fast, and clear text in a node's name reaches
+//! ESP between the nodes: what goes by ESP is never fast, and clear text in a node's name reaches
 //! no pod, whatever permits there are.
 
 use std::time::{Duration, Instant};

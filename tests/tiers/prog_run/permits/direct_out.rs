@@ -242,6 +242,9 @@ impl Case {
     }
 }
 
+/// What a case changes in the maps.
+type Change<'a> = &'a dyn Fn(&mut Tables);
+
 /// A pod claims its neighbour's address: what answers would come to it, past the stack.
 #[test]
 fn a_pod_opens_nothing_in_the_name_of_another() {
@@ -256,7 +259,7 @@ neighbour add {} lladdr {} dev {OTHER_VETH} nud permanent
         routed.0,
         mac_text(POD_MAC)
     ));
-    let from = |side: Side, mac: [u8; 6], protocol: u8, change: &dyn Fn(&mut Tables)| {
+    let from = |side: Side, mac: [u8; 6], protocol: u8, change: Change<'_>| {
         let flow = tuple(protocol, side, SERVER);
         let mut tables = direct(&lab);
         let attached = VethFlags {
@@ -281,7 +284,7 @@ neighbour add {} lladdr {} dev {OTHER_VETH} nud permanent
     };
     for protocol in PROTOCOLS {
         let now = monotonic_ns();
-        let refused: [(&str, Side, [u8; 6], &dyn Fn(&mut Tables)); 5] = [
+        let refused: [(&str, Side, [u8; 6], Change<'_>); 5] = [
             ("another MAC address", CLIENT, OTHER_MAC, &nothing),
             ("nobody has seen it", stranger, POD_MAC, &nothing),
             ("by its own word", stranger, POD_MAC, &at_place(lab.veth, 0)),
@@ -305,7 +308,7 @@ neighbour add {} lladdr {} dev {OTHER_VETH} nud permanent
             ifindex: lab.other_veth,
             ..SkBuff::default()
         };
-        let taken: [(&str, Side, &dyn Fn(&mut Tables), u32); 3] = [
+        let taken: [(&str, Side, Change<'_>, u32); 3] = [
             ("a neighbour on the bridge", CLIENT, &nothing, lab.veth),
             ("seen there", stranger, &known, lab.veth),
             ("routed there", routed, &nothing, lab.other_veth),
@@ -335,7 +338,9 @@ fn nothing_is_direct_of_an_address_that_is_excluded() {
         let map = ebpf.map_mut(EXCLUDED.name).expect("the object has it");
         let mut map: LpmTrie<_, Address, u32> = map.try_into().expect("a trie");
         let old: Vec<_> = map.keys().collect::<Result<_, _>>().expect("keys");
-        old.iter().for_each(|key| map.remove(key).expect("remove"));
+        for key in &old {
+            map.remove(key).expect("remove");
+        }
         let key = Key::new(96 + length, network.into());
         map.insert(&key, 1, 0).expect("insert");
     };

@@ -120,7 +120,7 @@ fn one_packet_in_asks_again_and_the_others_stay_fast() {
     }
 }
 
-/// The kernel's VXLAN to that node was not seen to leave: IPsec may transform it, and demand the
+/// The kernel's VXLAN to that node was not seen to leave: a policy may transform it, and demand the
 /// same of what comes in, which a permit cannot ask.
 #[test]
 fn what_comes_from_where_our_own_way_is_not_confirmed_is_the_kernels() {
