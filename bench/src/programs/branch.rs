@@ -185,6 +185,11 @@ impl Branch {
         }
     }
 
+    /// The device by which the stack got the packet, where it did.
+    pub(super) fn came_by(self) -> Option<Device> {
+        (self.program() == Program::ToPod).then_some(Device::Overlay)
+    }
+
     /// The mark that the packet carries.
     pub(super) fn mark(self) -> u32 {
         if matches!(self, Self::ToOverlayLearn | Self::ToPodLearn) {

@@ -104,7 +104,10 @@ impl Lab {
     pub(super) fn time(&mut self, branch: Branch, runs: usize) -> Result<Vec<f64>> {
         tables::prepare(&mut self.ebpf, branch, self.devices)?;
         let packets = branch.packets(self.scene.leases);
-        let context = context(self.devices.index(branch.device()), branch.mark());
+        let came_by = branch
+            .came_by()
+            .map_or(0, |device| self.devices.index(device));
+        let context = context(self.devices.index(branch.device()), came_by, branch.mark());
         let before = self.counted(branch.counter())?;
         let mut times = Vec::with_capacity(runs);
         for packet in packets.iter().cycle().take(runs) {

@@ -5,13 +5,13 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData};
 use nix::time::{ClockId, clock_gettime};
 use twill_abi::maps::{
-    CONFIG, MAPPINGS, ODD_ROUTES, OVERLAY_ROUTES, PENDING, PERMITS_POD, PERMITS_WIRE,
+    CONFIG, LOCAL_PODS, MAPPINGS, ODD_ROUTES, OVERLAY_ROUTES, PENDING, PERMITS_POD, PERMITS_WIRE,
     VTEP_COUNTERS, VTEP_SOURCES, VTEP_STATE, VTEPS,
 };
 use twill_abi::{
     Address, Be16, CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_TCP_PERMITS,
-    CONFIG_KEY_AGENT, Config, FastPath, FlowTuple, Mapping, Mode, PERMIT_FLAG_DIRECT, Pending,
-    Permit, Program, RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
+    CONFIG_KEY_AGENT, Config, FastPath, FlowTuple, LocalPod, Mapping, Mode, PERMIT_FLAG_DIRECT,
+    Pending, Permit, Program, RouteKey, VTEP_FLAG_ACTIVE, Vtep, VtepState,
 };
 
 use super::branch::{BACKEND_PORT, Branch, FIRST_PORT, NAT_PORT, POD_PORT, SERVICE_PORT};
@@ -117,6 +117,15 @@ pub(super) fn prepare(ebpf: &mut Ebpf, branch: Branch, devices: Devices) -> Resu
     let now = monotonic_ns()?;
     let mut wire: HashMap<_, FlowTuple, Mapping> = open(ebpf, PERMITS_WIRE.name)?;
     wire.insert(to_backend, Mapping::new(to_service, devices.veth, now), 0)?;
+
+    let mut places: HashMap<_, Address, LocalPod> = open(ebpf, LOCAL_PODS.name)?;
+    let place = LocalPod {
+        seen_ns: now,
+        ifindex: devices.veth,
+        pod_mac: POD_MAC,
+        gateway_mac: GATEWAY_MAC,
+    };
+    places.insert(Address::from(OWN_POD), place, 0)?;
 
     // A test run's packet has no flow hash: what the pod sent is filed under 0. It is fresh for
     // a tenth of a second, which is many times as long as a round of one branch.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use twill_testbed::cluster::Cluster;
+use twill_testbed::cluster::{Cluster, Member};
 use twill_testbed::netns::Prefix;
 use twill_testbed::topology::UnderlayOptions;
 use twill_testbed::traffic::{EchoServer, ping, tcp_echo};
@@ -59,17 +59,29 @@ fn the_way_to_a_peer_follows_the_routes_of_the_host() -> Result<()> {
     tcp_echo(from, to, 1 << 20)?;
     ensure!(encapsulated(a)? == before, "packets were encapsulated");
 
-    // B is behind a gateway now.
-    let detour = [&NODE_B.to_string(), "via", &LEASE_SERVER.to_string()];
-    node.run(&[&["ip", "route", "add"][..], &detour].concat())?;
+    // Each is behind a gateway for the other now.
+    cluster.lease_server.host().namespace().run_lines(
+        "sysctl -qw net.ipv4.ip_forward=1
+         sysctl -qw net.ipv4.conf.all.send_redirects=0
+         sysctl -qw net.ipv4.conf.eth0.send_redirects=0",
+    )?;
+    let detour = |verb: &str| -> Result<()> {
+        for (member, other) in [(a, NODE_B), (b, NODE_A)] {
+            let line = format!("ip route {verb} {other} via {LEASE_SERVER}");
+            member.node.namespace().run_lines(&line)?;
+        }
+        Ok(())
+    };
+    detour("add")?;
     wait_for_route(&by_vxlan)?;
-    wait_until("BPF knows the way to B", SECONDS, || {
-        a.agent
-            .ctl(&["vteps"])
-            .is_ok_and(|it| it["vteps"].as_array().is_some_and(|it| !it.is_empty()))
-    })?;
-    node.run(&[&["ip", "route", "del"][..], &detour].concat())?;
+    // What goes through the tunnel is fast, as without `DirectRouting`.
+    wait_until("flows to B are fast", SECONDS, || {
+        tcp_echo(from, to, 1 << 20).is_ok() && fast(a).is_ok_and(|fast| fast > 0)
+    })
+    .with_context(|| format!("{:?}", a.agent.ctl(&["vteps"])))?;
+    detour("del")?;
     wait_for_route(&direct)?;
+    tcp_echo(from, to, 1 << 20)?;
     // And somebody who takes the route away.
     node.run(&["ip", "route", "del", &to_b])?;
     wait_for_route(&direct)?;
@@ -82,7 +94,7 @@ fn the_way_to_a_peer_follows_the_routes_of_the_host() -> Result<()> {
     Ok(())
 }
 
-fn encapsulated(member: &twill_testbed::cluster::Member) -> Result<u64> {
+fn encapsulated(member: &Member) -> Result<u64> {
     let device =
         member
             .node
@@ -90,5 +102,9 @@ fn encapsulated(member: &twill_testbed::cluster::Member) -> Result<u64> {
             .run(&["ip", "-s", "-json", "link", "show", OVERLAY_LINK])?;
     let device: serde_json::Value = serde_json::from_str(&device)?;
     let sent = device[0]["stats64"]["tx"]["packets"].as_u64().unwrap_or(0);
-    Ok(sent + member.agent.counters()?.packets("from_pod", "fast")?)
+    Ok(sent + fast(member)?)
+}
+
+fn fast(member: &Member) -> Result<u64> {
+    member.agent.counters()?.packets("from_pod", "fast")
 }
