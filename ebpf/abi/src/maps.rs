@@ -71,7 +71,7 @@ pub const ODD_ROUTES: MapSpec =
     spec::<RoutePrefix, u32>("odd_routes", MapKind::LpmTrie, 16_384, NO_PREALLOC);
 /// Addresses of which no flow may be direct. In the mode `permit` the table `inet twill` sees to it.
 pub const EXCLUDED: MapSpec =
-    spec::<RoutePrefix, u32>("excluded", MapKind::LpmTrie, 1_024, NO_PREALLOC);
+    spec::<RoutePrefix, u32>("excluded", MapKind::LpmTrie, 16_384, NO_PREALLOC);
 /// Remote VTEPs.
 pub const VTEPS: MapSpec = spec::<u32, Vtep>("vteps", MapKind::Array, 16_384, 0);
 /// What the programs found out about them.

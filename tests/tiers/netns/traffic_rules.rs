@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use twill_testbed::agent::Agent;
 use twill_testbed::cluster::Cluster;
 use twill_testbed::netns::{Namespace, Prefix};
@@ -23,16 +23,21 @@ const SECONDS: Duration = Duration::from_secs(15);
 const NODES: [(&str, std::net::Ipv4Addr); 2] = [("a", NODE_A), ("b", NODE_B)];
 const FLAGS: [&str; 2] = ["--ip-masq", "--iptables-resync=1"];
 
+/// A network whose nodes have their rules in nftables.
+fn by_nftables() -> Value {
+    json!({
+        "Network": NETWORK,
+        "EnableNFTables": true,
+        "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
+    })
+}
+
 #[test]
 fn by_nftables_the_overlay_keeps_its_addresses_and_the_rules_come_back() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let config = json!({
-        "Network": NETWORK,
-        "EnableNFTables": true,
-        "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
-    });
+    let config = by_nftables();
     let mut cluster = Cluster::with_config(
         Prefix::unique(),
         UnderlayOptions::default(),
@@ -227,11 +232,7 @@ fn rules_of_iptables_go_once_those_of_nftables_are_there() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let config = json!({
-        "Network": NETWORK,
-        "EnableNFTables": true,
-        "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
-    });
+    let config = by_nftables();
     for kind in ["nft", "legacy"] {
         let (prefix, options) = (Prefix::unique(), UnderlayOptions::default());
         let cluster = Cluster::with_config(prefix, options, &config.to_string())?;
@@ -277,11 +278,7 @@ fn an_nft_that_gives_no_answer_has_not_refused_random_ports() -> Result<()> {
     if !required() {
         return Ok(());
     }
-    let config = json!({
-        "Network": NETWORK,
-        "EnableNFTables": true,
-        "Backend": { "Type": "vxlan", "VNI": VNI, "Port": PORT },
-    });
+    let config = by_nftables();
     let (prefix, options) = (Prefix::unique(), UnderlayOptions::default());
     let cluster = Cluster::with_config(prefix, options, &config.to_string())?;
     let node = cluster.underlay.join("a", NODE_A)?;

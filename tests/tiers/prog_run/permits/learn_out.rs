@@ -1,8 +1,8 @@
 //! `to_overlay` learns what netfilter made of the packet that a pod sent a moment ago.
 
 use twill_abi::{
-    CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, FastPath, FlowTuple, PERMIT_TOMBSTONE, Permit,
-    Reason, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags,
+    CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, FastPath, FlowTuple, Mapping, PERMIT_TOMBSTONE,
+    Permit, Reason, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags,
 };
 use twill_testbed::packet::{PROTOCOL_TCP, PROTOCOL_UDP, Tcp};
 
@@ -281,6 +281,29 @@ fn an_acceptance_renews_the_permit() {
         foreign.ifindex = lab.other_veth;
         let case = usual(&lab, "another veth's", Said::Accepted, protocol);
         check(&lab, &case.holding(foreign));
+    }
+}
+
+/// Under pressure the map of wire tuples throws one out that is in use: without it what comes in
+/// would be slow for as long as the permit lives.
+#[test]
+fn a_renewal_files_the_wire_tuple_again() {
+    let Some(lab) = Lab::open() else { return };
+    for protocol in PROTOCOLS {
+        let (pod, wire) = (to_service(protocol), plain(protocol));
+        let case = usual(&lab, "thrown out", Said::Accepted, protocol);
+        let case = case.holding(permit(&lab, pod, wire)).learned();
+        let case = case.with(|tables| tables.flows.wire.remove(&wire));
+        check(
+            &lab,
+            &case.then(|flows| {
+                flows.wire.set(wire, Mapping::new(pod, lab.veth, PAST));
+                let permit = flows.permits.at(&pod);
+                permit.renewals += 1;
+                permit.out_until_ns = at(PERMIT_NS);
+                permit.probe_out_at_ns = at(PERMIT_NS / 2);
+            }),
+        );
     }
 }
 
