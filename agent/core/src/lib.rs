@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod allocate;
+pub mod condition;
 pub mod config;
 pub mod desired;
 pub mod docker_opts;

@@ -27,6 +27,24 @@ pub enum Objection {
     /// Somebody else claims to be at our underlay address.
     #[error("its underlay address {0} is this node's own")]
     OwnUnderlay(IpAddr),
+    /// Somebody else has the MAC address of our device.
+    #[error("its VTEP's MAC address {0} is that of this node's own device")]
+    OwnMac(MacAddr),
+    /// Somebody else with our underlay address has written our own lease.
+    #[error("this node's own lease names the VTEP {0}, which this node is not")]
+    OwnLease(MacAddr),
+}
+
+impl Objection {
+    /// Whether it is about this node's own lease, and not about two others.
+    pub fn is_about_us(self) -> bool {
+        match self {
+            Self::OverlapsOwn(_) | Self::OwnUnderlay(_) | Self::OwnMac(_) | Self::OwnLease(_) => {
+                true
+            }
+            Self::Overlaps(_) | Self::UnderlayTaken(_) | Self::MacTaken(_) => false,
+        }
+    }
 }
 
 /// Peers by subnet, with the invariants that the datapath and the FDB rely on: subnets do

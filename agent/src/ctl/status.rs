@@ -181,6 +181,8 @@ fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
     rows.extend(unwatched.map(|text| ("not watched", text.clone())));
     rows.extend(said.pods.iter().map(pod_row));
     rows.extend(said.attached.iter().map(attached_row));
+    let conditions = said.conditions.iter();
+    rows.extend(conditions.map(|it| ("condition", it.text.clone())));
     let errors = said.errors.iter();
     rows.extend(errors.map(|(kind, count)| ("errors", format!("{kind}: {count}"))));
     for (what, texts) in [

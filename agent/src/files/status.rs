@@ -74,6 +74,8 @@ pub struct Status {
     pub errors: BTreeMap<String, u64>,
     /// Errors of the last pass, in words.
     pub failing: Vec<String>,
+    /// What somebody has to act on.
+    pub conditions: Vec<ConditionStatus>,
     /// Leases that contradict others or cannot be used, in words.
     pub conflicts: Vec<String>,
     /// Leases for which the maps had no room: the kernel carries their packets.
@@ -115,6 +117,18 @@ pub struct GuardStatus {
     /// Where it is.
     #[serde(flatten)]
     pub place: GuardPlace,
+}
+
+/// Something that somebody has to act on.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ConditionStatus {
+    /// One of a closed set, the label of the metric `twill_condition`.
+    pub kind: String,
+    /// What is so, and what to do: one sentence.
+    pub text: String,
+    /// Whether the node is not ready because of it.
+    pub not_ready: bool,
 }
 
 /// A pod of this node, as far as its packets are concerned.

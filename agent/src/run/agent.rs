@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
+use twill_core::condition::Conditions;
 use twill_core::config::NetworkConfig;
 use twill_core::event::Event;
 use twill_core::lease::{Lease, LeaseAttrs};
@@ -64,6 +65,9 @@ pub(super) struct Agent {
     pub(super) pods: Pods,
     pub(super) sentry: Sentry,
     pub(super) failures: Failures,
+    pub(super) conditions: Conditions,
+    /// What the store's client said last.
+    pub(super) contact: Contact,
     pub(super) readiness: Readiness,
     pub(super) meters: Meters,
     pub(super) notice: Notice,
@@ -172,6 +176,8 @@ impl Agent {
             traffic,
             pods,
             sentry,
+            conditions: Conditions::default(),
+            contact: Contact::default(),
             readiness,
             meters,
             notice: Notice::default(),
@@ -216,9 +222,9 @@ impl Agent {
     }
 
     /// Notes the lease as it was renewed last, for a start without the store.
-    fn remember(&mut self, contact: &Contact) {
+    fn remember(&mut self) {
         if let (Some(until), Some(subnet), Some(attrs)) = (
-            contact.lease_until,
+            self.contact.lease_until,
             self.state.own_subnet(),
             self.lease_attrs(),
         ) {
@@ -260,14 +266,14 @@ impl Agent {
                 _ = tick.tick() => batch.look = Look::Everywhere,
                 _ = guard.tick() => {
                     self.notice.alive();
+                    self.contact = sources.store.contact();
                     self.look_again().await;
-                    self.beat(sources.store.contact().trouble.is_none()).await;
+                    self.beat(self.contact.trouble.is_none()).await;
                     self.bpf.hear_operator(&mut self.failures);
                     self.guard_programs().await;
-                    let contact = sources.store.contact();
-                    self.remember(&contact);
-                    self.report.store(&contact);
-                    self.report.write();
+                    self.remember();
+                    self.report.store(&self.contact);
+                    self.tell_people();
                     continue;
                 }
                 () = until(retry) => batch.look = Look::Everywhere,

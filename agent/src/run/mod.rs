@@ -3,6 +3,7 @@
 mod acceptance;
 mod agent;
 mod bpf;
+mod conditions;
 mod direct;
 mod failures;
 mod grace;

@@ -18,6 +18,7 @@ use twill_core::subnet_env::SubnetEnv;
 use twill_core::uplink::Uplink;
 
 use super::agent::{Agent, Batch, Look};
+use super::conditions::uptime;
 use super::pods::Surroundings;
 use super::report::Outcome;
 use crate::crash;
@@ -408,7 +409,6 @@ impl Agent {
             && let Some(interfaces) = self.interfaces()
         {
             self.bpf.attach(&interfaces, &mut self.failures).await;
-            self.tell_people();
         }
     }
 
@@ -452,11 +452,13 @@ impl Agent {
         }
     }
 
-    fn tell_people(&mut self) {
+    pub(super) fn tell_people(&mut self) {
         let complete = self.state.is_complete();
+        self.look_at_conditions();
         // Packets go by the kernel then, but not as they should, and somebody has to act.
         let whole = self.unmapped.is_empty() && !self.bpf.is_refused();
-        let ready = self.failures.is_empty() && complete && self.told.is_some() && whole;
+        let sound = self.failures.is_empty() && !self.conditions.bar_readiness(uptime());
+        let ready = sound && complete && self.told.is_some() && whole;
         if ready && !self.readiness.get() {
             // flannel's words.
             info!("flannel is ready");
@@ -468,6 +470,8 @@ impl Agent {
             acceptance: &self.acceptance,
             pods: &self.pods,
             failures: &self.failures,
+            conditions: &self.conditions,
+            failed_renewals: self.contact.failed_renewals,
             state: &self.state,
             ready,
             unmapped: &self.unmapped,

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use tokio::sync::watch;
 use tracing::warn;
 use twill_abi::{ABI_VERSION, FastPath, Guard, Program};
+use twill_core::condition::{Condition, Conditions};
 use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedDevice;
 use twill_core::pods::{PodVeth, Wiring};
@@ -18,6 +19,7 @@ use twill_core::uplink::Uplink;
 
 use super::acceptance::Acceptance;
 use super::bpf::Bpf;
+use super::conditions::uptime;
 use super::failures::Failures;
 use super::guard::Sentry;
 use super::outlook::Allowed;
@@ -26,11 +28,16 @@ use crate::args::{AgentArgs, device_name};
 use crate::datapath::chain;
 use crate::datapath::operator::fast_path_name;
 use crate::datapath::pins::Pins;
-use crate::files::status::{self, FastPathStatus, GuardStatus, PodStatus, Status, StoreStatus};
+use crate::files::status::{
+    self, ConditionStatus, FastPathStatus, GuardStatus, PodStatus, Status, StoreStatus,
+};
 use crate::store::Contact;
 
 /// The kernel's UDP port for VXLAN, where the configuration names none.
 const KERNEL_VXLAN_PORT: u16 = 8472;
+
+/// What renewals of the lease that failed are counted as.
+const LEASE_RENEWAL: &str = "lease_renewal";
 
 /// How many leases of a kind are told.
 const TOLD: usize = 20;
@@ -83,6 +90,7 @@ impl Report {
             },
             errors: BTreeMap::new(),
             failing: Vec::new(),
+            conditions: Vec::new(),
             ..before
         };
         Ok(Self {
@@ -153,6 +161,8 @@ impl Report {
             acceptance,
             pods,
             failures,
+            conditions,
+            failed_renewals,
             state,
             ready,
             unmapped,
@@ -167,7 +177,13 @@ impl Report {
         self.status.reason = reason;
         self.status.attached = bpf.attachments().to_vec();
         self.status.errors.clone_from(failures.by_kind());
+        if *failed_renewals > 0 {
+            let kind = LEASE_RENEWAL.to_owned();
+            self.status.errors.insert(kind, *failed_renewals);
+        }
         self.status.failing = failures.texts();
+        let told = conditions.iter(uptime()).map(condition);
+        self.status.conditions = told.take(TOLD).collect();
         self.status.ready = *ready;
         self.status.peers = state.peers().len();
         self.status.store.complete = state.is_complete();
@@ -242,6 +258,8 @@ pub(super) struct Outcome<'a> {
     pub(super) acceptance: &'a Acceptance,
     pub(super) pods: &'a Pods,
     pub(super) failures: &'a Failures,
+    pub(super) conditions: &'a Conditions,
+    pub(super) failed_renewals: u64,
     pub(super) state: &'a State,
     pub(super) ready: bool,
     pub(super) unmapped: &'a BTreeSet<Subnet>,
@@ -296,6 +314,14 @@ fn pod((&ifindex, pod): (&u32, &PodVeth)) -> PodStatus {
         wiring: wiring.to_owned(),
         up: *up,
         never_fast: never_fast.as_ref().map(ToString::to_string),
+    }
+}
+
+fn condition((condition, bars): (&Condition, bool)) -> ConditionStatus {
+    ConditionStatus {
+        kind: condition.kind().label().to_owned(),
+        text: condition.to_string(),
+        not_ready: bars,
     }
 }
 

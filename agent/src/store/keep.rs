@@ -1,7 +1,7 @@
 //! Keeps the node's own lease, in whatever store: renews it before its end, publishes what
 //! changes, looks again when the store says that it is not as it was, gives up when it is lost.
 
-use std::fmt::Display;
+use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
@@ -10,12 +10,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use twill_core::condition::StoreFailure;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
 use super::contact::Contacts;
 use super::own::Ended;
 use super::trouble::Trouble;
+use crate::datapath::chain;
 
 /// Pauses after failures, with jitter on top.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -36,7 +38,7 @@ pub(super) enum Reason {
 /// What a store has for its keeper.
 pub(super) trait Keeping: Sync {
     /// Why a lease is not renewed.
-    type Error: Display + Send;
+    type Error: Error + Send + 'static;
 
     /// How soon to renew a lease of so many seconds.
     fn renew_after(&self, ttl_seconds: Option<u64>) -> Duration;
@@ -57,7 +59,10 @@ pub(super) trait Keeping: Sync {
     /// Whether the subnet is another node's.
     fn is_lost(error: &Self::Error) -> bool;
 
-    /// Who is told how long the lease lasts.
+    /// Who can mend it.
+    fn cause(error: &Self::Error) -> StoreFailure;
+
+    /// Who is told how long the lease lasts, and why it is not renewed.
     fn contacts(&self) -> &Contacts;
 }
 
@@ -74,6 +79,7 @@ pub(super) async fn keep<S: Keeping>(
         attrs: published,
         ttl_seconds,
     } = lease;
+    store.contacts().leased(ttl_seconds);
     let keeper = Keeper {
         store,
         subnet,
@@ -155,14 +161,19 @@ impl<S: Keeping> Keeper<'_, S> {
                     self.published = attrs;
                     return Ok(Some(lease));
                 }
-                Ok(None) => return Ok(None),
+                Ok(None) => {
+                    self.store.contacts().found();
+                    return Ok(None);
+                }
                 Err(error) if S::is_lost(&error) => return Err(error),
                 Err(error) => error,
             };
             let pause = trouble.pause();
-            if trouble.is_news(&error.to_string()) {
-                warn!(subnet = %self.subnet, %error, "Error renewing lease (trying again)");
+            let said = chain(&error);
+            if trouble.is_news(&said) {
+                warn!(subnet = %self.subnet, error = said, "Error renewing lease (trying again)");
             }
+            self.store.contacts().not_renewed(S::cause(&error), said);
             tokio::time::sleep(pause).await;
         }
     }

@@ -36,6 +36,7 @@ pub struct Etcd {
     tls: bool,
     user: Option<String>,
     token: String,
+    quota_bytes: Option<u32>,
 }
 
 impl Etcd {
@@ -55,6 +56,7 @@ impl Etcd {
             tls: certificates.is_some(),
             user: None,
             token: "twill".to_owned(),
+            quota_bytes: None,
         };
         for n in 0..members {
             let address = Ipv4Addr::new(192, 0, 2, 20 + n);
@@ -98,7 +100,7 @@ impl Etcd {
         let everybody: Vec<String> = (self.members.iter().enumerate())
             .map(|(n, member)| format!("etcd{n}=http://{}:{PEER_PORT}", member.host.address()))
             .collect();
-        let tls = self.tls;
+        let (tls, quota) = (self.tls, self.quota_bytes);
         let scheme = self.scheme();
         let member = self.members.get_mut(n).context("no such member")?;
         let (address, directory) = (member.host.address(), member.host.directory());
@@ -118,6 +120,9 @@ impl Etcd {
             // A loaded machine is no reason to elect another leader.
             .args(["--heartbeat-interval", "200", "--election-timeout", "2000"])
             .env_remove("ETCD_UNSUPPORTED_ARCH");
+        if let Some(bytes) = quota {
+            command.args(["--quota-backend-bytes", &bytes.to_string()]);
+        }
         if tls {
             command
                 .arg("--client-cert-auth")
@@ -139,6 +144,61 @@ impl Etcd {
             self.ctl(&["get", "x"]).map(Some)
         });
         waited.map(drop).with_context(|| self.log_tail())
+    }
+
+    /// Leaves it no room: starts every member again with little of it, and writes until it
+    /// refuses (the alarm `NOSPACE`).
+    pub fn fill(&mut self) -> Result<()> {
+        self.quota_bytes = Some(1 << 20);
+        for n in 0..self.members.len() {
+            self.kill(n)?;
+            self.start_again(n)?;
+        }
+        self.wait_healthy()?;
+        let junk = "x".repeat(100_000);
+        wait_for("etcd is full", START, || {
+            match self.ctl(&["put", "/junk", &junk]) {
+                Ok(_) => Ok(None),
+                Err(error) if format!("{error:#}").contains("space exceeded") => Ok(Some(())),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// Makes room again after [`Self::fill`].
+    pub fn make_room(&self) -> Result<()> {
+        self.compact()?;
+        self.ctl(&["defrag"])?;
+        self.ctl(&["alarm", "disarm"]).map(drop)
+    }
+
+    /// Gives a user another password.
+    pub fn set_password(&self, name: &str, password: &str) -> Result<()> {
+        // `user passwd` asks for it; a user that is made anew has the same name and roles.
+        self.ctl(&["user", "delete", name])?;
+        self.ctl(&["user", "add", &format!("{name}:{password}")])?;
+        self.ctl(&["user", "grant-role", name, "flannel"]).map(drop)
+    }
+
+    /// Lets a user read the keys of the network and nothing more.
+    pub fn only_reads(&self) -> Result<()> {
+        let role = [
+            "role",
+            "revoke-permission",
+            "--prefix=true",
+            "flannel",
+            PREFIX,
+        ];
+        self.ctl(&role)?;
+        let grant = [
+            "role",
+            "grant-permission",
+            "--prefix=true",
+            "flannel",
+            "read",
+            PREFIX,
+        ];
+        self.ctl(&grant).map(drop)
     }
 
     /// Kills a member (SIGKILL).

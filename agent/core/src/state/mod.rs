@@ -47,6 +47,8 @@ pub struct State {
     uplink: Uplink,
     own_subnet: Option<Subnet>,
     device_mac: MacAddr,
+    /// Every MAC address that the device was seen with: the store may still have an older one.
+    seen_macs: BTreeSet<MacAddr>,
     peers: Peers,
     /// Claims that contradict a peer or ourselves, oldest first.
     contested: Vec<(Subnet, RemoteVtep)>,
@@ -63,6 +65,7 @@ impl State {
             uplink,
             own_subnet: None,
             device_mac,
+            seen_macs: BTreeSet::new(),
             peers: Peers::default(),
             contested: Vec::new(),
             rejected: BTreeMap::new(),
@@ -102,7 +105,11 @@ impl State {
 
     /// The MAC address that the device has: the kernel may have given it another.
     pub fn set_device_mac(&mut self, mac: MacAddr) {
-        self.device_mac = mac;
+        self.seen_macs.insert(mac);
+        if self.device_mac != mac {
+            self.device_mac = mac;
+            self.arbitrate();
+        }
     }
 
     /// The network configuration.
@@ -149,6 +156,12 @@ impl State {
                 objection,
             })
         })
+    }
+
+    /// Leases of others that contradict this node's own.
+    pub fn claims_against_us(&self) -> impl Iterator<Item = Conflict> {
+        let conflicts = self.conflicts();
+        conflicts.filter(|conflict| conflict.objection.is_about_us())
     }
 
     /// The vxlan device as it should be.
@@ -269,20 +282,34 @@ impl State {
 
     /// What speaks against a contested claim; `None` for our own lease.
     fn objection(&self, subnet: Subnet, vtep: RemoteVtep) -> Option<Objection> {
-        let ours = vtep.mac == self.device_mac || self.is_own_underlay(vtep.underlay);
-        if self.own_subnet == Some(subnet) && ours {
-            return None;
+        let objection = self.own_objection(subnet, vtep);
+        match objection {
+            Some(_) if self.own_subnet == Some(subnet) => {
+                if self.is_own_mac(vtep.mac) {
+                    None
+                } else if !self.is_own_underlay(vtep.underlay) {
+                    objection
+                } else {
+                    // Until the device was seen nobody knows what ours would say.
+                    (!self.seen_macs.is_empty()).then_some(Objection::OwnLease(vtep.mac))
+                }
+            }
+            objection => objection.or_else(|| self.peers.objection(subnet, vtep)),
         }
-        self.own_objection(subnet, vtep)
-            .or_else(|| self.peers.objection(subnet, vtep))
+    }
+
+    fn is_own_mac(&self, mac: MacAddr) -> bool {
+        mac == self.device_mac || self.seen_macs.contains(&mac)
     }
 
     fn own_objection(&self, subnet: Subnet, vtep: RemoteVtep) -> Option<Objection> {
         match self.own_subnet {
             Some(own) if own.overlaps(subnet) => Some(Objection::OverlapsOwn(own)),
-            _ => self
-                .is_own_underlay(vtep.underlay)
-                .then_some(Objection::OwnUnderlay(vtep.underlay)),
+            _ if self.is_own_underlay(vtep.underlay) => Some(Objection::OwnUnderlay(vtep.underlay)),
+            // The other end would take our packets for its own that came back, as the kernel's
+            // vxlan_rcv() has it, and drop them.
+            _ if vtep.mac == self.device_mac => Some(Objection::OwnMac(vtep.mac)),
+            _ => None,
         }
     }
 

@@ -126,6 +126,47 @@ fn others_on_our_subnet_or_address_are_conflicts() {
 }
 
 #[test]
+fn a_claim_to_our_mac_address_is_a_conflict_and_no_peer() {
+    let mut state = state();
+    add(&mut state, 2, OWN, 2);
+    assert!(state.peers().is_empty());
+    let own_mac = Objection::OwnMac(mac(OWN));
+    assert_eq!(conflicts(&state), [(subnet(2), own_mac)]);
+    assert_eq!(state.claims_against_us().count(), 1);
+    // Our device may get another address, and the other's too.
+    state.set_device_mac(mac(OWN + 1));
+    assert_eq!(state.peer(subnet(2)), Some(at(OWN, 2)));
+    assert_eq!(state.claims_against_us().count(), 0);
+    state.set_device_mac(mac(OWN));
+    assert!(state.peers().is_empty());
+    assert_eq!(add(&mut state, 2, 2, 2), Change::Peer(subnet(2)));
+    assert_eq!(conflicts(&state), []);
+}
+
+#[test]
+fn our_own_lease_with_another_s_mac_address_is_a_conflict_once_ours_was_seen() {
+    let mut state = state();
+    add(&mut state, OWN, 7, OWN);
+    assert_eq!(conflicts(&state), []);
+    state.set_device_mac(mac(OWN));
+    let not_ours = Objection::OwnLease(mac(7));
+    assert_eq!(conflicts(&state), [(subnet(OWN), not_ours)]);
+    // The store has what the device had before, until it is told.
+    state.set_device_mac(mac(8));
+    add(&mut state, OWN, OWN, OWN);
+    assert_eq!(conflicts(&state), []);
+    add(&mut state, OWN, 8, OWN);
+    assert_eq!(conflicts(&state), []);
+    // Others' quarrels are not ours.
+    add(&mut state, 1, 1, 1);
+    add(&mut state, 2, 2, 1);
+    assert_eq!(
+        (state.conflicts().count(), state.claims_against_us().count()),
+        (1, 0)
+    );
+}
+
+#[test]
 fn older_owner_stays() {
     let mut state = state();
     add(&mut state, 5, 5, 5);

@@ -55,7 +55,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::files::status::{PodStatus, StoreStatus};
+    use crate::files::status::{ConditionStatus, PodStatus, StoreStatus};
 
     fn text(status: Status) -> String {
         let (_keep, status) = watch::channel(Arc::new(status));
@@ -83,6 +83,10 @@ mod tests {
                 last_contact: Some(1_700_000_000),
                 ..StoreStatus::default()
             },
+            conditions: vec![ConditionStatus {
+                kind: "lease_gone".to_owned(),
+                ..ConditionStatus::default()
+            }],
             errors: [("netlink".to_owned(), 4)].into(),
             ..Status::default()
         });
@@ -94,6 +98,8 @@ mod tests {
             "twill_peers 3",
             "twill_pods{fast=\"may_be\"} 2",
             "twill_pods{fast=\"never\"} 1",
+            "twill_condition{kind=\"lease_gone\"} 1",
+            "twill_condition{kind=\"lease_contradicted\"} 0",
             "twill_store_connected 1",
             "twill_store_last_contact_timestamp_seconds 1700000000",
             "twill_errors_total{kind=\"netlink\"} 4",

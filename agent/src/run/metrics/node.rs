@@ -9,6 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
+use twill_core::condition::ConditionKind;
 
 use crate::files::status::Status;
 
@@ -73,6 +74,17 @@ fn counts(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> fmt::Result {
         "failures",
         "What failed when everything was tried last",
         length(status.failing.len()),
+    )?;
+    let count = |kind: ConditionKind| {
+        let same = status.conditions.iter();
+        let same = same.filter(|condition| condition.kind == kind.label());
+        ([("kind", kind.label())], length(same.count()))
+    };
+    family(
+        encoder,
+        "condition",
+        "What somebody has to act on; status.json and the log say what to do",
+        ConditionKind::ALL.map(count),
     )?;
     gauge(
         encoder,

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use twill_core::condition::StoreFailure;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::lease_key::LeaseKey;
 use twill_core::subnet::Subnet;
@@ -77,6 +78,10 @@ impl Keeping for EtcdStore {
 
     fn is_lost(error: &Error) -> bool {
         matches!(error, Error::HeldByAnother { .. })
+    }
+
+    fn cause(error: &Error) -> StoreFailure {
+        error.cause()
     }
 
     fn contacts(&self) -> &Contacts {

@@ -61,13 +61,10 @@ impl Session {
                 }
                 // A file that cannot be read is no member's fault.
                 Err(error @ Error::File { .. }) => return Err(error),
-                Err(error) => reasons.push(error.to_string()),
+                Err(error) => reasons.push(error),
             }
         }
-        Err(Error::Away {
-            attempt,
-            reasons: reasons.join("; "),
-        })
+        Err(Error::Away { attempt, reasons })
     }
 
     async fn connect(options: &Options, endpoint: &str, probe: &str) -> Result<Self, Error> {

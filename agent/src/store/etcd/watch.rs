@@ -125,7 +125,7 @@ impl EtcdWatcher {
             self.store.own.forget_revision();
         }
         if let Some((own, revision)) = own {
-            self.store.own.seen(own, revision);
+            self.seen(own, revision);
         }
         info!(
             revision,
@@ -137,6 +137,14 @@ impl EtcdWatcher {
         self.rounds.take(step).await?;
         self.note();
         Ok(())
+    }
+
+    /// The key of a subnet is at this revision, 0 if it is gone.
+    fn seen(&self, subnet: Subnet, revision: i64) {
+        if self.store.own.subnet() == Some(subnet) {
+            self.store.contacts.lease_seen(revision != 0);
+        }
+        self.store.own.seen(subnet, revision);
     }
 
     fn note_due(&self) -> Option<Instant> {
@@ -212,7 +220,7 @@ impl EtcdWatcher {
         for change in message.events() {
             let (step, own) = self.leases.change(&self.store.keys, change)?;
             if let Some((subnet, revision)) = own {
-                self.store.own.seen(subnet, revision);
+                self.seen(subnet, revision);
             }
             self.rounds.take(step).await?;
         }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use twill_core::condition::StoreFailure;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
@@ -77,6 +79,26 @@ impl Keeping for ServerStore {
 
     fn is_lost(error: &Error) -> bool {
         matches!(error, Error::HeldByAnother { .. })
+    }
+
+    fn cause(error: &Error) -> StoreFailure {
+        match error {
+            // What is there is no lease server.
+            Error::Request { .. }
+            | Error::Silent { .. }
+            | Error::Unreadable { .. }
+            | Error::Status { .. } => StoreFailure::Unreachable,
+            Error::Refused { status, .. } if *status == StatusCode::INSUFFICIENT_STORAGE => {
+                StoreFailure::Full
+            }
+            Error::Refused { .. }
+            | Error::Url { .. }
+            | Error::Client(_)
+            | Error::Config(_)
+            | Error::NotHeld { .. }
+            | Error::HeldByAnother { .. }
+            | Error::Gone { .. } => StoreFailure::Refused,
+        }
     }
 
     fn contacts(&self) -> &Contacts {

@@ -166,10 +166,12 @@ impl ServerWatcher {
         if let Some(notes) = &mut self.notes {
             notes.take(&self.known, Instant::now());
         }
-        if let Some(own) = self.store.own.get()
-            && !self.known.confirms(own)
-        {
-            self.store.own.missing.notify_one();
+        if let Some(own) = self.store.own.get() {
+            let there = self.known.confirms(own);
+            self.store.contacts.lease_seen(there);
+            if !there {
+                self.store.own.missing.notify_one();
+            }
         }
         Ok(())
     }
