@@ -12,9 +12,10 @@ const DOCUMENT: &str = "docs/compatibility.md";
 /// The header of the column.
 const COLUMN: &str = "test";
 /// Folders with tests, and what their paths in the module tree begin with here.
-const FOLDERS: [(&str, &str); 3] = [
+const FOLDERS: [(&str, &str); 4] = [
     ("agent/src", "unit"),
     ("agent/core/src", "unit"),
+    ("agent/cni/src", "unit"),
     // Each tier is a folder in it.
     ("tests/tiers", ""),
 ];

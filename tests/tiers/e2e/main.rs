@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bad_input;
+mod cni_plugin;
 mod foreign;
 mod impostor;
 mod interop;

@@ -43,7 +43,7 @@ impl Profile {
 pub(crate) struct Built {
     /// The BPF object.
     pub(crate) object: PathBuf,
-    /// The folder of twilld and twillctl.
+    /// The folder of twilld, twillctl and the CNI plugin.
     pub(crate) binaries: PathBuf,
     /// The folder of those with the next ABI version, where tests need them.
     pub(crate) next: Option<PathBuf>,
@@ -51,6 +51,8 @@ pub(crate) struct Built {
     pub(crate) flanneld: Option<PathBuf>,
     /// A real Docker, the same.
     pub(crate) docker: Option<PathBuf>,
+    /// The folder of real CNI plugins, the same.
+    pub(crate) cni: Option<PathBuf>,
 }
 
 impl Built {
@@ -69,6 +71,9 @@ impl Built {
         if let Some(docker) = &self.docker {
             command.env(setup::docker::VARIABLE, docker);
         }
+        if let Some(cni) = &self.cni {
+            command.env(setup::cni::VARIABLE, cni);
+        }
     }
 }
 
@@ -80,7 +85,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     console::step(&format!("built in {}", console::duration(begin.elapsed())));
     console::note(&format!("BPF programs: {}", built.object.display()));
     console::note(&format!(
-        "twilld and twillctl: {}",
+        "twilld, twillctl and flannel, the CNI plugin: {}",
         built.binaries.display()
     ));
     Ok(())
@@ -89,10 +94,17 @@ pub(crate) fn run(args: Args) -> Result<()> {
 /// Builds the BPF programs and the agent; cargo skips what is up to date.
 pub(crate) fn build(toolchain: &setup::Toolchain, profile: Profile) -> Result<Built> {
     programs::build(toolchain, &[], &places::bpf_object())?;
-    console::step("build twilld and twillctl");
+    console::step("build twilld, twillctl and the CNI plugin");
     let mut command = process::cargo();
     command
-        .args(["build", "--package", "twill-agent", "--bins"])
+        .args([
+            "build",
+            "--package",
+            "twill-agent",
+            "--package",
+            "twill-cni",
+            "--bins",
+        ])
         .args(profile.flag());
     let daemon = Artifacts::build(&mut command)?.binary("twilld")?;
     let binaries = daemon
@@ -105,6 +117,7 @@ pub(crate) fn build(toolchain: &setup::Toolchain, profile: Profile) -> Result<Bu
         next: None,
         flanneld: None,
         docker: None,
+        cni: None,
     })
 }
 

@@ -2,7 +2,6 @@
 //! serves it, into the cache.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -10,7 +9,6 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 
 use super::golang::{self, Go};
-use super::plan::Missing;
 use crate::{console, places, process};
 
 /// Tells tests where it is.
@@ -40,15 +38,7 @@ pub(crate) fn provide() -> Result<PathBuf> {
     if let Some(found) = find()? {
         return Ok(found);
     }
-    let go = if let Some(go) = Go::find()? {
-        go
-    } else {
-        super::install(&Missing {
-            tools: vec![golang::TOOL],
-            ..Missing::default()
-        })?;
-        Go::find()?.context("there is still no Go")?
-    };
+    let go = Go::have()?;
     console::step(&format!("build flanneld {VERSION} (2 to 5 min)"));
     let begin = Instant::now();
     let built = build(&go).with_context(|| format!("build flanneld {VERSION}"))?;
@@ -71,7 +61,7 @@ fn build(go: &Go) -> Result<PathBuf> {
         "{MODULE} {VERSION} has the hash {} instead of {SUM}",
         module.sum
     );
-    copy(&module.dir, &source)?;
+    golang::copy(&module.dir, &source)?;
     for (file, words) in LEFT_OUT {
         leave_out(&source.join(file), words)?;
     }
@@ -106,24 +96,6 @@ fn is_the_version(program: &Path) -> bool {
     output.is_ok_and(|output| {
         output.status.success() && output.stderr.trim_ascii() == format!("v{VERSION}").as_bytes()
     })
-}
-
-/// Copies a folder of read-only files, to change some of them.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("make {}", to.display()))?;
-    let entries = fs::read_dir(from).with_context(|| format!("read {}", from.display()))?;
-    for entry in entries {
-        let entry = entry?;
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type()?.is_dir() {
-            copy(&from, &to)?;
-        } else {
-            fs::copy(&from, &to)
-                .and_then(|_| fs::set_permissions(&to, fs::Permissions::from_mode(0o644)))
-                .with_context(|| format!("copy {}", from.display()))?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes the lines of a file that have these words in them; there must be some.

@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
+use super::plan::Missing;
 use super::tools::{self, Tool};
 use crate::{console, process};
 
@@ -23,7 +24,7 @@ const TOOLCHAIN: &str = "golang.org/toolchain";
 const FETCHED: &str = "1.25.9";
 
 /// What to install where there is no Go at all.
-pub(super) const TOOL: &Tool = &tools::command("go", "golang-go");
+const TOOL: &Tool = &tools::command("go", "golang-go");
 
 /// A Go that can build modules of today.
 pub(super) struct Go {
@@ -44,6 +45,18 @@ impl Go {
             program
         };
         Ok(Some(Self { program }))
+    }
+
+    /// As [`Self::find`]; installs one where there is none.
+    pub(super) fn have() -> Result<Self> {
+        if let Some(go) = Self::find()? {
+            return Ok(go);
+        }
+        super::install(&Missing {
+            tools: vec![TOOL],
+            ..Missing::default()
+        })?;
+        Self::find()?.context("there is still no Go")
     }
 
     /// `go` in this folder; arguments follow.
@@ -68,6 +81,24 @@ pub(super) struct Download {
     pub(super) dir: PathBuf,
     /// The hash of its files, as in `go.sum`.
     pub(super) sum: String,
+}
+
+/// Copies a folder of read-only files, to change some of them.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("make {}", to.display()))?;
+    let entries = fs::read_dir(from).with_context(|| format!("read {}", from.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            fs::copy(&from, &to)
+                .and_then(|_| fs::set_permissions(&to, fs::Permissions::from_mode(0o644)))
+                .with_context(|| format!("copy {}", from.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn download(mut go: Command, module: &str) -> Result<Download> {

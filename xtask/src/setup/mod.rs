@@ -3,6 +3,7 @@
 //! What is there is found by trying it, not by asking a package manager. Nothing is ever
 //! removed or upgraded.
 
+pub(crate) mod cni;
 mod compiler;
 pub(crate) mod docker;
 pub(crate) mod flanneld;
@@ -51,12 +52,14 @@ struct Found {
 pub(crate) fn run() -> Result<()> {
     let toolchain = ensure(Purpose::Kernels)?;
     let flanneld = flanneld::provide()?;
+    let cni = cni::provide()?;
     let docker = docker::provide()?;
     let kernels = kernels::provide()?;
     console::step("everything is here");
     console::note(&format!("BPF compiler: {}", toolchain.compiler));
     console::note(&format!("BPF linker: {}", toolchain.linker.display()));
     console::note(&format!("flanneld: {}", flanneld.display()));
+    console::note(&format!("CNI: {}", cni.display()));
     console::note(&format!("Docker: {}", docker.display()));
     console::note(&format!("kernels: {}", kernels.display()));
     Ok(())

@@ -72,6 +72,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         flanneld: beside_flanneld
             .then(|| had(setup::flanneld::provide()))
             .flatten(),
+        cni: tiers
+            .contains(&Tier::E2e)
+            .then(|| had(setup::cni::provide()))
+            .flatten(),
         docker: tiers
             .contains(&Tier::Flanneld)
             .then(|| had(setup::docker::provide()))
