@@ -26,5 +26,6 @@ pub mod simulate;
 pub mod state;
 pub mod subnet;
 pub mod subnet_env;
+pub mod underlay_address;
 pub mod uplink;
 pub mod vtep;

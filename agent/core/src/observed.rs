@@ -1,7 +1,7 @@
 //! What the node looks like, read from the kernel and from the maps.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::Ipv4Network;
 
@@ -95,6 +95,20 @@ impl ObservedKernel {
             })
         };
         encap.chain(direct).filter_map(lease).collect()
+    }
+}
+
+impl ObservedKernel {
+    /// The underlay addresses of other nodes, as far as an earlier start or flannel wrote them.
+    pub fn elsewhere(&self) -> BTreeSet<Ipv4Addr> {
+        let own = self.device.as_ref().map(|device| device.mac);
+        let others = self.fdb.iter().filter(|(mac, _)| own != Some(*mac));
+        others
+            .filter_map(|(_, underlay)| match underlay {
+                IpAddr::V4(address) => Some(*address),
+                IpAddr::V6(_) => None,
+            })
+            .collect()
     }
 }
 

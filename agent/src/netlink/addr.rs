@@ -5,23 +5,27 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnetwork::Ipv4Network;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use twill_core::underlay_address::Candidate;
 
 use super::error::Failure;
 use super::link::unexpected;
 use super::socket::{Request, Socket};
 
 /// One address of a link.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Address {
     pub(super) ifindex: u32,
     pub(super) network: Ipv4Network,
-    /// Does not expire.
-    pub(super) permanent: bool,
-    /// Expired for new connections.
-    pub(super) deprecated: bool,
+    /// Name of the interface, or another word for an alias.
+    label: Option<String>,
+    flags: AddressFlags,
+    host_scope: bool,
+    /// Who added it, by its own word.
+    protocol: u8,
 }
 
 impl Address {
@@ -29,6 +33,8 @@ impl Address {
     pub(super) fn read(message: &AddressMessage) -> Option<Self> {
         let mut local = None;
         let mut address = None;
+        let mut label = None;
+        let mut protocol = 0;
         let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
         for attribute in &message.attributes {
             match attribute {
@@ -36,6 +42,8 @@ impl Address {
                 AddressAttribute::Address(IpAddr::V4(ip)) => address = Some(*ip),
                 // The header has only the low eight of them.
                 AddressAttribute::Flags(all) => flags = *all,
+                AddressAttribute::Label(text) => label = Some(text.clone()),
+                AddressAttribute::Protocol(number) => protocol = (*number).into(),
                 _ => {}
             }
         }
@@ -44,9 +52,28 @@ impl Address {
         Some(Self {
             ifindex: message.header.index,
             network: Ipv4Network::new(ip, message.header.prefix_len).ok()?,
-            permanent: flags.contains(AddressFlags::Permanent),
-            deprecated: flags.contains(AddressFlags::Deprecated),
+            label,
+            flags,
+            host_scope: message.header.scope == AddressScope::Host,
+            protocol,
         })
+    }
+
+    /// As what may be the node's own, on the interface of that name.
+    pub(super) fn candidate(&self, interface: &str) -> Candidate {
+        Candidate {
+            address: self.network.ip(),
+            prefix: self.network.prefix(),
+            permanent: self.flags.contains(AddressFlags::Permanent),
+            deprecated: self.flags.contains(AddressFlags::Deprecated),
+            secondary: self.flags.contains(AddressFlags::Secondary),
+            alias: self
+                .label
+                .as_deref()
+                .is_some_and(|label| label != interface),
+            host_scope: self.host_scope,
+            protocol: self.protocol,
+        }
     }
 }
 
@@ -93,4 +120,47 @@ fn message(ifindex: u32, network: Ipv4Network) -> AddressMessage {
         AddressAttribute::Address(network.ip().into()),
     ];
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As keepalived adds it, on kernels that keep who did.
+    #[test]
+    fn what_an_address_says_of_itself_is_read() {
+        let network: Ipv4Network = "192.0.2.100/24".parse().unwrap();
+        let mut vip = message(2, network);
+        vip.header.scope = AddressScope::Host;
+        vip.attributes.extend([
+            AddressAttribute::Label("eth0:vip".to_owned()),
+            AddressAttribute::Protocol(18.into()),
+            AddressAttribute::Flags(AddressFlags::Secondary | AddressFlags::Deprecated),
+        ]);
+        let read = |message: &AddressMessage| Address::read(message).unwrap().candidate("eth0");
+        let expected = Candidate {
+            address: network.ip(),
+            prefix: 24,
+            permanent: false,
+            deprecated: true,
+            secondary: true,
+            alias: true,
+            host_scope: true,
+            protocol: 18,
+        };
+        assert_eq!(read(&vip), expected);
+        let mut own = message(2, network);
+        own.attributes
+            .push(AddressAttribute::Label("eth0".to_owned()));
+        let expected = Candidate {
+            permanent: true,
+            deprecated: false,
+            secondary: false,
+            alias: false,
+            host_scope: false,
+            protocol: 0,
+            ..expected
+        };
+        assert_eq!(read(&own), expected);
+    }
 }

@@ -43,6 +43,8 @@ pub(super) struct Link {
     /// `None` for what is no Ethernet, as a tun device.
     pub(super) mac: Option<MacAddr>,
     pub(super) loopback: bool,
+    /// Whether it has a carrier.
+    pub(super) carrier: bool,
     pub(super) external: bool,
     pub(super) alias: Option<String>,
     pub(super) device: ObservedDevice,
@@ -54,6 +56,7 @@ impl Link {
             name: String::new(),
             mac: None,
             loopback: message.header.flags.contains(LinkFlags::Loopback),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
             external: false,
             alias: None,
             device: ObservedDevice {
@@ -87,6 +90,11 @@ impl Link {
         }
         link.device.mac = link.mac.unwrap_or(MacAddr([0; 6]));
         link
+    }
+
+    /// Whether it is up, and something is at its other end.
+    pub(super) fn carries(&self) -> bool {
+        self.device.up && self.carrier
     }
 
     fn info(&mut self, info: &LinkInfo) {

@@ -152,6 +152,32 @@ impl Netlink {
         Ok(uplink::find(socket, choice, terms).await?)
     }
 
+    /// The present uplink, if `choice` may mean it and it can still carry what nodes send to
+    /// each other, whatever the host would choose today.
+    pub async fn present_uplink(
+        &self,
+        choice: &UplinkChoice,
+        terms: &UplinkTerms,
+    ) -> Result<Option<Uplink>, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        Ok(uplink::keep(socket, choice, terms).await?)
+    }
+
+    /// The interface that has this address.
+    pub async fn holder(&self, address: Ipv4Addr) -> Result<Option<u32>, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let holder = uplink::holder(socket, address).await;
+        Ok(holder.map_err(UplinkError::from)?)
+    }
+
+    /// Whether the interface is there, and only down or without a carrier.
+    pub async fn is_down(&self, ifindex: u32) -> Result<bool, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let link = link::by_index(socket, ifindex).await;
+        let link = link.map_err(UplinkError::from)?;
+        Ok(link.is_some_and(|link| !link.carries()))
+    }
+
     /// The routes into `network` that we made past the device: subnet and gateway.
     pub async fn direct_routes(&self, network: Subnet) -> Result<BTreeMap<Subnet, IpAddr>, Error> {
         let socket = &mut *self.0.socket.lock().await;

@@ -234,6 +234,32 @@ pub(super) async fn lookup(
     }
 }
 
+/// Whether some route by this interface leads to `destination`, whatever other and better ones
+/// there are.
+pub(super) async fn leads_to(
+    socket: &mut Socket,
+    ifindex: u32,
+    destination: Ipv4Addr,
+) -> Result<bool, Failure> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = 32;
+    // Without it every destination is taken to be on the link that is named.
+    message.header.flags = RouteFlags::FibMatch;
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(destination)),
+        RouteAttribute::Oif(ifindex),
+    ];
+    match socket.get(RouteNetlinkMessage::GetRoute(message)).await {
+        Ok(RouteNetlinkMessage::NewRoute(message)) => {
+            Ok(Route::read(&message).is_some_and(|route| route.unicast && route.uses(ifindex)))
+        }
+        Ok(other) => Err(unexpected(&other)),
+        Err(Failure::Refused { .. }) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
 /// Whether the kernel would send to `destination` without a gateway, by another interface than
 /// `overlay`.
 pub(super) async fn is_on_link(

@@ -1,12 +1,14 @@
 //! The underlay interface and its address, chosen as flannel chooses
 //! (`pkg/ipmatch/match.go` and `pkg/ip/iface.go`, v0.28).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use regex::Regex;
 use thiserror::Error;
+use twill_core::underlay_address::{Candidate, own_address};
 use twill_core::uplink::Uplink;
 use twill_core::vtep::MacAddr;
 
@@ -45,6 +47,13 @@ pub struct UplinkTerms {
     /// The interface that is the uplink already. While it is there an expression finds no other
     /// one, which only matches because this one has lost its address for a moment.
     pub present: Option<u32>,
+    /// The address that the node was at last: it is not left for one that came after it.
+    pub last: Option<Ipv4Addr>,
+    /// The underlay addresses that other nodes publish.
+    pub elsewhere: BTreeSet<Ipv4Addr>,
+    /// Some of the other nodes: one of them, at least, a route by the present uplink leads to.
+    /// Where none is named it has a default route.
+    pub nodes: Vec<Ipv4Addr>,
 }
 
 /// What no uplink is part of.
@@ -180,30 +189,93 @@ pub(super) async fn find(
             )
         }
         UplinkChoice::Matching(pattern) => matching(socket, pattern, terms).await?,
-        UplinkChoice::CanReach(destination) => {
-            let destination = *destination;
-            let (ifindex, source) =
-                route::lookup(socket, destination)
-                    .await
-                    .map_err(|source| match source {
-                        Failure::Refused { .. } => UplinkError::Unreachable {
-                            destination,
-                            source,
-                        },
-                        source => UplinkError::Ask { source },
-                    })?;
-            let (Some(ifindex), Some(source)) = (ifindex, source) else {
-                return Err(UplinkError::NoWay { destination });
-            };
-            (interface(socket, ifindex).await?, Some(source))
-        }
+        UplinkChoice::CanReach(destination) => reaching(socket, *destination).await?,
     };
+    complete(socket, link, address, terms).await
+}
 
-    if link.loopback {
-        return Err(UplinkError::Loopback {
-            interface: link.name,
-        });
+/// The present uplink, if `choice` may mean it and it can still carry what nodes send to each
+/// other; `None` where another one is to be found.
+pub(super) async fn keep(
+    socket: &mut Socket,
+    choice: &UplinkChoice,
+    terms: &UplinkTerms,
+) -> Result<Option<Uplink>, UplinkError> {
+    let Some(present) = terms.present else {
+        return Ok(None);
+    };
+    let Some(link) = link::by_index(socket, present).await? else {
+        return Ok(None);
+    };
+    let of_present = |found: Result<_, UplinkError>| match found {
+        Ok((link, address)) => Ok(Some((link, address))),
+        Err(UplinkError::Ask { source }) => Err(UplinkError::Ask { source }),
+        Err(_) => Ok(None),
+    };
+    let found = match choice {
+        UplinkChoice::DefaultRoute => {
+            let carries = carries(socket, &link, terms).await?;
+            carries.then_some((link, None))
+        }
+        UplinkChoice::Name(name) => (link.name == *name).then_some((link, None)),
+        UplinkChoice::Address(wanted) => {
+            let all = addr::list(socket, Some(present)).await?;
+            let mut all = all.iter().map(|address| address.network.ip());
+            let found = all.find(|ip| IpAddr::V4(*ip) == *wanted);
+            found.map(|address| (link, Some(address)))
+        }
+        UplinkChoice::Matching(pattern) => of_present(matching(socket, pattern, terms).await)?,
+        UplinkChoice::CanReach(destination) => match terms.last {
+            Some(last)
+                if link.carries()
+                    && is_here(socket, last).await?
+                    && route::leads_to(socket, present, *destination).await? =>
+            {
+                Some((link, Some(last)))
+            }
+            _ => None,
+        },
+    };
+    let Some((link, address)) = found else {
+        return Ok(None);
+    };
+    match complete(socket, link, address, terms).await {
+        Ok(uplink) => Ok(Some(uplink)),
+        Err(UplinkError::Ask { source }) => Err(UplinkError::Ask { source }),
+        Err(_) => Ok(None),
     }
+}
+
+/// Whether the interface can carry what nodes send to each other, whether or not it is the one by
+/// which the host sends all else.
+async fn carries(
+    socket: &mut Socket,
+    link: &Link,
+    terms: &UplinkTerms,
+) -> Result<bool, UplinkError> {
+    let ifindex = link.device.ifindex;
+    if !link.carries() {
+        return Ok(false);
+    }
+    if terms.nodes.is_empty() {
+        let routes = route::list(socket, Some(ifindex)).await?;
+        return Ok(routes.iter().any(is_default));
+    }
+    for node in &terms.nodes {
+        if route::leads_to(socket, ifindex, *node).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The interface with its address, where that is not the one that was asked for its own best.
+async fn complete(
+    socket: &mut Socket,
+    link: Link,
+    address: Option<Ipv4Addr>,
+    terms: &UplinkTerms,
+) -> Result<Uplink, UplinkError> {
     if let Some(overlay) = &terms.overlay
         && overlay.device == link.name
     {
@@ -215,11 +287,27 @@ pub(super) async fn find(
         address
     } else {
         let all = addr::list(socket, Some(link.device.ifindex)).await?;
-        best_address(&all).ok_or_else(|| UplinkError::NoAddress {
-            interface: link.name.clone(),
-            found: list_addresses(&all),
-        })?
+        let candidates: Vec<_> = all.iter().map(|it| it.candidate(&link.name)).collect();
+        match own_address(&candidates, terms.last, &terms.elsewhere) {
+            Some(address) => address,
+            None if link.loopback => {
+                return Err(UplinkError::Loopback {
+                    interface: link.name,
+                });
+            }
+            None => {
+                return Err(UplinkError::NoAddress {
+                    interface: link.name,
+                    found: list_addresses(&all),
+                });
+            }
+        }
     };
+    if address.is_loopback() {
+        return Err(UplinkError::Loopback {
+            interface: link.name,
+        });
+    }
     let public_ip = terms.public_ip.unwrap_or(address);
     let local = if public_ip == address || is_here(socket, public_ip).await? {
         public_ip
@@ -247,14 +335,47 @@ pub(super) async fn find(
     }
 }
 
-/// Whether some interface has this address.
-async fn is_here(socket: &mut Socket, ip: Ipv4Addr) -> Result<bool, Failure> {
-    let all = addr::list(socket, None).await?;
-    Ok(all.iter().any(|address| address.network.ip() == ip))
+/// The interface and the source address by which the kernel would send to `destination`. An
+/// address of this host is on the interface that has it: the way there is the loopback's.
+async fn reaching(
+    socket: &mut Socket,
+    destination: Ipv4Addr,
+) -> Result<(Link, Option<Ipv4Addr>), UplinkError> {
+    let found = route::lookup(socket, destination).await;
+    let (ifindex, source) = found.map_err(|source| match source {
+        Failure::Refused { .. } => UplinkError::Unreachable {
+            destination,
+            source,
+        },
+        source => UplinkError::Ask { source },
+    })?;
+    let (Some(ifindex), Some(source)) = (ifindex, source) else {
+        return Err(UplinkError::NoWay { destination });
+    };
+    let link = interface(socket, ifindex).await?;
+    if link.loopback
+        && let Some(holder) = holder(socket, source).await?
+    {
+        return Ok((interface(socket, holder).await?, Some(source)));
+    }
+    Ok((link, Some(source)))
 }
 
-/// The interface that the pattern finds, with its address if that is what matches. The loopback
-/// and what belongs to the overlay are left out: no pattern means them.
+/// The interface that has this address.
+pub(super) async fn holder(socket: &mut Socket, ip: Ipv4Addr) -> Result<Option<u32>, Failure> {
+    let all = addr::list(socket, None).await?;
+    let holder = all.iter().find(|address| address.network.ip() == ip);
+    Ok(holder.map(|address| address.ifindex))
+}
+
+/// Whether some interface has this address.
+async fn is_here(socket: &mut Socket, ip: Ipv4Addr) -> Result<bool, Failure> {
+    Ok(holder(socket, ip).await?.is_some())
+}
+
+/// The interface that the pattern finds, with its address if that is what matches. What belongs
+/// to the overlay is left out; the loopback is the last to be asked for its addresses, and is
+/// never meant by its name.
 async fn matching(
     socket: &mut Socket,
     pattern: &Regex,
@@ -272,22 +393,28 @@ async fn matching(
     };
     links.retain(|link| {
         let overlay = terms.overlay.as_ref();
-        !link.loopback && !overlay.is_some_and(|overlay| of_overlay(link, overlay))
+        !overlay.is_some_and(|overlay| of_overlay(link, overlay))
     });
     let is_present = |link: &Link| terms.present == Some(link.device.ifindex);
     if links.iter().any(is_present) {
         links.retain(is_present);
     }
-    let matches = |address: &&Address| {
-        let ip = address.network.ip();
-        !address.deprecated && is_usable(ip) && pattern.is_match(&ip.to_string())
-    };
+    links.sort_by_key(|link| link.loopback);
     for link in &links {
-        let of_link = |address: &&Address| address.ifindex == link.device.ifindex;
-        if let Some(address) = all.iter().filter(of_link).find(matches) {
-            return Ok((link.clone(), Some(address.network.ip())));
+        let of_link = all.iter().filter(|it| it.ifindex == link.device.ifindex);
+        let matches = of_link.filter(|it| pattern.is_match(&it.network.ip().to_string()));
+        // flannel takes the first that matches, whether or not it expires.
+        let candidates: Vec<_> = matches
+            .map(|it| Candidate {
+                permanent: true,
+                ..it.candidate(&link.name)
+            })
+            .collect();
+        if let Some(address) = own_address(&candidates, terms.last, &terms.elsewhere) {
+            return Ok((link.clone(), Some(address)));
         }
     }
+    links.retain(|link| !link.loopback);
     let named = links.iter().find(|link| pattern.is_match(&link.name));
     named
         .map(|link| (link.clone(), None))
@@ -301,10 +428,7 @@ async fn matching(
 async fn default_route(socket: &mut Socket) -> Result<u32, UplinkError> {
     let routes = route::list(socket, None).await?;
     // The kernel's order is by metric: the first is the one that is used.
-    let default = routes
-        .iter()
-        .find(|route| route.destination.prefix() == 0 && route.unicast);
-    match default {
+    match routes.iter().find(|route| is_default(route)) {
         None => Err(UplinkError::NoDefaultRoute {
             interfaces: interfaces(socket).await?,
         }),
@@ -325,6 +449,10 @@ async fn default_route(socket: &mut Socket) -> Result<u32, UplinkError> {
             })
         }
     }
+}
+
+fn is_default(route: &Route) -> bool {
+    route.destination.prefix() == 0 && route.unicast
 }
 
 async fn interface(socket: &mut Socket, ifindex: u32) -> Result<Link, UplinkError> {
@@ -353,74 +481,5 @@ fn join(items: impl Iterator<Item = impl ToString>) -> String {
         "none".to_owned()
     } else {
         all.join(", ")
-    }
-}
-
-/// Global before link-local, permanent before not, else the kernel's order; none that is
-/// deprecated or that no peer could send to.
-fn best_address(all: &[Address]) -> Option<Ipv4Addr> {
-    all.iter()
-        .filter(|address| !address.deprecated && is_usable(address.network.ip()))
-        .min_by_key(|address| (address.network.ip().is_link_local(), !address.permanent))
-        .map(|address| address.network.ip())
-}
-
-fn is_usable(ip: Ipv4Addr) -> bool {
-    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast())
-}
-
-#[cfg(test)]
-mod tests {
-    use ipnetwork::Ipv4Network;
-
-    use super::*;
-
-    const LASTING: (bool, bool) = (true, false);
-    const EXPIRING: (bool, bool) = (false, false);
-    const DEPRECATED: (bool, bool) = (true, true);
-
-    /// Address, whether it is permanent and whether deprecated.
-    type Candidate = (&'static str, (bool, bool));
-
-    fn best(addresses: &[Candidate]) -> Option<String> {
-        let all: Vec<Address> = addresses
-            .iter()
-            .map(|&(ip, (permanent, deprecated))| Address {
-                ifindex: 2,
-                network: Ipv4Network::new(ip.parse().unwrap(), 24).unwrap(),
-                permanent,
-                deprecated,
-            })
-            .collect();
-        best_address(&all).map(|ip| ip.to_string())
-    }
-
-    #[test]
-    fn global_comes_before_link_local_and_permanent_before_expiring() {
-        let table: [(&[Candidate], Option<&str>); 8] = [
-            (&[], None),
-            (&[("127.0.0.1", LASTING), ("224.0.0.1", LASTING)], None),
-            (&[("169.254.1.1", LASTING)], Some("169.254.1.1")),
-            (
-                &[("169.254.1.1", LASTING), ("192.0.2.1", EXPIRING)],
-                Some("192.0.2.1"),
-            ),
-            (
-                &[("192.0.2.1", EXPIRING), ("192.0.2.2", LASTING)],
-                Some("192.0.2.2"),
-            ),
-            (
-                &[("192.0.2.1", LASTING), ("192.0.2.2", LASTING)],
-                Some("192.0.2.1"),
-            ),
-            (
-                &[("192.0.2.1", DEPRECATED), ("169.254.1.1", EXPIRING)],
-                Some("169.254.1.1"),
-            ),
-            (&[("192.0.2.1", DEPRECATED)], None),
-        ];
-        for (addresses, expected) in table {
-            assert_eq!(best(addresses).as_deref(), expected, "{addresses:?}");
-        }
     }
 }

@@ -45,9 +45,6 @@ use crate::store::{Contact, Ended, Store};
 
 /// How often the programs are looked after: putting them back takes no longer.
 const GUARD: Duration = Duration::from_secs(2);
-/// How soon an uplink that was found once is looked at again: what a host shows while it changes
-/// its network is over by then, and until then other nodes send to where nobody is.
-const SECOND_LOOK: Duration = Duration::from_millis(200);
 /// Events that are taken together: more than a node's worth of leases arrives as one list.
 const BATCH: usize = 256;
 
@@ -212,12 +209,12 @@ impl Agent {
             self.reconcile(Look::Kernel, &BTreeSet::new()).await;
             self.tell_plugins(Look::Kernel);
             self.report.waiting(self.failures.texts());
-            let unsure = self.finder.is_unsure();
-            if self.failures.is_empty() && settled(self) && !unsure {
+            let second_look = self.finder.second_look();
+            if self.failures.is_empty() && settled(self) && second_look.is_none() {
                 return;
             }
-            let pause = if unsure { None } else { pauses.next() };
-            tokio::time::sleep(pause.unwrap_or(SECOND_LOOK)).await;
+            let pause = second_look.or_else(|| pauses.next());
+            tokio::time::sleep(pause.unwrap_or_default()).await;
         }
     }
 
@@ -298,7 +295,7 @@ impl Agent {
             }
             let pause = if self.failures.is_empty() {
                 backoff = Box::new(pauses());
-                self.finder.is_unsure().then_some(SECOND_LOOK)
+                self.finder.second_look()
             } else {
                 backoff.next()
             };

@@ -219,7 +219,9 @@ impl Agent {
 
     pub(super) async fn look_for_uplink(&mut self) {
         let present = self.state.uplink();
-        match self.finder.changed(&self.netlink, present).await {
+        let elsewhere = self.state.elsewhere();
+        let changed = self.finder.changed(&self.netlink, present, elsewhere);
+        match changed.await {
             Ok(None) => {}
             Ok(Some(uplink)) => {
                 warn!(

@@ -3,7 +3,8 @@
 //! Whatever an earlier start left in the kernel goes on meanwhile: nothing is removed
 //! before the first complete list of leases.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use twill_core::config::{NetworkConfig, VxlanConfig};
 use twill_core::lease::Lease;
+use twill_core::observed::ObservedKernel;
 use twill_core::subnet::Subnet;
 use twill_core::vtep::MacAddr;
 
@@ -27,7 +29,7 @@ use super::report::Report;
 use super::store::{store, store_address};
 use super::uplink::Finder;
 use crate::admin::{self, Readiness, Told};
-use crate::args::AgentArgs;
+use crate::args::{AgentArgs, device_name};
 use crate::datapath::chain;
 use crate::datapath::pins::Pins;
 use crate::files::last_lease::LastLease;
@@ -108,7 +110,8 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
     }
 
     let finder = Finder::new(args, &config);
-    let uplink = finder.find(&netlink).await?;
+    let (was_at, elsewhere) = earlier(&netlink, &config, last.as_ref()).await;
+    let uplink = finder.find(&netlink, was_at, elsewhere).await?;
 
     let last = last.filter(|last| last.lease.attrs.public_ip == uplink.public_ip);
     // Peers know that one still, where the device is gone since.
@@ -158,6 +161,27 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
         .keep(lease.clone(), lease_end(lease.ttl_seconds));
     follow(&mut agent, store, lease, stop).await?;
     Ok(agent)
+}
+
+/// The address that the node was at before this start, and those of the other nodes: by what
+/// flannel or an earlier start left in the kernel, after a boot by the last lease.
+async fn earlier(
+    netlink: &Netlink,
+    config: &NetworkConfig,
+    last: Option<&LastLease>,
+) -> (Option<Ipv4Addr>, BTreeSet<Ipv4Addr>) {
+    let device = device_name(config.backend.vni);
+    let left = netlink.observe(&device, config.network).await;
+    let left = left.unwrap_or_else(|error| {
+        warn!(error = %chain(&error), "what is left of an earlier start is not known");
+        ObservedKernel::default()
+    });
+    let local = left.device.as_ref().and_then(|device| match device.local {
+        Some(IpAddr::V4(local)) => Some(local),
+        Some(IpAddr::V6(_)) | None => None,
+    });
+    let was_at = local.or(last.map(|last| last.lease.attrs.public_ip));
+    (was_at, left.elsewhere())
 }
 
 /// Says in flannel's words which network it is.

@@ -132,3 +132,132 @@ fn the_agent_follows_its_uplink() -> Result<()> {
     assert_ne!(node.link_json(OVERLAY_LINK)?["ifindex"], old);
     Ok(())
 }
+
+/// A second interface, and what it is to the host.
+const VPN: &str = "vpn0";
+const VPN_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
+/// Two nodes whose agents take the interface of the default route.
+fn by_default_route() -> Result<Cluster> {
+    let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let url = cluster.lease_server.url();
+    for (label, address) in [("a", NODE_A), ("b", NODE_B)] {
+        let node = cluster.underlay.join(label, address)?;
+        // As a DHCP client leaves it.
+        node.namespace().run_lines(&format!(
+            "ip addr change {address}/24 dev {UPLINK} valid_lft 4000 preferred_lft 4000
+             ip route add default via {GATEWAY} dev {UPLINK} metric 100
+             ip route del default via {GATEWAY} dev {UPLINK} metric 0"
+        ))?;
+        let mut agent = Agent::new(&node, &url, &[]);
+        agent.set_iface(None);
+        cluster.add_prepared(node, agent)?.add_pod("1")?;
+    }
+    cluster.wait_mesh()?;
+    wait_carried(&cluster.members, "at first")?;
+    Ok(cluster)
+}
+
+/// Has the agent see that its uplink has another MTU, and with that all that came before.
+fn wait_seen(member: &Member, mtu: u32) -> Result<()> {
+    let line = format!("ip link set {UPLINK} mtu {mtu}");
+    member.node.namespace().run_lines(&line)?;
+    wait_status(&member.agent, "mtu", &(mtu - 50).into())
+}
+
+fn is_at(member: &Member, uplink: &str, address: Ipv4Addr) -> Result<()> {
+    let told = member.agent.status()?;
+    let said = &told["status"];
+    ensure!(
+        said["uplink"] == uplink && said["public_ip"] == address.to_string(),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_better_default_route_moves_no_node_that_others_reach() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut cluster = by_default_route()?;
+    let node = cluster.members[0].node.namespace().clone();
+    run(
+        &node,
+        &format!(
+            "ip link add name {VPN} type veth peer name wire
+             ip addr add {VPN_ADDRESS}/24 dev {VPN}
+             ip link set wire up
+             ip link set {VPN} up
+             ip route add default via 198.51.100.254 dev {VPN} metric 50"
+        ),
+    )?;
+    // The second one is the second look.
+    for mtu in [1400, 1450] {
+        wait_seen(&cluster.members[0], mtu)?;
+        is_at(&cluster.members[0], UPLINK, NODE_A)?;
+    }
+    wait_carried(&cluster.members, "beside a better default route")?;
+
+    // A start looks for it anew, with the device there and after a boot.
+    for after_a_boot in [false, true] {
+        let member = &mut cluster.members[0];
+        member.agent.stop()?;
+        if after_a_boot {
+            run(&node, &format!("ip link del {OVERLAY_LINK}"))?;
+        }
+        member.agent.start_again()?;
+        member.agent.wait_ready()?;
+        is_at(member, UPLINK, NODE_A)?;
+        cluster.wait_mesh()?;
+        wait_carried(&cluster.members, "after a start")?;
+    }
+
+    // Now it cannot carry any more.
+    run(&node, &format!("ip addr flush dev {UPLINK}"))?;
+    wait_for("the other uplink is taken", PATIENCE, || {
+        Ok(is_at(&cluster.members[0], VPN, VPN_ADDRESS).ok())
+    })
+}
+
+#[test]
+fn an_address_that_fails_over_is_published_by_nobody() -> Result<()> {
+    const VIP: &str = "192.0.2.100/24";
+    if !required() {
+        return Ok(());
+    }
+    let mut cluster = by_default_route()?;
+    let subnets = |cluster: &Cluster| -> Result<Vec<_>> {
+        let envs = cluster.members.iter().map(|it| it.agent.subnet_env());
+        envs.map(|env| Ok(env?.prefix())).collect()
+    };
+    let before = subnets(&cluster)?;
+    // It comes, is there when an agent starts for the first time, and fails over.
+    for holder in 0..2 {
+        for (number, verb) in [(1 - holder, "del"), (holder, "add")] {
+            let node = cluster.members[number].node.namespace();
+            // The first has nothing to lose at first.
+            let gone = run(node, &format!("ip addr {verb} {VIP} dev {UPLINK}"));
+            ensure!(gone.is_ok() || (holder, verb) == (0, "del"), "{gone:?}");
+        }
+        for mtu in [1400, 1450] {
+            wait_seen(&cluster.members[holder], mtu)?;
+        }
+        let member = &mut cluster.members[holder];
+        member.agent.stop()?;
+        run(
+            member.node.namespace(),
+            &format!("ip link del {OVERLAY_LINK}"),
+        )?;
+        std::fs::remove_dir_all(member.agent.state_dir())?;
+        member.agent.start_again()?;
+        member.agent.wait_ready()?;
+        for (member, address) in cluster.members.iter().zip([NODE_A, NODE_B]) {
+            is_at(member, UPLINK, address)?;
+        }
+        cluster.wait_mesh()?;
+        wait_carried(&cluster.members, "while an address fails over")?;
+    }
+    assert_eq!(subnets(&cluster)?, before);
+    Ok(())
+}

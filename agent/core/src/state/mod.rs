@@ -1,7 +1,7 @@
 //! What the agent knows, and what each event changes in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use twill_packet::vxlan::ENCAP_OVERHEAD;
 
@@ -162,6 +162,20 @@ impl State {
     pub fn claims_against_us(&self) -> impl Iterator<Item = Conflict> {
         let conflicts = self.conflicts();
         conflicts.filter(|conflict| conflict.objection.is_about_us())
+    }
+
+    /// The underlay addresses that other nodes publish, whether or not they are peers.
+    pub fn elsewhere(&self) -> BTreeSet<Ipv4Addr> {
+        let contested = self.contested.iter().copied();
+        let others = self.peers.iter().chain(contested).filter(|(subnet, vtep)| {
+            self.own_subnet != Some(*subnet) && vtep.mac != self.device_mac
+        });
+        others
+            .filter_map(|(_, vtep)| match vtep.underlay {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            })
+            .collect()
     }
 
     /// The vxlan device as it should be.

@@ -299,6 +299,20 @@ fn another_uplink_is_judged_anew() {
 }
 
 #[test]
+fn what_others_publish_is_elsewhere_and_our_own_lease_is_not() {
+    let mut state = state();
+    let address = |n| Ipv4Addr::new(192, 168, 0, n);
+    add(&mut state, 1, 1, 1);
+    // Our lease as the store still has it, and another one of our device.
+    add(&mut state, OWN, OWN, 7);
+    add(&mut state, 2, OWN, 8);
+    assert_eq!(state.elsewhere(), [address(1)].into());
+    // Somebody else at our address, who is no peer for that.
+    add(&mut state, 3, 3, OWN);
+    assert_eq!(state.elsewhere(), [address(1), address(OWN)].into());
+}
+
+#[test]
 fn desired_is_flannels_device_and_address() {
     let desired = desired(&state());
     assert_eq!(desired.device.name, "flannel.1");

@@ -69,6 +69,8 @@ fn the_uplink_is_what_was_asked_for() -> Result<()> {
             (can_reach("192.0.2.7"), "eth0", "192.0.2.1"),
             (can_reach("8.8.8.8"), "eth0", "192.0.2.1"),
             (can_reach("10.200.3.4"), "eth1", "198.51.100.1"),
+            // The same word for all nodes may name one of them.
+            (can_reach("192.0.2.1"), "eth0", "192.0.2.1"),
         ];
         for (choice, interface, address) in table {
             let uplink = netlink.uplink(&choice, &UplinkTerms::default()).await?;
@@ -147,6 +149,136 @@ fn an_expression_finds_nothing_of_the_overlay_and_keeps_what_it_found() -> Resul
     })
 }
 
+/// The node is reached by a routing protocol, at an address that no wire has.
+#[test]
+fn an_address_on_the_loopback_is_as_good_as_any() -> Result<()> {
+    let setup = format!(
+        "{UPLINK}
+         ip link set dev lo up
+         ip addr add 203.0.113.1/32 dev lo
+         ip route add default via 192.0.2.254
+         ip route add 203.0.113.2 via 192.0.2.2 src 203.0.113.1"
+    );
+    inside(&setup, async |_, netlink| {
+        let table = [
+            (name("lo"), "lo", 65_536),
+            (address("203.0.113.1"), "lo", 65_536),
+            (can_reach("203.0.113.1"), "lo", 65_536),
+            (matching(r"^203\.0\.113\."), "lo", 65_536),
+            (can_reach("203.0.113.2"), "eth0", 1500),
+        ];
+        for (choice, interface, mtu) in table {
+            let uplink = netlink.uplink(&choice, &UplinkTerms::default()).await?;
+            let seen = (uplink.name.as_str(), uplink.mtu, uplink.local.to_string());
+            let expected = (interface, mtu, "203.0.113.1".to_owned());
+            assert_eq!(seen, expected, "{choice:?}");
+        }
+        // An expression that matches more means another interface, as ever.
+        for pattern in [r"^\d+\.", "^(lo|eth0)$"] {
+            let choice = matching(pattern);
+            let uplink = netlink.uplink(&choice, &UplinkTerms::default()).await?;
+            assert_eq!(uplink.name, "eth0", "{pattern}");
+        }
+        Ok(())
+    })
+}
+
+/// Which address of `eth0` is the node's own, by what `ip` makes of it.
+#[test]
+fn an_address_that_fails_over_is_not_taken_for_the_node_s_own() -> Result<()> {
+    let setup = "ip link add name eth0 type veth peer name wire
+        ip addr add 192.0.2.1/24 dev eth0 valid_lft 1000 preferred_lft 500
+        ip link set dev wire up
+        ip link set dev eth0 up";
+    inside(setup, async |namespace, netlink| {
+        let own = async |terms: &UplinkTerms| {
+            let uplink = netlink.uplink(&name("eth0"), terms).await?;
+            anyhow::Ok(uplink.address.to_string())
+        };
+        let mut terms = UplinkTerms::default();
+        for (vip, flags) in [
+            ("192.0.2.100/32", ""),
+            ("192.0.2.100/24", ""),
+            ("198.51.100.7/24", "label eth0:vip"),
+            ("198.51.100.7/24", "scope host"),
+        ] {
+            namespace.run_lines(&format!("ip addr add {vip} dev eth0 {flags}"))?;
+            assert_eq!(own(&terms).await?, "192.0.2.1", "{vip} {flags}");
+            namespace.run_lines(&format!("ip addr del {vip} dev eth0"))?;
+        }
+        // Nothing tells this one from the host's own but who was first, and who is told.
+        namespace.run_lines("ip addr add 198.51.100.7/24 dev eth0")?;
+        assert_eq!(own(&terms).await?, "198.51.100.7");
+        terms.last = Some("192.0.2.1".parse()?);
+        assert_eq!(own(&terms).await?, "192.0.2.1");
+        terms.elsewhere = ["192.0.2.1".parse()?].into();
+        assert_eq!(own(&terms).await?, "198.51.100.7");
+        Ok(())
+    })
+}
+
+/// A second default route with a better metric: a VPN that comes up.
+#[test]
+fn an_uplink_is_kept_as_long_as_it_leads_to_other_nodes() -> Result<()> {
+    let setup = format!(
+        "{UPLINK}
+         ip link add name eth1 type veth peer name wire1
+         ip addr add 198.51.100.1/24 dev eth1
+         ip link set dev wire1 up
+         ip link set dev eth1 up
+         ip route add default via 192.0.2.254 dev eth0 metric 100
+         ip route add default via 198.51.100.254 dev eth1 metric 50"
+    );
+    inside(&setup, async |namespace, netlink| {
+        let mut terms = UplinkTerms {
+            present: Some(ifindex(namespace, "eth0")?),
+            last: Some("192.0.2.1".parse()?),
+            ..UplinkTerms::default()
+        };
+        let kept = async |choice: UplinkChoice, terms: &UplinkTerms| {
+            let kept = netlink.present_uplink(&choice, terms).await?;
+            anyhow::Ok(kept.map(|uplink| uplink.name))
+        };
+        let eth0 = || Some("eth0".to_owned());
+        let default = || UplinkChoice::DefaultRoute;
+        assert_eq!(netlink.uplink(&default(), &terms).await?.name, "eth1");
+        assert_eq!(kept(default(), &terms).await?, eth0());
+        assert_eq!(kept(can_reach("8.8.8.8"), &terms).await?, eth0());
+        assert_eq!(kept(name("eth0"), &terms).await?, eth0());
+        assert_eq!(kept(address("192.0.2.1"), &terms).await?, eth0());
+        assert_eq!(kept(matching("^eth"), &terms).await?, eth0());
+        // The flags mean another one now.
+        assert_eq!(kept(name("eth1"), &terms).await?, None);
+        assert_eq!(kept(address("198.51.100.1"), &terms).await?, None);
+
+        // Without a default route it still leads to nodes on the link.
+        namespace.run_lines("ip route del default metric 100")?;
+        assert_eq!(kept(default(), &terms).await?, None);
+        terms.nodes = vec!["203.0.113.9".parse()?, "192.0.2.2".parse()?];
+        assert_eq!(kept(default(), &terms).await?, eth0());
+        namespace.run_lines("ip route del 192.0.2.0/24 dev eth0")?;
+        assert_eq!(kept(default(), &terms).await?, None);
+        assert_eq!(kept(can_reach("192.0.2.2"), &terms).await?, None);
+        namespace.run_lines("ip route add 192.0.2.0/24 dev eth0")?;
+        assert_eq!(kept(default(), &terms).await?, eth0());
+
+        let eth0 = terms.present.unwrap();
+        assert!(!netlink.is_down(eth0).await?);
+        // The cable is pulled.
+        namespace.run_lines("ip link set dev wire down")?;
+        assert_eq!(kept(default(), &terms).await?, None);
+        assert!(netlink.is_down(eth0).await?);
+        namespace.run_lines("ip link set dev wire up")?;
+        assert!(kept(default(), &terms).await?.is_some());
+        namespace.run_lines("ip addr flush dev eth0")?;
+        assert_eq!(kept(default(), &terms).await?, None);
+        namespace.run_lines("ip link del eth0")?;
+        assert_eq!(kept(default(), &terms).await?, None);
+        assert!(!netlink.is_down(eth0).await?);
+        Ok(())
+    })
+}
+
 #[test]
 fn the_default_route_with_the_lowest_metric_counts() -> Result<()> {
     let setup = format!(
@@ -213,7 +345,11 @@ async fn check_refusals(_: &Namespace, netlink: Netlink) -> Result<()> {
              unreachable",
         ),
         (
-            can_reach("192.0.2.1"),
+            can_reach("127.0.0.1"),
+            "interface lo is the loopback; name one that other nodes can reach",
+        ),
+        (
+            address("127.0.0.1"),
             "interface lo is the loopback; name one that other nodes can reach",
         ),
     ];
