@@ -22,6 +22,7 @@ pub mod observed;
 pub mod peers;
 pub mod plan;
 pub mod pods;
+pub mod routing_rules;
 pub mod simulate;
 pub mod state;
 pub mod subnet;

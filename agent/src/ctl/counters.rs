@@ -105,8 +105,9 @@ fn judged(count: &Count) -> Option<Slow> {
 /// which keeps a flow from its permit or from BPF's encapsulation.
 fn slow(program: Program, reason: Reason) -> Option<Slow> {
     let to_pod = program == Program::ToPod;
-    // The guard carries nothing, so it slows nothing down.
-    if program == Program::Guard {
+    // The guard carries nothing, so it slows nothing down; what `to_uplink` looks at is the
+    // kernel's already.
+    if matches!(program, Program::Guard | Program::ToUplink) {
         return None;
     }
     match reason {
@@ -154,6 +155,8 @@ fn slow(program: Program, reason: Reason) -> Option<Slow> {
         | Reason::DecapRefused
         | Reason::OverPathMtu
         | Reason::OuterPermitExpired
+        | Reason::NextHopDisputed
+        | Reason::RoutedByRule
         | Reason::NoPermit
         | Reason::PermitExpired
         | Reason::ForeignVeth

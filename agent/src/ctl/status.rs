@@ -11,7 +11,7 @@ use super::permits::{self, PermitCounts};
 use super::{Place, table};
 use crate::datapath::hooks::Attachment;
 use crate::datapath::pins::{AttachmentKind, AttachmentPin};
-use crate::datapath::reader::{PinnedSettings, Reader};
+use crate::datapath::reader::{PinnedSettings, Reader, VtepStates, Way};
 use crate::files::status::{self, FastPathStatus, GuardStatus, Liveness, PodStatus, Status};
 
 /// twilld is not running.
@@ -24,6 +24,8 @@ struct Pinned {
     settings: PinnedSettings,
     routes: usize,
     vteps: usize,
+    /// Those to which the kernel's packets go by another next hop than BPF's would.
+    disputed: usize,
     permits: PermitCounts,
     attachments: Vec<AttachmentPin>,
 }
@@ -50,7 +52,13 @@ fn read_pins(place: &Place) -> Result<Pinned> {
     let reader = Reader::open(&place.pins())?;
     let settings = reader.settings()?;
     let observed = reader.maps().observe(settings.vni)?;
+    let states = VtepStates::open(&place.pins())?;
+    let mut disputed = 0;
+    for index in observed.vteps.keys() {
+        disputed += usize::from(states.way(*index)? == Some(Way::Disputed));
+    }
     Ok(Pinned {
+        disputed,
         settings,
         routes: observed.routes.len(),
         vteps: observed.vteps.len(),
@@ -96,6 +104,7 @@ fn print_json(
             "settings": pinned.settings,
             "routes": pinned.routes,
             "vteps": pinned.vteps,
+            "disputed": pinned.disputed,
             "permits": pinned.permits,
             "attached": pinned.attachments.iter().map(|pin| json!({
                 "program": pin.program,
@@ -187,6 +196,7 @@ fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
     rows.extend(errors.map(|(kind, count)| ("errors", format!("{kind}: {count}"))));
     for (what, texts) in [
         ("failing", &said.failing),
+        ("by the kernel", &said.routing),
         ("conflict", &said.conflicts),
         ("no room", &said.unmapped),
     ] {
@@ -293,6 +303,7 @@ fn pinned_rows(pinned: &Pinned) -> Vec<Row> {
         settings,
         routes,
         vteps,
+        disputed,
         permits,
         attachments,
     } = pinned;
@@ -303,6 +314,15 @@ fn pinned_rows(pinned: &Pinned) -> Vec<Row> {
             settings.mode, settings.heartbeat_age_seconds
         ),
     )];
+    if *disputed != 0 {
+        rows.push((
+            "by the kernel",
+            format!(
+                "packets to {disputed} of {vteps} VTEPs, where the kernel takes another next hop \
+                 than bpf would (twillctl vteps)"
+            ),
+        ));
+    }
     let PermitCounts {
         live,
         half,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Place, table};
-use crate::datapath::reader::Reader;
+use crate::datapath::reader::{Reader, VtepStates, Way};
 
 #[derive(Serialize)]
 struct Row {
@@ -16,6 +16,7 @@ struct Row {
     mac: String,
     vni: u32,
     index: u32,
+    way: Option<Way>,
     encap_packets: u64,
     encap_bytes: u64,
     uplink_packets: u64,
@@ -24,7 +25,8 @@ struct Row {
 
 pub(super) fn run(place: &Place) -> Result<ExitCode> {
     let reader = Reader::open(&place.pins()).context("open the pins")?;
-    let rows = read(&reader)?;
+    let states = VtepStates::open(&place.pins()).context("open the pins")?;
+    let rows = read(&reader, &states)?;
     if place.json {
         table::json(&json!({ "vteps": rows }))?;
         return Ok(ExitCode::SUCCESS);
@@ -40,6 +42,7 @@ pub(super) fn run(place: &Place) -> Result<ExitCode> {
                 row.subnet,
                 row.underlay,
                 row.mac,
+                row.way.map_or("", Way::text).to_owned(),
                 row.encap_packets.to_string(),
                 row.encap_bytes.to_string(),
                 row.uplink_packets.to_string(),
@@ -52,6 +55,7 @@ pub(super) fn run(place: &Place) -> Result<ExitCode> {
             "SUBNET",
             "UNDERLAY",
             "MAC",
+            "CARRIED BY",
             "ENCAP PACKETS",
             "ENCAP BYTES",
             "FROM PACKETS",
@@ -62,7 +66,7 @@ pub(super) fn run(place: &Place) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(reader: &Reader) -> Result<Vec<Row>> {
+fn read(reader: &Reader, states: &VtepStates) -> Result<Vec<Row>> {
     let vni = reader.maps().config().context("read the settings")?.vni;
     let observed = reader.maps().observe(vni).context("read the VTEPs")?;
     observed
@@ -78,6 +82,9 @@ fn read(reader: &Reader) -> Result<Vec<Row>> {
                 mac: vtep.map_or_else(nobody, |vtep| vtep.mac.to_string()),
                 vni,
                 index,
+                way: states
+                    .way(index)
+                    .context("read what is known of the ways")?,
                 encap_packets: counted.encap_packets,
                 encap_bytes: counted.encap_bytes,
                 uplink_packets: counted.uplink_packets,

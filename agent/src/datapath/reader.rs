@@ -7,7 +7,10 @@ use aya::maps::{Array, Map, MapData};
 use serde::Serialize;
 use thiserror::Error;
 use twill_abi::maps::{COUNTERS_MAP, VTEP_COUNTERS, VTEP_STATE};
-use twill_abi::{CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, MAPS, MapSpec, Mode, VtepState};
+use twill_abi::{
+    CONFIG_FLAG_ROUTED_BY_PORT, CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, MAPS, MapSpec, Mode,
+    VtepState,
+};
 
 use super::Sizes;
 use super::maps::{Maps, MapsError, monotonic_ns};
@@ -65,6 +68,11 @@ pub struct PinnedSettings {
     pub heartbeat_age_seconds: u64,
     /// Whether the agent found that its assumptions do not hold.
     pub stale: bool,
+    /// Whether a routing rule tells outer packets apart by source ports, so that all packets to
+    /// other nodes are the kernel's.
+    pub routed_by_port: bool,
+    /// The bits of the packet mark that routing rules look at in outer packets.
+    pub rule_marks: u32,
     /// VNI.
     pub vni: u32,
     /// UDP destination port.
@@ -132,6 +140,8 @@ impl Reader {
             permit_seconds: Duration::from_nanos(config.permit_ns).as_secs_f64(),
             heartbeat_age_seconds: age_ns / 1_000_000_000,
             stale: config.flags & CONFIG_FLAG_STALE != 0,
+            routed_by_port: config.flags & CONFIG_FLAG_ROUTED_BY_PORT != 0,
+            rule_marks: config.rule_marks,
             vni: config.vni,
             port: config.vxlan_port.to_host(),
             uplink_ifindex: config.uplink_ifindex,
@@ -153,21 +163,64 @@ pub fn permits(pins: &Pins) -> Result<Permits, ReaderError> {
     opened(pins, |take| Permits::open(take))
 }
 
-/// What the programs found out about the VTEP at `index`; nothing where there is no such place.
-pub fn vtep_state(pins: &Pins, index: u32) -> Result<Option<VtepState>, ReaderError> {
-    let map = open(pins, &VTEP_STATE)?;
-    let states: Array<MapData, VtepState> = map.try_into().map_err(|source| MapsError::Open {
-        map: VTEP_STATE.name,
-        source,
-    })?;
-    if index >= states.len() {
-        return Ok(None);
+/// What the programs found out about VTEPs.
+pub struct VtepStates(Array<MapData, VtepState>);
+
+/// Who carries packets to a VTEP, by what the programs found out of the way there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// BPF may.
+    Confirmed,
+    /// The kernel, whose own packets went another way than BPF's would.
+    Disputed,
+    /// The kernel, whose own packets were not seen to leave lately.
+    Unconfirmed,
+}
+
+impl Way {
+    /// By this state, at a time of `CLOCK_MONOTONIC`, nanoseconds.
+    pub fn of(state: &VtepState, now_ns: u64) -> Self {
+        if now_ns < state.disputed_until_ns {
+            Self::Disputed
+        } else if now_ns < state.outer_permit_until_ns {
+            Self::Confirmed
+        } else {
+            Self::Unconfirmed
+        }
     }
-    let state = states.get(&index, 0).map_err(|source| MapsError::Read {
-        map: VTEP_STATE.name,
-        source,
-    })?;
-    Ok(Some(state))
+
+    /// For people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Confirmed => "bpf",
+            Self::Disputed => "kernel, by another next hop than bpf's",
+            Self::Unconfirmed => "kernel, idle or not seen to leave",
+        }
+    }
+}
+
+impl VtepStates {
+    /// Opens the map, verified before anything is read through it.
+    pub fn open(pins: &Pins) -> Result<Self, ReaderError> {
+        let states = open(pins, &VTEP_STATE)?.try_into();
+        Ok(Self(states.map_err(|source| MapsError::Open {
+            map: VTEP_STATE.name,
+            source,
+        })?))
+    }
+
+    /// Of the VTEP at `index`; nothing where there is no such place.
+    pub fn way(&self, index: u32) -> Result<Option<Way>, ReaderError> {
+        if index >= self.0.len() {
+            return Ok(None);
+        }
+        let state = self.0.get(&index, 0).map_err(|source| MapsError::Read {
+            map: VTEP_STATE.name,
+            source,
+        })?;
+        Ok(Some(Way::of(&state, monotonic_ns()?)))
+    }
 }
 
 /// What `make` makes of the maps that it takes.

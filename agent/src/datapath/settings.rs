@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use twill_abi::{
     Address, Be16, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_POD_VXLAN,
-    CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE, CONFIG_FLAG_TCP_PERMITS, Config, FastPath, Guard,
-    Mode,
+    CONFIG_FLAG_ROUTED_BY_PORT, CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE,
+    CONFIG_FLAG_TCP_PERMITS, Config, FastPath, Guard, Mode,
 };
 use twill_core::subnet::Subnet;
 use twill_core::vtep::{MacAddr, Vni};
@@ -57,6 +57,10 @@ pub struct Settings {
     /// Whether something that the fast path rests on is missing: no flow is fast then, not even
     /// by the operator's word.
     pub stale: bool,
+    /// Bits of the packet mark that routing rules look at in outer packets.
+    pub rule_marks: u32,
+    /// Whether a routing rule tells outer packets apart by their source ports.
+    pub routed_by_port: bool,
     /// What becomes of strangers' VXLAN.
     pub guard: Guard,
     /// Whether every lease is in the maps, and new ones are heard of at once.
@@ -105,6 +109,8 @@ impl Settings {
             permit_pace_ns: 0,
             generation,
             flow_seed: 0,
+            rule_marks: self.rule_marks,
+            reserved_tail: 0,
         }
     }
 
@@ -114,6 +120,7 @@ impl Settings {
             | set(self.tcp_permits, CONFIG_FLAG_TCP_PERMITS)
             | set(self.stale, CONFIG_FLAG_STALE)
             | set(self.leases_complete, CONFIG_FLAG_LEASES_COMPLETE)
+            | set(self.routed_by_port, CONFIG_FLAG_ROUTED_BY_PORT)
             | set(self.shared_port, CONFIG_FLAG_SHARED_PORT)
             | set(self.pod_vxlan, CONFIG_FLAG_POD_VXLAN)
     }
@@ -143,6 +150,8 @@ mod tests {
             mark_bit: 0x1000,
             tcp_permits: true,
             stale: false,
+            rule_marks: 0x70,
+            routed_by_port: true,
             guard: Guard::Enforce,
             leases_complete: true,
             shared_port: false,
@@ -160,9 +169,10 @@ mod tests {
             CONFIG_FLAG_ODD_ROUTES
                 | CONFIG_FLAG_TCP_PERMITS
                 | CONFIG_FLAG_LEASES_COMPLETE
+                | CONFIG_FLAG_ROUTED_BY_PORT
                 | CONFIG_FLAG_POD_VXLAN
         );
-        assert_eq!(config.guard, 2);
+        assert_eq!((config.guard, config.rule_marks), (2, 0x70));
         let stale = Settings {
             stale: true,
             ..settings.clone()

@@ -64,6 +64,8 @@ pub struct Status {
     pub store: StoreStatus,
     /// Which flows may skip the host's stack.
     pub fast_path: FastPathStatus,
+    /// Routing rules that leave packets to other nodes to the kernel, in words.
+    pub routing: Vec<String>,
     /// What becomes of VXLAN that no peer sent.
     pub guard: GuardStatus,
     /// The pods of this node.

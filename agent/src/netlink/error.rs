@@ -150,6 +150,8 @@ pub enum Error {
     },
     #[error("read the MTUs of routes")]
     RouteMtus { source: Failure },
+    #[error("read the routing rules (ip rule)")]
+    RoutingRules { source: Failure },
     #[error("set {device} up")]
     SetUp { device: String, source: Failure },
     #[error(

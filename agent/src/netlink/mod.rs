@@ -23,6 +23,7 @@ mod outbox;
 mod path_mtu;
 mod pods;
 mod route;
+mod rules;
 mod said;
 mod socket;
 mod tc;

@@ -34,11 +34,11 @@ use super::path_mtu::mtu_of;
 use super::route::Route;
 use super::said::Fact;
 use super::socket::Socket;
-use super::{Netlink, pods, tc};
+use super::{Netlink, pods, rules, tc};
 
-/// `RTNLGRP_LINK`, `RTNLGRP_NEIGH`, `RTNLGRP_TC`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`
-/// (`include/uapi/linux/rtnetlink.h`).
-const GROUPS: [u32; 5] = [1, 3, 4, 5, 7];
+/// `RTNLGRP_LINK`, `RTNLGRP_NEIGH`, `RTNLGRP_TC`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`,
+/// `RTNLGRP_IPV4_RULE` (`include/uapi/linux/rtnetlink.h`).
+const GROUPS: [u32; 6] = [1, 3, 4, 5, 7, 8];
 /// Receive buffer, bytes: some ten thousand notifications.
 pub const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 /// Wait before a socket that failed is opened again.
@@ -246,6 +246,13 @@ impl Filter {
             return Ok(Changed {
                 kernel: self.tc_concerns_uplink(change),
                 pods: self.tc_concerns_pods(change),
+            });
+        }
+        if rules::is_change(message) {
+            // Whichever: they are few, and any may lead outer packets elsewhere.
+            return Ok(Changed {
+                kernel: true,
+                pods: false,
             });
         }
         let ours = message.header.port_number == self.netlink.port();

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric,
 };
@@ -22,6 +23,10 @@ use super::socket::Socket;
 const RTMSG_BYTES: usize = 12;
 const RTA_METRICS: u16 = 8;
 const RTAX_MTU: u16 = 2;
+const RTA_IP_PROTO: u16 = 27;
+const RTA_DPORT: u16 = 29;
+/// `IPPROTO_UDP`.
+const UDP: u8 = 17;
 
 impl Netlink {
     /// Whether any IPv4 route carries an MTU, whatever its table: nearly nowhere one does.
@@ -37,17 +42,17 @@ impl Netlink {
             .map_err(|source| Error::RouteMtus { source })
     }
 
-    /// The MTU of the route that the kernel takes to each of these addresses by this interface,
-    /// bytes, where it carries one.
+    /// The MTU of the route that the kernel's vxlan device takes to each of these addresses,
+    /// bytes, where it carries one: from `source`, to this UDP port.
     pub async fn route_mtus(
         &self,
-        interface: u32,
+        (source, port): (Ipv4Addr, u16),
         destinations: impl IntoIterator<Item = Ipv4Addr>,
     ) -> Result<BTreeMap<IpAddr, u32>, Error> {
         let socket = &mut *self.0.socket.lock().await;
         let mut found = BTreeMap::new();
         for destination in destinations {
-            let mtu = route_mtu(socket, interface, destination)
+            let mtu = route_mtu(socket, (source, port), destination)
                 .await
                 .map_err(|source| Error::RouteMtus { source })?;
             found.extend(mtu.map(|mtu| (IpAddr::V4(destination), mtu)));
@@ -58,17 +63,20 @@ impl Netlink {
 
 async fn route_mtu(
     socket: &mut Socket,
-    interface: u32,
+    (source, port): (Ipv4Addr, u16),
     destination: Ipv4Addr,
 ) -> Result<Option<u32>, Failure> {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet;
     request.header.destination_prefix_length = 32;
+    request.header.source_prefix_length = 32;
     // The route itself, not what has been learned of the way since.
     request.header.flags = RouteFlags::FibMatch;
     request.attributes = vec![
         RouteAttribute::Destination(RouteAddress::Inet(destination)),
-        RouteAttribute::Oif(interface),
+        RouteAttribute::Source(RouteAddress::Inet(source)),
+        RouteAttribute::Other(DefaultNla::new(RTA_IP_PROTO, vec![UDP])),
+        RouteAttribute::Other(DefaultNla::new(RTA_DPORT, port.to_be_bytes().to_vec())),
     ];
     match socket.get(RouteNetlinkMessage::GetRoute(request)).await {
         Ok(RouteNetlinkMessage::NewRoute(route)) => Ok(mtu_of(&route)),

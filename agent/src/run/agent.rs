@@ -14,6 +14,7 @@ use twill_core::config::NetworkConfig;
 use twill_core::event::Event;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::observed::Observed;
+use twill_core::routing_rules::{KernelRouted, RoutingRule};
 use twill_core::state::{Change, State};
 use twill_core::subnet::Subnet;
 use twill_core::subnet_env::SubnetEnv;
@@ -84,6 +85,10 @@ pub(super) struct Agent {
     pub(super) sources: Option<Sources>,
     /// Whether some route carries an MTU.
     pub(super) mtus_carried: bool,
+    /// The routing rules, once they were read.
+    pub(super) routing_rules: Option<Vec<RoutingRule>>,
+    /// What they leave to the kernel.
+    pub(super) kernel_routed: KernelRouted,
     /// Whether the node has had another address since the store was told.
     pub(super) moved: bool,
     /// Held as long as the agent lives.
@@ -163,6 +168,8 @@ impl Agent {
             unmapped: BTreeSet::new(),
             sources: None,
             mtus_carried: false,
+            routing_rules: None,
+            kernel_routed: KernelRouted::default(),
             moved: false,
             _lock: lock,
             args,

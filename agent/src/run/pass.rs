@@ -11,6 +11,7 @@ use twill_core::lease::LeaseAttrs;
 use twill_core::mtu::overlay_mtu;
 use twill_core::observed::ObservedDevice;
 use twill_core::plan::{KernelOp, Op, Plan, plan, plan_peer};
+use twill_core::routing_rules::{KernelRouted, OuterPackets};
 use twill_core::simulate::apply_op;
 use twill_core::state::desired;
 use twill_core::subnet::Subnet;
@@ -24,7 +25,7 @@ use super::report::Outcome;
 use crate::crash;
 use crate::datapath::chain;
 use crate::datapath::hooks::{Interface, Interfaces};
-use crate::datapath::settings::Settings;
+use crate::datapath::settings::{KERNEL_VXLAN_PORT, Settings};
 use crate::files::{host, subnet_env};
 use crate::netlink::monitor::Monitor;
 
@@ -53,6 +54,7 @@ impl Agent {
         if batch.look >= Look::Kernel {
             self.look_at_policy().await;
             self.look_for_the_guard().await;
+            self.look_at_rules().await;
         }
         if batch.look == Look::Everywhere || batch.pods {
             self.look_at_pods().await;
@@ -290,6 +292,14 @@ impl Agent {
         }
     }
 
+    /// Reads the routing rules; those that were known hold until then.
+    async fn look_at_rules(&mut self) {
+        match self.netlink.routing_rules().await {
+            Ok(rules) => self.routing_rules = Some(rules),
+            Err(error) => self.failures.add("netlink", &error),
+        }
+    }
+
     /// Looks again at what permits rest on, if that was not in order and it is time.
     pub(super) async fn look_again(&mut self) {
         if self.acceptance.is_due() {
@@ -374,6 +384,12 @@ impl Agent {
             }
         };
         let config = self.state.config();
+        let outer = OuterPackets {
+            source: self.state.device().local,
+            source_ports,
+            port: config.backend.port.unwrap_or(KERNEL_VXLAN_PORT),
+        };
+        self.kernel_routed = KernelRouted::by(self.routing_rules.as_deref(), outer);
         let peers = self.state.peers();
         // What an earlier start wrote goes on until the first complete list.
         let maps = self.observed.maps.as_ref();
@@ -398,6 +414,8 @@ impl Agent {
             mark_bit: self.acceptance.mark_bit(),
             tcp_permits: allowed.tcp_permits,
             stale: self.acceptance.is_stale(),
+            rule_marks: self.kernel_routed.marks,
+            routed_by_port: self.kernel_routed.all,
             guard: self.sentry.guard,
             leases_complete: self.knows_every_node(),
             shared_port: self.sentry.shared_port,
@@ -478,6 +496,7 @@ impl Agent {
             ready,
             unmapped: &self.unmapped,
             sentry: &self.sentry,
+            kernel_routed: &self.kernel_routed,
         });
     }
 }

@@ -8,6 +8,7 @@ use twill_core::simulate::apply_op;
 use twill_core::subnet::Subnet;
 
 use super::agent::{Agent, Look};
+use crate::datapath::settings::KERNEL_VXLAN_PORT;
 
 impl Agent {
     /// Reads the routes towards every VTEP, or towards those of `subnets` where nothing else has
@@ -39,8 +40,9 @@ impl Agent {
                 IpAddr::V4(address) => Some(*address),
                 IpAddr::V6(_) => None,
             });
-            let uplink = self.state.uplink().ifindex;
-            match self.netlink.route_mtus(uplink, addresses).await {
+            let port = self.state.config().backend.port;
+            let outer = (self.state.device().local, port.unwrap_or(KERNEL_VXLAN_PORT));
+            match self.netlink.route_mtus(outer, addresses).await {
                 Ok(routes) => routes,
                 Err(error) => {
                     self.failures.add("netlink", &error);

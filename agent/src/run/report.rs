@@ -13,6 +13,7 @@ use twill_core::condition::{Condition, Conditions};
 use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedDevice;
 use twill_core::pods::{PodVeth, Wiring};
+use twill_core::routing_rules::KernelRouted;
 use twill_core::state::State;
 use twill_core::subnet::Subnet;
 use twill_core::uplink::Uplink;
@@ -167,6 +168,7 @@ impl Report {
             ready,
             unmapped,
             sentry,
+            kernel_routed,
         } = outcome;
         self.fast_path(acceptance);
         self.guard(bpf, sentry, unmapped, state);
@@ -187,6 +189,7 @@ impl Report {
         self.status.ready = *ready;
         self.status.peers = state.peers().len();
         self.status.store.complete = state.is_complete();
+        self.status.routing = kernel_routed.rules.iter().take(TOLD).cloned().collect();
         self.status.conflicts = conflicts(state);
         self.status.unmapped = unmapped.iter().take(TOLD).map(Subnet::to_string).collect();
         self.write();
@@ -264,6 +267,7 @@ pub(super) struct Outcome<'a> {
     pub(super) ready: bool,
     pub(super) unmapped: &'a BTreeSet<Subnet>,
     pub(super) sentry: &'a Sentry,
+    pub(super) kernel_routed: &'a KernelRouted,
 }
 
 fn guard_name(guard: Guard) -> &'static str {

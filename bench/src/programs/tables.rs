@@ -222,7 +222,8 @@ fn state(devices: Devices) -> VtepState {
         ifindex: devices.uplink,
         path_mtu: 1500,
         generation: GENERATION,
-        reserved: [0; 3],
+        reserved: 0,
+        disputed_until_ns: 0,
     }
 }
 

@@ -30,6 +30,8 @@ pub const CONFIG_FLAG_POD_VXLAN: u32 = 1 << 7;
 pub const CONFIG_FLAG_GUARD_AT_TC: u32 = 1 << 8;
 /// There are addresses of which no flow may be fast: the map `excluded` names them.
 pub const CONFIG_FLAG_EXCLUSIONS: u32 = 1 << 9;
+/// A routing rule tells outer packets apart by their source ports: the kernel alone can follow it.
+pub const CONFIG_FLAG_ROUTED_BY_PORT: u32 = 1 << 10;
 
 /// How old the agent's sign of life may be for the guard to drop, nanoseconds.
 pub const GUARD_HEARTBEAT_NS: u64 = 10_000_000_000;
@@ -75,7 +77,7 @@ pub enum FastPath {
 
 abi_struct! {
     /// Run-time settings; see [`CONFIG_KEY_AGENT`] and [`CONFIG_KEY_OPERATOR`].
-    pub struct Config: 160, align 8 {
+    pub struct Config: 168, align 8 {
         /// Time a direction's acceptance lasts, nanoseconds.
         pub permit_ns: u64 = 0,
         /// Time a VTEP's outer permit lasts, nanoseconds.
@@ -133,6 +135,11 @@ abi_struct! {
         pub generation: u64 = 144,
         /// Chance, so that no pod can aim at the hash of another flow. It stays as long as the maps.
         pub flow_seed: u64 = 152,
+        /// The bits of the packet mark that routing rules look at in outer packets: what has one of
+        /// them is the kernel's to encapsulate.
+        pub rule_marks: u32 = 160,
+        /// Zero.
+        pub reserved_tail: u32 = 164,
     }
 }
 
@@ -167,5 +174,7 @@ impl Config {
         permit_pace_ns: 0,
         generation: 0,
         flow_seed: 0,
+        rule_marks: 0,
+        reserved_tail: 0,
     };
 }

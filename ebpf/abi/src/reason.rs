@@ -107,6 +107,8 @@ registry! {
         PodVxlan = 49, "pod_vxlan", "VXLAN that a pod made, to a node's VXLAN port.";
         NotFromOverlay = 50, "not_from_overlay", "Delivered to a pod from elsewhere than the overlay: nothing to learn.";
         NoRoomForPermit = 51, "no_room_for_permit", "More new flows than room for permits; counted beside the packet's own reason.";
+        NextHopDisputed = 52, "next_hop_disputed", "The kernel's own VXLAN to the VTEP left by another next hop than BPF's: the kernel carries it.";
+        RoutedByRule = 53, "routed_by_rule", "A routing rule looks at this packet's mark or at outer source ports: the kernel carries it.";
     }
 }
 

@@ -58,6 +58,9 @@ abi_struct! {
         /// The [`Vtep::generation`] that this belongs to.
         pub generation: u32 = 48,
         /// Room.
-        pub reserved: [u32; 3] = 52,
+        pub reserved: u32 = 52,
+        /// Until when BPF does not encapsulate to this VTEP, because the kernel's own VXLAN was
+        /// seen to leave by another next hop than BPF's, `CLOCK_MONOTONIC` nanoseconds.
+        pub disputed_until_ns: u64 = 56,
     }
 }

@@ -21,7 +21,7 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
     BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
     BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-    BPF_FIB_LOOKUP_DIRECT, BPF_FIB_LOOKUP_OUTPUT, bpf_adj_room_mode, bpf_fib_lookup, xdp_md,
+    BPF_FIB_LOOKUP_DIRECT, bpf_adj_room_mode, bpf_fib_lookup, xdp_md,
 };
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -33,6 +33,8 @@ use twill_packet::vxlan::ENCAP_OVERHEAD;
 
 /// `AF_INET`.
 const AF_INET: u8 = 2;
+/// `LOOPBACK_IFINDEX`: the index of `lo` in every network namespace.
+const LOOPBACK_IFINDEX: u32 = 1;
 /// No such device.
 const ENODEV: i64 = 19;
 
@@ -309,20 +311,27 @@ impl Packet {
         answer != -ENODEV
     }
 
-    /// Asks the kernel how a packet to `destination` leaves by `ifindex`.
+    /// Asks the kernel how UDP of this host to `destination` leaves, which no socket binds to an
+    /// interface: as its vxlan device asks (`udp_tunnel_dst_lookup()`,
+    /// `net/ipv4/udp_tunnel_core.c`, v6.12), of whose question the mark is missing.
+    ///
+    /// What this host sends comes in by `lo`, for its routing rules. With `BPF_FIB_LOOKUP_OUTPUT`
+    /// the question would be bound to an interface, so that rules on `oif` would hold for it and
+    /// the first gateway of several would always be taken.
     #[inline(always)]
-    pub fn fib_lookup(&self, ifindex: u32, source: Be32, destination: Be32) -> Fib {
-        self.ask_fib(ifindex, source, destination, BPF_FIB_LOOKUP_OUTPUT)
+    pub fn leaves_by(&self, source: Be32, destination: Be32, ports: (Be16, Be16)) -> Fib {
+        self.ask_fib(LOOPBACK_IFINDEX, source, destination, ports)
     }
 
     /// Asks the kernel where it forwards a packet to `destination` that came in by `ifindex`.
     #[inline(always)]
     pub fn forwards_to(&self, ifindex: u32, source: Be32, destination: Be32) -> Fib {
-        self.ask_fib(ifindex, source, destination, 0)
+        let no_ports = (Be16::from_host(0), Be16::from_host(0));
+        self.ask_fib(ifindex, source, destination, no_ports)
     }
 
     #[inline(always)]
-    fn ask_fib(&self, ifindex: u32, source: Be32, destination: Be32, flags: u32) -> Fib {
+    fn ask_fib(&self, ifindex: u32, source: Be32, destination: Be32, ports: (Be16, Be16)) -> Fib {
         // SAFETY: the struct is plain integers; all zero is a value.
         let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
         params.family = AF_INET;
@@ -330,12 +339,13 @@ impl Packet {
         // Any length that fits: it makes the kernel answer with the route's MTU.
         params.__bindgen_anon_1.tot_len = 1;
         params.ifindex = ifindex;
+        params.sport = ports.0.to_network();
+        params.dport = ports.1.to_network();
         params.__bindgen_anon_3.ipv4_src = source.to_network();
         params.__bindgen_anon_4.ipv4_dst = destination.to_network();
         let len = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: `params` is a whole `bpf_fib_lookup` on our stack.
-        let answer =
-            unsafe { helpers::bpf_fib_lookup(self.skb.cast(), &raw mut params, len, flags) };
+        let answer = unsafe { helpers::bpf_fib_lookup(self.skb.cast(), &raw mut params, len, 0) };
         match answer {
             0 => Fib::Found(NextHop {
                 ifindex: params.ifindex,

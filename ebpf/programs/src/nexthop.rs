@@ -4,7 +4,7 @@
 //! themselves, at most a thousand times a second for each VTEP, so a gateway that changes its MAC
 //! address is followed with the agent dead.
 
-use twill_abi::{Address, Config, Reason, Vtep, VtepState};
+use twill_abi::{Address, Be16, CONFIG_FLAG_ROUTED_BY_PORT, Config, Reason, Vtep, VtepState};
 use twill_packet::vxlan::{ENCAP_OVERHEAD, source_port};
 
 use crate::access::{Fib, Packet};
@@ -16,6 +16,9 @@ use crate::maps;
 /// 250 ns (`bench --programs`): by the millisecond it is a quarter of a thousandth of one processor
 /// for each VTEP in use, and less than any word of the agent's would take to get here.
 const NEXTHOP_NS: u64 = 1_000_000;
+
+/// How many outer permit times a VTEP is slow for after the kernel's packet went another way.
+const DISPUTE_PERMITS: u64 = 4;
 
 /// Largest total length of an IPv4 packet, bytes.
 const IPV4_MAX: u32 = 65_535;
@@ -39,6 +42,7 @@ pub fn refresh_generation(state: &mut VtepState, vtep: &Vtep) {
     if state.generation != vtep.generation {
         state.outer_permit_until_ns = 0;
         state.nexthop_until_ns = 0;
+        state.disputed_until_ns = 0;
         state.generation = vtep.generation;
     }
 }
@@ -64,7 +68,9 @@ pub fn resolve(
         });
     }
     let (source, destination) = (config.underlay.last_word(), vtep.underlay.last_word());
-    match packet.fib_lookup(config.uplink_ifindex, source, destination) {
+    // A rule that tells source ports apart is not asked with one of them (`outer_permit`).
+    let ports = (Be16::from_host(config.source_port_min), config.vxlan_port);
+    match packet.leaves_by(source, destination, ports) {
         Fib::Found(next) if next.ifindex == config.uplink_ifindex => {
             state.ifindex = next.ifindex;
             state.source_mac = pack_mac(next.source_mac);
@@ -107,6 +113,12 @@ fn least(found: u32, said: u32) -> u32 {
 /// last program before the kernel's device: refused once, it must be refused there too.
 #[inline(always)]
 pub fn outer_permit(config: &Config, state: &VtepState, now: u64) -> Result<(), Reason> {
+    if config.flags & CONFIG_FLAG_ROUTED_BY_PORT != 0 {
+        return Err(Reason::RoutedByRule);
+    }
+    if now < state.disputed_until_ns {
+        return Err(Reason::NextHopDisputed);
+    }
     if config.outer_permit_ns == 0 {
         return Ok(());
     }
@@ -169,12 +181,36 @@ pub fn is_confirmed(config: &Config, vtep: &Vtep, state: &mut VtepState, now: u6
     config.outer_permit_ns == 0 || now < state.outer_permit_until_ns
 }
 
-/// The kernel has sent VXLAN to this VTEP.
+/// The kernel has sent VXLAN to this VTEP, to the next hop with this MAC address. Whether that is
+/// the one that BPF would have taken; if not, BPF takes none for a while.
+///
+/// So what the kernel goes by and BPF cannot ask for, as a mark that a rule in OUTPUT sets, a
+/// redirect, or a hash over several gateways, makes a VTEP slow with the agent dead as well.
+/// While it is, all its packets are the kernel's, and each that goes the other way keeps it so.
 #[inline(always)]
-pub fn confirm_outer(config: &Config, vtep: &Vtep, state: &mut VtepState, now: u64) {
+pub fn confirm_outer(
+    packet: &Packet,
+    config: &Config,
+    (index, vtep): (u32, &Vtep),
+    state: &mut VtepState,
+    mac: [u8; 6],
+    now: u64,
+) -> Result<(), Reason> {
     refresh_generation(state, vtep);
     state.outer_probe_at_ns = now + config.outer_permit_ns / 2;
     state.outer_permit_until_ns = now + config.outer_permit_ns;
+    let remembered = state.ifindex == config.uplink_ifindex && state.nexthop_mac == pack_mac(mac);
+    if !remembered {
+        // What is remembered may be older than what the kernel has just found.
+        state.nexthop_until_ns = 0;
+    }
+    match resolve(packet, config, (index, vtep), state, now) {
+        Ok(path) if path.mac == mac => Ok(()),
+        _ => {
+            state.disputed_until_ns = now + config.outer_permit_ns * DISPUTE_PERMITS;
+            Err(Reason::NextHopDisputed)
+        }
+    }
 }
 
 /// Whether the packet fits the path once it is encapsulated; `headers_len` are the IP and

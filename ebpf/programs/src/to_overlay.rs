@@ -32,6 +32,8 @@ fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
         return pass(Reason::ModeKernel);
     };
     let accepted = packet.take_mark_bit(config.mark_bit);
+    // The kernel's vxlan routes its packet by the mark of this one.
+    let routed_by_mark = packet.mark() & config.rule_marks != 0;
     flow::ethernet(packet).map_err(Failure::Untouched)?;
     let ip: Ipv4Header = flow::ipv4(packet, ETHERNET_LEN).map_err(Failure::Untouched)?;
     let Some(index) = route::lookup(config, ip.destination()) else {
@@ -47,13 +49,17 @@ fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
     let headers_len = match flow::parse(packet, ETHERNET_LEN, &ip) {
         Ok(flow) => {
             if settings::fast_path(config) {
-                permit::learn_out(packet, config, &flow, accepted, (index, vtep), now);
+                let may_be_fast = accepted && !routed_by_mark;
+                permit::learn_out(packet, config, &flow, may_be_fast, (index, vtep), now);
             }
             flow.headers_len
         }
         Err(_) if packet.gso_size() == 0 => 0,
         Err(_) => return pass(Reason::UnknownGso),
     };
+    if routed_by_mark {
+        return pass(Reason::RoutedByRule);
+    }
     let path =
         nexthop::resolve(packet, config, (index, vtep), state, now).map_err(Failure::Untouched)?;
     if !nexthop::fits(packet, headers_len, &path) {

@@ -26,15 +26,16 @@ pub fn decide(packet: &Packet) -> Verdict {
         // Forwarded: a pod's own VXLAN says nothing of what OUTPUT rules think of the kernel's.
         return Verdict::Ignore;
     }
-    if confirm(packet, config).is_some() {
-        count::packet(PROGRAM, Reason::OuterConfirmed, packet.len());
+    if let Some(reason) = confirm(packet, config) {
+        count::packet(PROGRAM, reason, packet.len());
     }
     Verdict::Ignore
 }
 
-/// Renews the outer permit of the VTEP that this packet goes to, if it is the kernel's VXLAN.
+/// Renews the outer permit of the VTEP that this packet goes to, if it is the kernel's VXLAN, and
+/// compares its way with what BPF's would be.
 #[inline(always)]
-fn confirm(packet: &Packet, config: &Config) -> Option<()> {
+fn confirm(packet: &Packet, config: &Config) -> Option<Reason> {
     let ethernet = packet.get::<EthernetHeader>(0)?;
     let ip = packet.get::<Ipv4Header>(ETHERNET_LEN)?;
     let vxlan = ethernet.ether_type() == EtherType::IPV4
@@ -51,6 +52,9 @@ fn confirm(packet: &Packet, config: &Config) -> Option<()> {
     let index = maps::vtep_by_source(Address::from_v4(ip.destination()))?;
     let vtep = route::vtep(index)?;
     let state = maps::vtep_state(index)?;
-    nexthop::confirm_outer(config, vtep, state, permit::now());
-    Some(())
+    let (vtep, mac) = ((index, vtep), ethernet.destination);
+    match nexthop::confirm_outer(packet, config, vtep, state, mac, permit::now()) {
+        Ok(()) => Some(Reason::OuterConfirmed),
+        Err(reason) => Some(reason),
+    }
 }

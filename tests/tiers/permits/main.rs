@@ -22,6 +22,7 @@ mod a07_spoofing;
 mod a08_forged_nat;
 mod a09_outer;
 mod a17_route_mtu;
+mod a19_outer_routes;
 mod absence;
 mod beginnings;
 mod connections;

@@ -19,7 +19,8 @@ use super::sk_buff::SkBuff;
 use super::tables::{CAPACITY, Tables};
 use super::world::{
     GATEWAY, GATEWAY_MAC, NARROW_MTU, NARROW_NODE, NODE_A, NODE_B, OVERLAY_A, POD_A1, POD_MAC,
-    PORT, UNREACHABLE_NODE, UPLINK_MAC_A, UPLINK_MAC_B, UPLINK_MTU, VNI, VTEP_MAC_A, mac_text,
+    PORT, SIDE_NODE, UNREACHABLE_NODE, UPLINK_MAC_A, UPLINK_MAC_B, UPLINK_MTU, VNI, VTEP_MAC_A,
+    mac_text,
 };
 
 /// The shortest frame that `BPF_PROG_TEST_RUN` takes as IPv4, by its `EtherType`: both headers.
@@ -389,6 +390,7 @@ link add elsewhere type veth peer name elsewhere-wire
 link set elsewhere up
 link set elsewhere-wire arp off up
 address add 198.51.100.129/25 dev elsewhere
+neighbour add {SIDE_NODE} lladdr {gateway_mac} dev elsewhere nud permanent
 link add {OVERLAY} address {vtep_mac} mtu 1450 type vxlan id {VNI} local {NODE_A} dev {UPLINK} dstport {PORT} nolearning noudpcsum
 address add {OVERLAY_A}/32 dev {OVERLAY}
 link set {OVERLAY} up

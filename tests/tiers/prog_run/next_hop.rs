@@ -8,8 +8,8 @@ use super::check::{Case, NextHop, check};
 use super::lab::{Lab, ip, sysctl};
 use super::packets::{Outer, datagram, leaving, segment, to_pod_b};
 use super::world::{
-    NARROW_MTU, NODE_B, OTHER_MAC, STRANGER, VTEP_B, VTEP_NARROW, VTEP_SIDE, VTEP_SILENT,
-    VTEP_UNREACHABLE, pod_of,
+    GATEWAY, GATEWAY_MAC, NARROW_MTU, NODE_B, OTHER_MAC, PORT, STRANGER, VTEP_B, VTEP_NARROW,
+    VTEP_SIDE, VTEP_SILENT, VTEP_UNREACHABLE, mac_text, pod_of,
 };
 
 /// A next hop that no lookup would find.
@@ -111,12 +111,8 @@ fn without_a_usable_next_hop_the_kernel_carries_it() {
     let cases = [
         ("not resolved yet", VTEP_SILENT, Reason::NextHopUnresolved),
         ("unreachable", VTEP_UNREACHABLE, Reason::NextHopUnusable),
-        // The lookup is bound to the uplink, as the kernel's vxlan device is.
-        (
-            "by another interface only",
-            VTEP_SIDE,
-            Reason::NextHopUnusable,
-        ),
+        // Nothing binds the kernel's packets to the uplink, so nothing binds the lookup.
+        ("by another interface", VTEP_SIDE, Reason::NextHopElsewhere),
     ];
     for (name, place, reason) in cases {
         let packet = to(place);
@@ -126,7 +122,8 @@ fn without_a_usable_next_hop_the_kernel_carries_it() {
         );
     }
 
-    sysctl("ipv4/conf/eth0/forwarding", "0");
+    // What this host sends comes in by lo.
+    sysctl("ipv4/conf/lo/forwarding", "0");
     let case = Case::passed(
         "no forwarding",
         Program::ToOverlay,
@@ -135,7 +132,7 @@ fn without_a_usable_next_hop_the_kernel_carries_it() {
         Reason::NextHopUnusable,
     );
     check(&lab, &case);
-    sysctl("ipv4/conf/eth0/forwarding", "1");
+    sysctl("ipv4/conf/lo/forwarding", "1");
 
     ip("link set eth0 down\n");
     let case = Case::passed(
@@ -204,7 +201,7 @@ fn the_mtu_of_the_route_is_kept() {
         ..to_pod_b()
     };
     let next_hop = NextHop {
-        mac: super::world::GATEWAY_MAC,
+        mac: GATEWAY_MAC,
         path_mtu: NARROW_MTU,
         ..NextHop::of_node_b(&lab)
     };
@@ -262,4 +259,54 @@ fn the_mtu_that_the_agent_found_is_kept_where_it_is_the_smaller() {
         });
         check(&lab, &too_long);
     }
+}
+
+/// To node B by the gateway.
+fn by_the_gateway(name: &str, lab: &Lab, mac: [u8; 6]) -> Case {
+    let mut outer = Outer::to_node_b();
+    outer.ethernet.destination = mac;
+    let next_hop = NextHop {
+        mac,
+        ..NextHop::of_node_b(lab)
+    };
+    let inner = datagram(&to_pod_b(), 64);
+    Case::encapped(name, lab, &inner, &outer)
+        .expecting(|expected| expected.learned = Some((VTEP_B, next_hop)))
+}
+
+#[test]
+fn rules_hold_that_the_kernel_s_packets_meet_and_no_others() {
+    let Some(lab) = Lab::open() else { return };
+    ip(&format!(
+        "route add {NODE_B}/32 via {GATEWAY} table 77\nrule add ipproto udp dport {PORT} lookup 77\n"
+    ));
+    check(&lab, &by_the_gateway("by its port", &lab, GATEWAY_MAC));
+    ip(&format!(
+        "rule del ipproto udp dport {PORT} lookup 77\nrule add iif lo lookup 77\n"
+    ));
+    check(&lab, &by_the_gateway("from this host", &lab, GATEWAY_MAC));
+    ip("rule del iif lo lookup 77\nrule add oif eth0 lookup 77\nrule add dport 1 lookup 77\n");
+    let inner = datagram(&to_pod_b(), 64);
+    check(
+        &lab,
+        &Case::encapped(
+            "of sockets bound to an interface",
+            &lab,
+            &inner,
+            &Outer::to_node_b(),
+        ),
+    );
+}
+
+/// The first of two would be chosen for one packet in 256.
+#[test]
+fn of_two_gateways_the_kernel_s_is_taken() {
+    let Some(lab) = Lab::open() else { return };
+    let other = mac_text(OTHER_MAC);
+    ip(&format!(
+        "neighbour add 192.0.2.253 lladdr {other} dev eth0 nud permanent
+route add {NODE_B}/32 nexthop via {GATEWAY} weight 1 nexthop via 192.0.2.253 weight 255
+"
+    ));
+    check(&lab, &by_the_gateway("the heavier", &lab, OTHER_MAC));
 }

@@ -1,15 +1,15 @@
 //! Outer permits: `to_overlay` encapsulates only while the kernel's own VXLAN was seen to leave
 //! by the uplink lately, and `to_uplink` is who sees it.
 
-use twill_abi::{Program, Reason, VtepState};
+use twill_abi::{CONFIG_FLAG_ROUTED_BY_PORT, Program, Reason, VtepState};
 use twill_testbed::packet::{ETHER_TYPE_IPV6, Vxlan};
 
 use super::check::{Case, NextHop, check};
-use super::lab::Lab;
+use super::lab::{Lab, ip};
 use super::packets::{Outer, datagram, leaving, to_pod_b};
 use super::sk_buff::SkBuff;
 use super::tables::{MARK_BIT, Tables};
-use super::world::{NODE_B, POD_A1, PORT, STRANGER, VNI, VTEP_B, VTEP_UNUSED};
+use super::world::{NODE_B, OTHER_MAC, POD_A1, PORT, STRANGER, VNI, VTEP_B, VTEP_UNUSED};
 
 /// How long an outer permit lasts in these tests.
 const PERMIT_NS: u64 = 8_000_000_000;
@@ -197,4 +197,74 @@ fn nothing_else_renews_an_outer_permit() {
         })
         .expecting(|expected| expected.reason = None);
     check(&lab, &of_nobody);
+}
+
+#[test]
+fn vxlan_of_the_kernel_by_another_next_hop_makes_the_vtep_slow() {
+    let Some(lab) = Lab::open() else { return };
+    let mut outer = Outer::to_node_b();
+    outer.ethernet.destination = OTHER_MAC;
+    let mut case = sent_by_the_kernel(&lab, "disputed", outer.over(&datagram(&to_pod_b(), 64)));
+    case.expected.reason = Some(Reason::NextHopDisputed);
+    let output = check(
+        &lab,
+        &case.expecting(|expected| expected.unjudged = Some(VTEP_B)),
+    );
+    let state = output.tables.states[VTEP_B as usize];
+    let (started_ns, ended_ns) = output.time_ns;
+    let until = started_ns + 4 * PERMIT_NS..=ended_ns + 4 * PERMIT_NS;
+    assert!(
+        until.contains(&state.disputed_until_ns),
+        "{state:?} is not in {until:?}"
+    );
+    // What comes in has nothing to do with it.
+    assert!(state.outer_permit_until_ns > ended_ns);
+    let mut tables = output.tables;
+    check(
+        &lab,
+        &passed("slow", tables.clone(), Reason::NextHopDisputed)
+            .expecting(|expected| expected.unjudged = Some(VTEP_B)),
+    );
+    tables.states[VTEP_B as usize].disputed_until_ns = 1;
+    tables.states[VTEP_B as usize].outer_probe_at_ns = NEVER;
+    check(
+        &lab,
+        &encapped("fast again", &lab, &tables)
+            .expecting(|expected| expected.unjudged = Some(VTEP_B)),
+    );
+}
+
+#[test]
+fn a_next_hop_that_moved_with_the_kernel_s_is_not_disputed() {
+    let Some(lab) = Lab::open() else { return };
+    ip(&format!(
+        "neighbour replace {NODE_B} lladdr 02:00:00:00:09:09 dev eth0 nud permanent\n"
+    ));
+    let mut outer = Outer::to_node_b();
+    outer.ethernet.destination = OTHER_MAC;
+    let case = sent_by_the_kernel(&lab, "moved", outer.over(&datagram(&to_pod_b(), 64)));
+    let output = check(
+        &lab,
+        &case.expecting(|expected| expected.unjudged = Some(VTEP_B)),
+    );
+    assert_eq!(output.tables.states[VTEP_B as usize].disputed_until_ns, 0);
+}
+
+#[test]
+fn what_a_rule_looks_at_and_bpf_cannot_ask_with_is_the_kernel_s() {
+    let Some(lab) = Lab::open() else { return };
+    let tables = permitted(&lab, NEVER, NEVER);
+    let marked = |mark: u32| {
+        let mut tables = tables.clone();
+        // Our own bit says nothing to the kernel: it is gone by then.
+        tables.config.rule_marks = mark | MARK_BIT;
+        tables
+    };
+    // As the case's packet is marked.
+    check(&lab, &passed("its mark", marked(1), Reason::RoutedByRule));
+    let case = encapped("another mark", &lab, &tables).with(|before| *before = marked(2));
+    check(&lab, &case);
+    let mut by_port = tables;
+    by_port.config.flags |= CONFIG_FLAG_ROUTED_BY_PORT;
+    check(&lab, &passed("ports", by_port, Reason::RoutedByRule));
 }

@@ -276,7 +276,8 @@ pub(crate) const NO_STATE: VtepState = VtepState {
     ifindex: 0,
     path_mtu: 0,
     generation: 0,
-    reserved: [0; 3],
+    reserved: 0,
+    disputed_until_ns: 0,
 };
 
 fn array<'a, V: aya::Pod>(ebpf: &'a mut Ebpf, name: &str) -> Array<&'a mut MapData, V> {

@@ -11,8 +11,7 @@ use twill_abi::{Program, VETH_FLAG_NEVER_FAST};
 
 use super::permits::{self, State, View};
 use super::{Place, table};
-use crate::datapath::maps::monotonic_ns;
-use crate::datapath::reader::{self, PinnedSettings, Reader};
+use crate::datapath::reader::{PinnedSettings, Reader, VtepStates, Way};
 use crate::files::status::{self, Status};
 
 /// Which flow.
@@ -56,8 +55,8 @@ struct Facts {
     record: Option<View>,
     /// What is on the veth of the record.
     veth: Veth,
-    /// How long BPF may still encapsulate to the record's VTEP, nanoseconds.
-    outer_left_ns: u64,
+    /// Who carries packets to the record's VTEP.
+    way: Way,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -99,7 +98,7 @@ fn gather(place: &Place, flow: Flow) -> Result<Facts> {
     records.sort_by_key(|view| view.remote != peer);
     let record = records.into_iter().next();
     let mut veth = Veth::default();
-    let mut outer_left_ns = 0;
+    let mut way = Way::Unconfirmed;
     if let Some(record) = &record {
         let on_veth = |program: Program| {
             let mut pins = reader.attachments().iter();
@@ -110,12 +109,8 @@ fn gather(place: &Place, flow: Flow) -> Result<Facts> {
             attached: on_veth(Program::FromPod) && on_veth(Program::ToPod),
             never_fast: flags & VETH_FLAG_NEVER_FAST != 0,
         };
-        let state = reader::vtep_state(&pins, record.vtep_index)?;
-        outer_left_ns = state.map_or(0, |state| {
-            state
-                .outer_permit_until_ns
-                .saturating_sub(monotonic_ns().unwrap_or(u64::MAX))
-        });
+        let found = VtepStates::open(&pins)?.way(record.vtep_index)?;
+        way = found.unwrap_or(way);
     }
     Ok(Facts {
         flow,
@@ -124,7 +119,7 @@ fn gather(place: &Place, flow: Flow) -> Result<Facts> {
         said: status::read(&path).ok().flatten().unwrap_or_default(),
         record,
         veth,
-        outer_left_ns,
+        way,
     })
 }
 
@@ -148,7 +143,7 @@ fn obstacle(facts: &Facts) -> Option<String> {
         said,
         record,
         veth,
-        outer_left_ns,
+        way,
     } = facts;
     let Flow {
         pod,
@@ -201,11 +196,11 @@ fn obstacle(facts: &Facts) -> Option<String> {
         State::Garbage => return Some("its record was written by no program of Twill".to_owned()),
         State::Tombstone => return Some("a FIN or RST was seen: it is closing".to_owned()),
         State::Expired => {
-            return Some(
-                "netfilter did not accept a packet of it lately: it is idle, or a rule \
-                         drops it now"
-                    .to_owned(),
-            );
+            return Some(format!(
+                "netfilter did not accept a packet of it lately: it is idle, or a rule drops it \
+                 now{}",
+                or_ruled(said)
+            ));
         }
         State::Half => {
             let missing = if record.out_seconds > 0.0 {
@@ -215,7 +210,8 @@ fn obstacle(facts: &Facts) -> Option<String> {
             };
             return Some(format!(
                 "netfilter has accepted it in one direction only, and no packet {missing} the pod \
-                 as established lately"
+                 as established lately{}",
+                or_ruled(said)
             ));
         }
         State::Live => {}
@@ -223,16 +219,50 @@ fn obstacle(facts: &Facts) -> Option<String> {
     if record.stale_vtep {
         return Some("the lease behind it has changed: the next packets learn it again".to_owned());
     }
-    if *outer_left_ns == 0 {
-        let vtep = record
-            .vtep
-            .map_or_else(|| "its node".to_owned(), |vtep| vtep.to_string());
+    on_the_way(settings, said, record, *way)
+}
+
+/// What keeps BPF from carrying packets to the record's VTEP.
+fn on_the_way(settings: &PinnedSettings, said: &Status, record: &View, way: Way) -> Option<String> {
+    if settings.routed_by_port {
         return Some(format!(
-            "the kernel's VXLAN to {vtep} did not leave the uplink as such lately: IPsec, or a \
-             rule on the outer packet"
+            "the kernel alone can route packets to other nodes{}",
+            ruled(said)
         ));
     }
-    None
+    let vtep = || {
+        record
+            .vtep
+            .map_or_else(|| "its node".to_owned(), |vtep| vtep.to_string())
+    };
+    match way {
+        Way::Confirmed => None,
+        Way::Disputed => Some(format!(
+            "the kernel's VXLAN to {} left by another next hop than bpf's would, so the kernel \
+             carries it: a rule that marks outer packets, an ICMP redirect, or several gateways \
+             in one route (ip rule, ip route get {}){}",
+            vtep(),
+            vtep(),
+            ruled(said)
+        )),
+        Way::Unconfirmed => Some(format!(
+            "the kernel's VXLAN to {} did not leave the uplink as such lately: IPsec, or a \
+             rule on the outer packet",
+            vtep()
+        )),
+    }
+}
+
+/// The routing rules that leave packets to the kernel, as the end of a sentence.
+fn ruled(said: &Status) -> String {
+    let rules = said.routing.iter().map(|rule| format!("; {rule}"));
+    rules.collect()
+}
+
+/// The same, as one more thing that may be so: nobody knows the mark of a flow that is over.
+fn or_ruled(said: &Status) -> String {
+    let rules = said.routing.iter().map(|rule| format!("; or {rule}"));
+    rules.collect()
 }
 
 fn excluded(said: &Status, addresses: &[IpAddr]) -> Option<(IpAddr, String)> {
@@ -250,6 +280,7 @@ fn nothing_known(said: &Status, pod: IpAddr) -> String {
         "netfilter has accepted no packet of it as established: it is new or idle, its source \
          is rewritten (conntrack -L -s {pod}), or a rule drops it"
     );
+    let text = format!("{text}{}", or_ruled(said));
     match said.pods.iter().find(|pod| pod.never_fast.is_some()) {
         None => text,
         Some(pod) => format!(

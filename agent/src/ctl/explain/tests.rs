@@ -25,6 +25,8 @@ fn facts() -> Facts {
             permit_seconds: 10.0,
             heartbeat_age_seconds: 1,
             stale: false,
+            routed_by_port: false,
+            rule_marks: 0,
             vni: 1,
             port: 8472,
             uplink_ifindex: 2,
@@ -39,7 +41,7 @@ fn facts() -> Facts {
             attached: true,
             never_fast: false,
         },
-        outer_left_ns: 1,
+        way: Way::Confirmed,
     }
 }
 
@@ -177,5 +179,21 @@ fn and_the_way_to_the_node_last() {
         },
         "lease behind it has changed",
     );
-    slow(|facts| facts.outer_left_ns = 0, "VXLAN to 192.0.2.2");
+    slow(|facts| facts.way = Way::Unconfirmed, "VXLAN to 192.0.2.2");
+    slow(|facts| facts.way = Way::Disputed, "another next hop");
+    let rule = "ip rule 100 sport 1-2: every packet to other nodes is the kernel's";
+    slow(
+        |facts| {
+            facts.settings.routed_by_port = true;
+            facts.said.routing = vec![rule.to_owned()];
+        },
+        rule,
+    );
+    slow(
+        |facts| {
+            facts.record = None;
+            facts.said.routing = vec![rule.to_owned()];
+        },
+        rule,
+    );
 }

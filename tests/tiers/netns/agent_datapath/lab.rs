@@ -223,6 +223,8 @@ pub(super) fn settings(interfaces: &Interfaces) -> Result<Settings> {
         mark_bit: 0x1000,
         tcp_permits: false,
         stale: false,
+        rule_marks: 0,
+        routed_by_port: false,
         guard: Guard::Off,
         leases_complete: true,
         shared_port: false,

@@ -3,23 +3,26 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use twill_agent::netlink::Netlink;
 
 use super::monitor::listening;
 use super::{UPLINK, inside};
 
+/// The address of the uplink.
+const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const NEAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const NOWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
 /// What the routes say of the three, and whether any says anything.
 async fn said(netlink: &Netlink) -> Result<(bool, BTreeMap<IpAddr, u32>)> {
-    let uplink = netlink.device("eth0").await?.context("eth0")?.ifindex;
     let carried = netlink.routes_carry_mtus().await?;
     Ok((
         carried,
-        netlink.route_mtus(uplink, [NEAR, FAR, NOWHERE]).await?,
+        netlink
+            .route_mtus((HERE, 8472), [NEAR, FAR, NOWHERE])
+            .await?,
     ))
 }
 

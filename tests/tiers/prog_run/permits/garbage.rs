@@ -70,7 +70,7 @@ impl Damage {
 
     fn apply(&self, lab: &Lab) {
         match self.map {
-            0 => self.array::<160>(lab, CONFIG.name, 0),
+            0 => self.array::<168>(lab, CONFIG.name, 0),
             1 => self.array::<64>(lab, VTEPS.name, VTEP_B),
             2 => self.array::<64>(lab, VTEP_STATE.name, VTEP_B),
             3 => self.hash::<FlowTuple, 184>(lab, PERMITS_POD.name),

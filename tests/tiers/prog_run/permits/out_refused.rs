@@ -114,7 +114,7 @@ fn a_vtep_that_cannot_be_reached_is_left_to_the_kernel() {
     for (vtep, reason) in [
         (VTEP_SILENT, Reason::NextHopUnresolved),
         (VTEP_UNREACHABLE, Reason::NextHopUnusable),
-        (VTEP_SIDE, Reason::NextHopUnusable),
+        (VTEP_SIDE, Reason::NextHopElsewhere),
     ] {
         let generation = lab.tables().vteps[vtep as usize].generation;
         refused(&lab, "out of reach", reason, |permit| {
