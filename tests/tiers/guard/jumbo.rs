@@ -8,7 +8,7 @@ use twill_testbed::topology::UnderlayOptions;
 use twill_testbed::traffic::ping::ping;
 use twill_testbed::wait::wait_until;
 use twill_testbed::world::STRANGER;
-use twill_tests::required;
+use twill_tests::{load_program, required};
 
 use crate::arena::{A, Arena, B, SECONDS};
 use crate::kinds::Forged;
@@ -75,7 +75,7 @@ fn the_other_form_is_refused_for_its_mtu() -> Result<()> {
     let mut ebpf = EbpfLoader::new().load(&std::fs::read(object)?)?;
     for (form, taken) in [("guard_whole", false), ("guard", true)] {
         let program: &mut Xdp = ebpf.program_mut(form).context("no program")?.try_into()?;
-        program.load()?;
+        load_program(|| program.load())?;
         let attached = namespace.enter(|| program.attach("near", XdpMode::Driver))?;
         match (attached, taken) {
             (Ok(link), true) => program.detach(link)?,

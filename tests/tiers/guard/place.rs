@@ -8,7 +8,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Xdp, XdpMode};
 use twill_testbed::wait::wait_until;
 use twill_testbed::world::UPLINK;
-use twill_tests::required;
+use twill_tests::{load_program, required};
 
 use crate::arena::{A, Arena, SECONDS};
 use crate::watch::Watch;
@@ -30,7 +30,7 @@ fn somebody_elses_program_is_left_alone() -> Result<()> {
         .program_mut("guard_whole")
         .context("no program")?
         .try_into()?;
-    program.load()?;
+    load_program(|| program.load())?;
     let id = program.info()?.id();
     arena
         .victim()

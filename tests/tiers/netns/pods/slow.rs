@@ -7,6 +7,7 @@ use aya::{Ebpf, EbpfLoader};
 use twill_abi::maps::MAPS;
 use twill_testbed::pod::Pod;
 use twill_testbed::subnet_env::Delegate;
+use twill_tests::load_program;
 
 use super::{Watched, on_a_node};
 
@@ -228,7 +229,7 @@ fn load() -> Result<Ebpf> {
     let mut ebpf = loader.load(&std::fs::read(path)?)?;
     for name in ["from_pod", "to_pod"] {
         let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into()?;
-        program.load()?;
+        load_program(|| program.load())?;
     }
     Ok(ebpf)
 }
