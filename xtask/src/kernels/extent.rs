@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(
             Extent::Brief.remark(&every).unwrap(),
             "a part of `kernels`: programs and features on 5.10, 6.1, 6.12, 7.2; \
-             prog_run on 6.1, 6.12, 7.2"
+             prog_run on 6.1, 7.2"
         );
         assert_eq!(
             Extent::Brief.remark(&["5.10"]).unwrap(),

@@ -48,7 +48,7 @@ pub(super) const PARTS: [Part; 5] = [
         // Without it the agent attaches nothing.
         needs: Some(ENCAP),
         pair: false,
-        brief: &["6.1", "6.12", "7.2"],
+        brief: &["6.1", "7.2"],
     },
     Part {
         name: "agent",

@@ -50,14 +50,6 @@ impl AddAssign for Count {
 /// Runs `command`, one test binary or a `cargo test` of several, passes its output to `shown`
 /// as it comes, and counts.
 pub(super) fn run(command: &mut Command, shown: &mut impl Write) -> Result<Count> {
-    Ok(run_named(command, shown)?.0)
-}
-
-/// The same, with the names of the tests that failed.
-pub(super) fn run_named(
-    command: &mut Command,
-    shown: &mut impl Write,
-) -> Result<(Count, Vec<String>)> {
     let line = process::line(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -79,8 +71,7 @@ pub(super) fn run_named(
         bytes.clear();
     }
     let status = child.wait().with_context(|| format!("wait for {line}"))?;
-    let failed = std::mem::take(&mut reader.failed);
-    Ok((reader.finish(status.success()), failed))
+    Ok(reader.finish(status.success()))
 }
 
 /// Reads libtest's output line by line.
@@ -89,8 +80,6 @@ pub(crate) struct Reader {
     count: Count,
     /// A binary said `running N tests` and has not summed up yet.
     running: bool,
-    /// Tests that failed, by their names.
-    failed: Vec<String>,
 }
 
 impl Reader {
@@ -102,8 +91,6 @@ impl Reader {
         } else if let Some(count) = parse_summary(line) {
             self.running = false;
             self.count += count;
-        } else if let Some(name) = parse_failure(line) {
-            self.failed.push(name.to_owned());
         }
     }
 
@@ -125,11 +112,6 @@ fn is_begin(line: &str) -> bool {
             .or_else(|| rest.strip_suffix(" test"))
     });
     number.is_some_and(|number| number.parse::<u64>().is_ok())
-}
-
-/// Reads `test a::b ... FAILED`; the name.
-fn parse_failure(line: &str) -> Option<&str> {
-    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 /// Reads `test result: ok. 3 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out; …`.
@@ -185,13 +167,6 @@ mod tests {
                 ..Count::default()
             }
         );
-    }
-
-    #[test]
-    fn failed_tests_are_known_by_name() {
-        let mut shown = Vec::new();
-        let (count, failed) = run_named(Command::new("printf").arg(BAD), &mut shown).unwrap();
-        assert_eq!((count.failed, failed), (1, vec!["c".to_owned()]));
     }
 
     #[test]

@@ -1,56 +1,78 @@
-//! `cargo xtask test`: the tiers, one after the other, and what came of them.
+//! `cargo xtask test`: the tiers, their tests side by side, and what came of them.
 
+mod crew;
+mod job;
 pub(crate) mod libtest;
+mod room;
 mod second_try;
+mod side_by_side;
 mod summary;
 mod table;
 mod tier;
+mod words;
 
 use std::io::stdout;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
-use crate::build::{Artifacts, Built, Profile};
+use crate::build::{Built, Profile};
 use crate::setup::Purpose;
-use crate::{build, console, kernels, places, privilege, process, setup};
+use crate::{build, console, kernels, privilege, process, setup};
 use libtest::Count;
-use second_try::Tried;
 use summary::Outcome;
 use tier::{Runs, Target, Tier};
 
 /// What `test` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The tiers to run, all but `kernels` when none is named
+    /// The tiers to run; all but `bench` and `kernels` when none is named
     #[arg(value_name = "TIER", value_enum)]
     tiers: Vec<Tier>,
     #[command(flatten)]
     profile: Profile,
     #[command(flatten)]
     kernels: kernels::Choice,
-    /// Leave out the tiers after one that failed
+    /// Start no test after one that failed
     #[arg(long)]
     fail_fast: bool,
     /// Count a test that passes only when it is run again as failed
     #[arg(long)]
     strict: bool,
-    /// Let what is otherwise compressed take its real time: the tier continuity leaves a node
-    /// without its daemon for ten minutes
-    #[arg(long)]
-    long: bool,
+    #[command(flatten)]
+    length: Length,
     /// Arguments for every test binary, such as part of a test's name, or --nocapture
     #[arg(last = true)]
     libtest: Vec<String>,
 }
 
+/// How much of the time that there is may be taken.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Length {
+    /// Every tier in full: with `bench`, `kernels` and --long, which takes hours
+    #[arg(long, conflicts_with = "tiers")]
+    all: bool,
+    /// Let what is otherwise compressed take its real time: the tier continuity leaves a node
+    /// without its daemon for ten minutes
+    #[arg(long)]
+    long: bool,
+}
+
+impl Args {
+    /// Whether what is otherwise compressed takes its real time.
+    fn long(&self) -> bool {
+        self.length.long || self.length.all
+    }
+}
+
 /// The command. The last line printed is `N passed, N failed`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let tiers = tier::in_order(&args.tiers);
+    let begin = Instant::now();
+    let tiers = tier::in_order(&args.tiers, args.length.all);
     let Some(tier) = tiers.iter().find(|tier| tier.privileged()) else {
-        return Ok(report(&run_tiers(&tiers, None, args)));
+        return Ok(report(&run_tiers(&tiers, None, args)?, begin));
     };
     let task = format!("the tier {tier}");
     privilege::require_root(&task)?;
@@ -82,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             .flatten(),
         ..build::build(&toolchain, args.profile)?
     };
-    Ok(report(&run_tiers(&tiers, Some(&built), args)))
+    Ok(report(&run_tiers(&tiers, Some(&built), args)?, begin))
 }
 
 /// What could be had; without it the tests that need it fail, and the others do not.
@@ -90,52 +112,62 @@ fn had(provided: Result<PathBuf>) -> Option<PathBuf> {
     provided.inspect_err(console::error).ok()
 }
 
-fn run_tiers(tiers: &[Tier], built: Option<&Built>, args: &Args) -> Vec<Outcome> {
+fn run_tiers(tiers: &[Tier], built: Option<&Built>, args: &Args) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
-    let mut second_tries = if args.strict { 0 } else { second_try::MOST };
-    for &tier in tiers {
-        let stop = args.fail_fast && outcomes.iter().any(|outcome: &Outcome| !outcome.good());
-        let outcome = if stop {
+    // The tests of these run side by side; they come after the unit tests, and before what takes
+    // the whole machine.
+    let targets = targets(tiers);
+    let first = |tier: Tier| targets.first().is_none_or(|(target, _)| tier < *target);
+    let (before, after): (Vec<Tier>, Vec<Tier>) = tiers
+        .iter()
+        .filter(|tier| !matches!(tier.runs(), Runs::Target(_)))
+        .partition(|tier| first(**tier));
+    let stop = |outcomes: &[Outcome]| args.fail_fast && !outcomes.iter().all(Outcome::good);
+    let whole = |tier: Tier, outcomes: &mut Vec<Outcome>| {
+        let outcome = if stop(outcomes) {
             Outcome::left_out(tier)
         } else {
-            run_tier(tier, built, args, &mut second_tries)
+            run_whole(tier, args)
         };
         outcomes.push(outcome);
+    };
+    for tier in before {
+        whole(tier, &mut outcomes);
     }
-    outcomes
+    if stop(&outcomes) {
+        outcomes.extend(targets.iter().map(|&(tier, _)| Outcome::left_out(tier)));
+    } else if !targets.is_empty() {
+        let built = built.context("the binaries were not built")?;
+        outcomes.extend(side_by_side::run(&targets, built, args)?);
+    }
+    for tier in after {
+        whole(tier, &mut outcomes);
+    }
+    Ok(outcomes)
 }
 
-fn run_tier(tier: Tier, built: Option<&Built>, args: &Args, second_tries: &mut usize) -> Outcome {
+/// Those that are test targets.
+fn targets(tiers: &[Tier]) -> Vec<(Tier, Target)> {
+    let target = |&tier: &Tier| match tier.runs() {
+        Runs::Target(target) => Some((tier, target)),
+        Runs::Workspace | Runs::Kernels(_) => None,
+    };
+    tiers.iter().filter_map(target).collect()
+}
+
+/// A tier that is not cut into tests.
+fn run_whole(tier: Tier, args: &Args) -> Outcome {
     console::step(&format!("tier {tier}: {}", tier.proves()));
     let begin = Instant::now();
-    let most = if tier.takes_real_time() {
-        *second_tries
-    } else {
-        0
-    };
-    let result = match tier.runs() {
-        Runs::Workspace => workspace(args).map(Tried::from),
+    let (result, remark) = match tier.runs() {
+        Runs::Workspace => (workspace(args), None),
         Runs::Kernels(extent) => {
-            kernels::run(extent, &args.kernels, &args.libtest).map(Tried::from)
+            let result = kernels::run(extent, &args.kernels, &args.libtest);
+            (result, args.kernels.remark(extent))
         }
-        Runs::Target(target) => built
-            .context("the binaries were not built")
-            .and_then(|built| target_of_tests(target, built, args, most)),
+        Runs::Target(_) => (Err(anyhow!("its tests run side by side")), None),
     };
-    let remark = match (tier.runs(), &result) {
-        (Runs::Kernels(extent), _) => args.kernels.remark(extent),
-        (Runs::Workspace | Runs::Target(_), Ok(tried)) => tried.remark(),
-        (Runs::Workspace | Runs::Target(_), Err(_)) => None,
-    };
-    if let Ok(tried) = &result {
-        *second_tries = second_tries.saturating_sub(tried.unsteady.len());
-    }
-    Outcome::new(
-        tier,
-        result.map(|tried| tried.count),
-        remark,
-        begin.elapsed(),
-    )
+    Outcome::new(tier, result, remark, begin.elapsed())
 }
 
 /// Unit and documentation tests of every package that is built for the host.
@@ -160,36 +192,8 @@ fn workspace(args: &Args) -> Result<Count> {
     Ok(count)
 }
 
-/// One test binary, run as cargo would run it; of tests that fail, up to `most` are run again.
-fn target_of_tests(target: Target, built: &Built, args: &Args, most: usize) -> Result<Tried> {
-    let binary = Artifacts::of_tests(target.package, target.name)?;
-    let table = table::begin(target)?;
-    let run = |words: &[String]| {
-        let mut command = Command::new(&binary);
-        command
-            .current_dir(places::root().join(target.folder))
-            .args(words)
-            .env("TWILL_TIERS", "1")
-            .env("REQUIRE_PRIVILEGED", "1")
-            .env(table::VARIABLE, &table);
-        if args.long {
-            command.env("TWILL_LONG", "1");
-        }
-        built.describe(&mut command);
-        libtest::run_named(&mut command, &mut stdout())
-    };
-    let tried = second_try::judge(run(&args.libtest)?, most, |failed| {
-        console::step(&format!("once more: {}", failed.join(", ")));
-        run(&[&["--exact".to_owned()], failed].concat())
-    })?;
-    for line in table::lines(&table)? {
-        console::result(&line);
-    }
-    Ok(tried)
-}
-
-fn report(outcomes: &[Outcome]) -> ExitCode {
-    for line in summary::lines(outcomes) {
+fn report(outcomes: &[Outcome], begin: Instant) -> ExitCode {
+    for line in summary::lines(outcomes, begin.elapsed()) {
         console::result(&line);
     }
     if outcomes.iter().all(Outcome::good) {

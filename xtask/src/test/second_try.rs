@@ -4,115 +4,117 @@
 //! then one fails by a pause of the machine's. Such a test is run once more, by itself, and where it
 //! passes then it is told as unsteady. Few may be, or the run has failed.
 
-use anyhow::Result;
-
-use super::libtest::Count;
+use super::job::{Ended, Job};
+use super::room::Needs;
+use super::tier::Tier;
 
 /// How many tests of a whole run get a second try.
 pub(super) const MOST: usize = 2;
 
-/// What came of a tier, second tries included.
-#[derive(Debug, Eq, PartialEq)]
-pub(super) struct Tried {
-    pub(super) count: Count,
-    /// Tests that passed at the second try only.
-    pub(super) unsteady: Vec<String>,
+/// What to run again, alone: what failed, where no more than `most` did.
+pub(super) fn worth(ended: &[Ended], most: usize) -> Vec<Job> {
+    let failed: Vec<&Job> = ended
+        .iter()
+        .filter(|one| one.count.failed > 0 && one.job.tier.takes_real_time())
+        .map(|one| &one.job)
+        .collect();
+    if failed.len() > most {
+        return Vec::new();
+    }
+    let alone = |job: &Job| Job {
+        needs: Needs::ALONE,
+        ..job.clone()
+    };
+    failed.into_iter().map(alone).collect()
 }
 
-impl From<Count> for Tried {
-    fn from(count: Count) -> Self {
-        Self {
-            count,
-            unsteady: Vec::new(),
+/// The names of `jobs`, if there are any.
+pub(super) fn list(jobs: &[Job]) -> Option<String> {
+    let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+/// Puts what passed at the second try in the place of its failure, and names it.
+pub(super) fn judge(ended: &mut [Ended], second: Vec<Ended>) -> Vec<(Tier, String)> {
+    let mut unsteady = Vec::new();
+    for again in second.into_iter().filter(Ended::good) {
+        let same =
+            |one: &&mut Ended| one.job.tier == again.job.tier && one.job.name == again.job.name;
+        if let Some(first) = ended.iter_mut().find(same) {
+            first.count = again.count;
+            unsteady.push((again.job.tier, again.job.name));
         }
     }
-}
-
-impl Tried {
-    /// What a person has to know beside the counts.
-    pub(super) fn remark(&self) -> Option<String> {
-        let unsteady = self.unsteady.join(", ");
-        (!unsteady.is_empty()).then(|| format!("UNSTEADY, passed when run again: {unsteady}"))
-    }
-}
-
-/// Lets `again` run what failed once more, where no more than `most` did.
-pub(super) fn judge(
-    (count, failed): (Count, Vec<String>),
-    most: usize,
-    again: impl FnOnce(&[String]) -> Result<(Count, Vec<String>)>,
-) -> Result<Tried> {
-    let first = Tried::from(count);
-    let all_named = u64::try_from(failed.len()).is_ok_and(|named| named == count.failed);
-    if failed.is_empty() || failed.len() > most || !all_named || count.broken > 0 {
-        return Ok(first);
-    }
-    let (second, still) = again(&failed)?;
-    if second.broken > 0 || second.passed + second.failed != count.failed {
-        return Ok(first);
-    }
-    let steady = |name: &String| !still.contains(name);
-    Ok(Tried {
-        count: Count {
-            passed: count.passed + second.passed,
-            failed: second.failed,
-            ..count
-        },
-        unsteady: failed.into_iter().filter(steady).collect(),
-    })
+    unsteady
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::libtest::Count;
     use super::*;
 
-    fn count(passed: u64, failed: u64, broken: u64) -> Count {
-        Count {
-            passed,
-            failed,
-            broken,
-            ..Count::default()
+    fn ended(tier: Tier, name: &str, good: bool) -> Ended {
+        Ended {
+            job: Job {
+                tier,
+                name: name.to_owned(),
+                needs: Needs::units(1),
+                deadline: Duration::ZERO,
+            },
+            count: Count {
+                passed: u64::from(good),
+                failed: u64::from(!good),
+                ..Count::default()
+            },
+            time: Duration::ZERO,
+            output: String::new(),
         }
     }
 
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
+    fn names(jobs: &[Job]) -> Vec<&str> {
+        jobs.iter().map(|job| job.name.as_str()).collect()
     }
 
     #[test]
-    fn what_passes_when_run_again_is_told() {
-        let first = (count(7, 2, 0), names(&["a", "b"]));
-        let tried = judge(first, MOST, |failed| {
-            assert_eq!(failed, names(&["a", "b"]));
-            Ok((count(1, 1, 0), names(&["b"])))
-        });
-        let expected = Tried {
-            count: count(8, 1, 0),
-            unsteady: names(&["a"]),
-        };
-        assert_eq!(tried.unwrap(), expected);
+    fn few_failures_are_run_again_alone_and_many_are_not() {
+        let mut all = vec![
+            ended(Tier::Netns, "a", false),
+            ended(Tier::Guard, "b", true),
+            ended(Tier::E2e, "c", false),
+        ];
+        let again = worth(&all, MOST);
+        assert_eq!(names(&again), ["a", "c"]);
+        assert!(again.iter().all(|job| job.needs == Needs::ALONE));
+        assert_eq!(list(&again).unwrap(), "a, c");
+        assert_eq!(worth(&all, 0), []);
+        all.push(ended(Tier::Permits, "d", false));
+        assert_eq!(worth(&all, MOST), []);
+        assert_eq!(list(&[]), None);
     }
 
     #[test]
-    fn many_failures_a_dead_binary_and_nameless_ones_stay_failures() {
-        for (first, failed, most) in [
-            (count(7, 3, 0), names(&["a", "b", "c"]), MOST),
-            (count(7, 1, 0), names(&["a"]), 0),
-            (count(7, 1, 1), names(&["a"]), MOST),
-            (count(7, 2, 0), names(&["a"]), MOST),
-            (count(7, 0, 0), names(&[]), MOST),
-        ] {
-            let tried = judge((first, failed), most, |_| panic!("run again"));
-            assert_eq!(tried.unwrap(), Tried::from(first));
-        }
+    fn what_has_no_real_time_in_it_has_one_try() {
+        let all = [
+            ended(Tier::ProgRun, "a", false),
+            ended(Tier::Netns, "b", false),
+        ];
+        assert_eq!(names(&worth(&all, MOST)), ["b"]);
     }
 
     #[test]
-    fn a_second_try_that_did_not_run_changes_nothing() {
-        for second in [count(0, 0, 0), count(0, 0, 1), count(2, 0, 0)] {
-            let first = (count(7, 1, 0), names(&["a"]));
-            let tried = judge(first, MOST, |_| Ok((second, Vec::new())));
-            assert_eq!(tried.unwrap().count, count(7, 1, 0));
-        }
+    fn what_passes_when_run_again_is_told_and_counts() {
+        let mut all = vec![
+            ended(Tier::Netns, "a", false),
+            ended(Tier::Guard, "a", false),
+        ];
+        let second = vec![
+            ended(Tier::Netns, "a", true),
+            ended(Tier::Guard, "a", false),
+        ];
+        let unsteady = judge(&mut all, second);
+        assert_eq!(unsteady, [(Tier::Netns, "a".to_owned())]);
+        assert!(all[0].good() && !all[1].good());
     }
 }

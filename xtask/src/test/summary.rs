@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::crew::Done;
 use super::libtest::Count;
 use super::tier::Tier;
 use crate::console;
@@ -38,6 +39,39 @@ impl Outcome {
             remark,
             time,
         }
+    }
+
+    /// A tier whose tests ran beside those of others: its time is theirs, added up.
+    pub(super) fn of_tests(
+        tier: Tier,
+        built: Result<()>,
+        done: &Done,
+        unsteady: &[(Tier, String)],
+    ) -> Self {
+        let ended = || done.ended.iter().filter(|one| one.job.tier == tier);
+        let mut sum = Count::default();
+        ended().for_each(|one| sum += one.count);
+        let names: Vec<&str> = unsteady
+            .iter()
+            .filter(|one| one.0 == tier)
+            .map(|one| one.1.as_str())
+            .collect();
+        let unsteady = (!names.is_empty())
+            .then(|| format!("UNSTEADY, passed when run again: {}", names.join(", ")));
+        let failed: Vec<&str> = ended()
+            .filter(|one| !one.good())
+            .map(|one| one.job.name.as_str())
+            .collect();
+        let failed = (!failed.is_empty()).then(|| format!("failed: {}", failed.join(", ")));
+        let remarks: Vec<String> = failed.into_iter().chain(unsteady).collect();
+        let remark = (!remarks.is_empty()).then(|| remarks.join("; "));
+        let time = ended().map(|one| one.time).sum();
+        let mut outcome = Self::new(tier, built.map(|()| sum), remark, time);
+        let left_out = done.left_out.iter().filter(|job| job.tier == tier).count();
+        if left_out > 0 {
+            outcome.trouble = Some(format!("{left_out} tests not run: one before them failed"));
+        }
+        outcome
     }
 
     /// A tier that was asked for and not run, because one before it failed.
@@ -96,8 +130,8 @@ fn trouble(count: Count) -> Option<String> {
     }
 }
 
-/// The table, then `N passed, N failed`.
-pub(super) fn lines(outcomes: &[Outcome]) -> Vec<String> {
+/// The table, how long it all took, then `N passed, N failed`.
+pub(super) fn lines(outcomes: &[Outcome], all: Duration) -> Vec<String> {
     let mut lines = vec![String::new(), row("tier", "passed", "failed", "time", "")];
     for outcome in outcomes {
         let Outcome {
@@ -123,6 +157,10 @@ pub(super) fn lines(outcomes: &[Outcome]) -> Vec<String> {
     let passed: u64 = outcomes.iter().map(|outcome| outcome.count.passed).sum();
     let failed: u64 = outcomes.iter().map(Outcome::failed).sum();
     lines.push(String::new());
+    lines.push(format!(
+        "all of it, side by side: {}",
+        console::duration(all)
+    ));
     lines.push(format!("{passed} passed, {failed} failed"));
     lines
 }
@@ -143,7 +181,7 @@ mod tests {
     }
 
     fn last(outcomes: &[Outcome]) -> String {
-        lines(outcomes).pop().unwrap()
+        lines(outcomes, Duration::ZERO).pop().unwrap()
     }
 
     #[test]
@@ -187,7 +225,7 @@ mod tests {
             Duration::ZERO,
         );
         assert_eq!(last(&[outcome(Count::default())]), "0 passed, 1 failed");
-        let text = lines(&[unbuilt, Outcome::left_out(Tier::E2e)]).join("\n");
+        let text = lines(&[unbuilt, Outcome::left_out(Tier::E2e)], Duration::ZERO).join("\n");
         assert!(text.contains("build: no compiler"), "{text}");
         assert!(text.ends_with("0 passed, 2 failed"), "{text}");
     }
@@ -197,7 +235,7 @@ mod tests {
         let error = Err(anyhow!("no kernel"));
         let remark = Some("a part of `kernels`".to_owned());
         let brief = Outcome::new(Tier::KernelsBrief, error, remark, Duration::ZERO);
-        let row = &lines(&[brief])[2];
+        let row = &lines(&[brief], Duration::ZERO)[2];
         assert!(row.starts_with("kernels-brief"), "{row}");
         assert!(row.contains("  no kernel; a part of `kernels`"), "{row}");
     }
@@ -208,7 +246,7 @@ mod tests {
             passed: 3,
             ..Count::default()
         };
-        let lines = lines(&[outcome(count)]);
+        let lines = lines(&[outcome(count)], Duration::from_secs(90));
         assert_eq!(lines[1], "tier           passed  failed          time");
         assert_eq!(lines[2], "netns               3       0         2.0 s");
     }

@@ -1,9 +1,11 @@
 //! The tiers. A new one is a variant, and a line in each table below.
 
 use std::fmt;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::room::{Needs, Share};
 use crate::kernels::Extent;
 
 /// A tier, cheapest first: the order in which they run.
@@ -64,6 +66,14 @@ const fn tiers(name: &'static str) -> Runs {
     })
 }
 
+/// Tests, by how their names begin, that fill the machine or measure it: nothing runs beside them.
+const ALONE: [(Tier, &str); 4] = [
+    (Tier::Guard, "flood::"),
+    (Tier::E2e, "scale::"),
+    (Tier::E2e, "lease_server::scale::"),
+    (Tier::Flanneld, "scale::"),
+];
+
 impl Tier {
     pub(super) fn runs(self) -> Runs {
         match self {
@@ -117,6 +127,46 @@ impl Tier {
         self.privileged() && self != Self::ProgRun && !self.boots_kernels()
     }
 
+    /// What its test of this name takes of the machine.
+    pub(super) fn needs(self, test: &str) -> Needs {
+        let alone = ALONE
+            .iter()
+            .any(|&(tier, begin)| tier == self && test.starts_with(begin));
+        if alone {
+            return Needs::ALONE;
+        }
+        match self {
+            // A load of its own, of which nothing may be lost: two would measure each other.
+            Self::Continuity => Needs {
+                share: Share::Units(3),
+                turn: Some("load"),
+            },
+            Self::Permits | Self::Guard | Self::E2e | Self::ProgRun => Needs::units(2),
+            Self::Bench => Needs::ALONE,
+            Self::Unit | Self::Netns | Self::Flanneld | Self::KernelsBrief | Self::Kernels => {
+                Needs::units(1)
+            }
+        }
+    }
+
+    /// How long one of its tests may take, on a machine that others share. Several times what the
+    /// longest takes: past it the test hangs.
+    pub(super) fn deadline(self, long: bool) -> Duration {
+        if long {
+            return Duration::from_mins(30);
+        }
+        Duration::from_mins(match self {
+            Self::Continuity | Self::Bench => 8,
+            Self::Unit | Self::KernelsBrief | Self::Kernels => 60,
+            Self::ProgRun
+            | Self::Netns
+            | Self::Permits
+            | Self::Guard
+            | Self::E2e
+            | Self::Flanneld => 4,
+        })
+    }
+
     /// Whether it needs root, the BPF object and the tools.
     pub(super) fn privileged(self) -> bool {
         self.runs() != Runs::Workspace
@@ -130,12 +180,17 @@ impl fmt::Display for Tier {
     }
 }
 
-/// The tiers that were asked for, each once, cheapest first; when none was, all but the one
-/// that takes longer than all others.
-pub(super) fn in_order(asked: &[Tier]) -> Vec<Tier> {
-    let all = Tier::value_variants().iter().copied();
-    let usual = |tier| asked.is_empty() && tier != Tier::Kernels;
-    all.filter(|tier| usual(*tier) || asked.contains(tier))
+/// The tiers that were asked for, each once, cheapest first. When none was, those that a change is
+/// tried with, or with `all` every one: the tier `kernels` has its brief part in it.
+pub(super) fn in_order(asked: &[Tier], all: bool) -> Vec<Tier> {
+    let usual = |tier| {
+        let brief = tier == Tier::KernelsBrief;
+        let long = matches!(tier, Tier::Bench | Tier::Kernels);
+        if all { !brief } else { !long }
+    };
+    let tiers = Tier::value_variants().iter().copied();
+    tiers
+        .filter(|tier| asked.contains(tier) || (asked.is_empty() && usual(*tier)))
         .collect()
 }
 
@@ -146,27 +201,38 @@ mod tests {
     #[test]
     fn the_cheapest_tier_runs_first() {
         let asked = [Tier::E2e, Tier::Unit, Tier::E2e];
-        assert_eq!(in_order(&asked), [Tier::Unit, Tier::E2e]);
-        assert_eq!(
-            in_order(&[]),
-            [
-                Tier::Unit,
-                Tier::ProgRun,
-                Tier::Netns,
-                Tier::Permits,
-                Tier::Guard,
-                Tier::E2e,
-                Tier::Continuity,
-                Tier::Flanneld,
-                Tier::Bench,
-                Tier::KernelsBrief
-            ]
-        );
+        assert_eq!(in_order(&asked, false), [Tier::Unit, Tier::E2e]);
+        let usual = [
+            Tier::Unit,
+            Tier::ProgRun,
+            Tier::Netns,
+            Tier::Permits,
+            Tier::Guard,
+            Tier::E2e,
+            Tier::Continuity,
+            Tier::Flanneld,
+        ];
+        let plain = [usual.as_slice(), &[Tier::KernelsBrief]].concat();
+        assert_eq!(in_order(&[], false), plain);
+        let all = [usual.as_slice(), &[Tier::Bench, Tier::Kernels]].concat();
+        assert_eq!(in_order(&[], true), all);
+    }
+
+    #[test]
+    fn what_runs_alone_is_there() {
+        for (tier, begin) in ALONE {
+            let Runs::Target(target) = tier.runs() else {
+                panic!("{tier} has no target");
+            };
+            let folder = crate::places::root().join(target.folder).join(target.name);
+            let file = format!("{}.rs", begin.trim_end_matches("::").replace("::", "/"));
+            assert!(folder.join(&file).is_file(), "{tier} has no {file}");
+        }
     }
 
     #[test]
     fn every_target_exists() {
-        for tier in in_order(&[]) {
+        for tier in in_order(&[], true) {
             if let Runs::Target(target) = tier.runs() {
                 let folder = crate::places::root().join(target.folder);
                 let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
