@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod args;
+mod complaint;
 mod crash;
 pub mod ctl;
 pub mod datapath;
@@ -15,6 +16,7 @@ pub mod netfilter;
 pub mod netlink;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod noise;
+mod open_files;
 mod random;
 pub mod run;
 pub mod serve;

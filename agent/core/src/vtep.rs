@@ -67,21 +67,28 @@ impl fmt::Display for MacAddr {
 impl FromStr for MacAddr {
     type Err = ParseMacError;
 
+    /// As Go's `net.ParseMAC` reads six bytes: `02:00:5e:10:00:01`, `02-00-5e-10-00-01`,
+    /// `0200.5e10.0001`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = || ParseMacError(text.to_owned());
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut bytes {
-            let part = parts.next().ok_or_else(error)?;
-            if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let (separator, digits) = match *text.as_bytes() {
+            [_, _, b':', ..] => (':', 2),
+            [_, _, b'-', ..] => ('-', 2),
+            [_, _, _, _, b'.', ..] => ('.', 4),
+            _ => return Err(error()),
+        };
+        let mut bytes = Vec::with_capacity(6);
+        for part in text.split(separator) {
+            if part.len() != digits || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(error());
             }
-            *byte = u8::from_str_radix(part, 16).ok().ok_or_else(error)?;
+            for byte in part.as_bytes().chunks(2) {
+                let byte = std::str::from_utf8(byte).ok();
+                let byte = byte.and_then(|byte| u8::from_str_radix(byte, 16).ok());
+                bytes.push(byte.ok_or_else(error)?);
+            }
         }
-        if parts.next().is_some() {
-            return Err(error());
-        }
-        Ok(Self(bytes))
+        bytes.try_into().ok().map(Self).ok_or_else(error)
     }
 }
 
@@ -105,4 +112,35 @@ pub struct RemoteVtep {
     pub underlay: IpAddr,
     /// MAC address of its vxlan device: inner Ethernet destination.
     pub mac: MacAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_address_is_read_as_go_reads_it() {
+        for (text, right) in [
+            ("02:00:5e:10:00:0a", true),
+            ("02:00:5E:10:00:0A", true),
+            ("02-00-5e-10-00-0a", true),
+            ("0200.5e10.000a", true),
+            ("02:00-5e:10:00:0a", false),
+            ("02-00:5e-10-00-0a", false),
+            ("0200.5e10:000a", false),
+            ("200.5e10.000a", false),
+            ("2:0:5e:10:0:a", false),
+            ("02:00:5e:10:00", false),
+            ("02:00:5e:10:00:0a:0b:0c", false),
+            ("02:00:5e:10:00:0a:", false),
+            ("0200.5e10", false),
+            (" 02:00:5e:10:00:0a", false),
+            ("+2:00:5e:10:00:0a", false),
+            ("äa:00:5e:10:00:0a", false),
+            ("", false),
+        ] {
+            let expected = right.then_some(MacAddr([2, 0, 0x5e, 0x10, 0, 0x0a]));
+            assert_eq!(text.parse().ok(), expected, "{text:?}");
+        }
+    }
 }

@@ -97,6 +97,13 @@ impl AgentArgs {
         let mut unused: Vec<String> = not_yet
             .map(|(flag, _)| format!("{flag} is not available yet, ignored"))
             .collect();
+        if !self.has_subnet_file() {
+            unused.push(
+                "--subnet-file is empty: CNI plugins are not told the subnet, and /readyz says \
+                 no, as with flanneld; name a file, as /run/flannel/subnet.env"
+                    .to_owned(),
+            );
+        }
         let etcd = &self.etcd;
         if etcd.etcd_keyfile.is_some() != etcd.etcd_certfile.is_some() {
             unused.push(

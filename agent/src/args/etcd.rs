@@ -50,7 +50,9 @@ impl EtcdArgs {
     /// Whether some member is reached without TLS because this node has no certificate.
     pub fn is_plain(&self) -> bool {
         let certificate = self.etcd_certfile.is_some() && self.etcd_keyfile.is_some();
-        let mut urls = self.etcd_endpoints.split(',');
-        !certificate && urls.any(|url| !url.starts_with("https://"))
+        let urls = self.etcd_endpoints.split(',').map(str::trim);
+        let mut urls = urls.filter(|url| !url.is_empty());
+        let is_tls = |url: &str| url.to_ascii_lowercase().starts_with("https://");
+        !certificate && urls.any(|url| !is_tls(url))
     }
 }

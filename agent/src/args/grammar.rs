@@ -14,6 +14,9 @@ use clap::{Arg, ArgAction, Command};
 /// there, and is not left out.
 const LOOKED_INTO: [&str; 3] = ["public-ip", "iface-regex", "iface-can-reach"];
 
+/// Lists of flannel's in which an entry without text has a meaning.
+const LISTS: [&str; 2] = ["iface", "iface-regex"];
+
 /// What comes before the name of a flag in the environment.
 const PREFIX: &str = "FLANNELD_";
 
@@ -133,13 +136,14 @@ fn find<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
 
 fn add(arg: &Arg, name: &str, value: Option<&OsStr>, line: &mut Line) {
     let long = arg.get_long().unwrap_or(name);
-    // Go's zero value of text is empty: writing it is to unset the flag.
+    // Go's zero value of text is empty: writing it is to unset the flag, but adds to a list.
     let unsets = value.is_some_and(OsStr::is_empty)
         && matches!(takes(arg), Takes::Value)
         && arg.get_default_values().is_empty();
-    if !unsets {
+    let adds_up = matches!(arg.get_action(), ArgAction::Append);
+    if !unsets || (adds_up && LISTS.contains(&long)) {
         line.words.push(two_dashes(long, value));
-    } else if !matches!(arg.get_action(), ArgAction::Append) {
+    } else if !adds_up {
         let (bare, with_value) = (format!("--{long}"), format!("--{long}="));
         line.words.retain(|word| {
             *word != *bare && !word.as_encoded_bytes().starts_with(with_value.as_bytes())

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use super::values::go_bool;
+use super::values::{file, go_bool};
 
 /// Where Kubernetes is, and what we write there.
 #[derive(Args, Clone, Debug)]
@@ -31,6 +31,7 @@ pub struct KubeArgs {
     #[arg(
         long,
         value_name = "FILE",
+        value_parser = file,
         default_value = "/etc/kube-flannel/net-conf.json"
     )]
     pub net_config_path: PathBuf,

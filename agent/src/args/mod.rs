@@ -38,7 +38,9 @@ pub use self::etcd::EtcdArgs;
 pub use self::kube::KubeArgs;
 pub use self::log::{LogArgs, LogFormat};
 pub use self::secret::Secret;
-use self::values::{go_bool, ipv4, mark_bit, pattern, period, port, prefix, seconds};
+use self::values::{
+    file, go_bool, ipv4, listen_ip, mark_bit, pattern, period, port, prefix, seconds,
+};
 
 const UPLINK: &str = "Underlay";
 const RULES: &str = "Rules and routes of the host";
@@ -177,10 +179,11 @@ pub struct AgentArgs {
     /// Leases in Kubernetes.
     #[command(flatten)]
     pub kube: KubeArgs,
-    /// Where the subnet is written for CNI plugins.
+    /// Where the subnet is written for CNI plugins; with an empty name nowhere.
     #[arg(
         long,
         value_name = "FILE",
+        value_parser = file,
         default_value = "/run/flannel/subnet.env",
         help_heading = RULES
     )]
@@ -279,7 +282,8 @@ pub struct AgentArgs {
           help_heading = GUARD)]
     pub allow_pod_vxlan: bool,
     /// Address that /healthz and /readyz are on.
-    #[arg(long, value_name = "IP", default_value = "0.0.0.0", help_heading = HEALTH)]
+    #[arg(long, value_name = "IP", value_parser = listen_ip, default_value = "0.0.0.0",
+          help_heading = HEALTH)]
     pub healthz_ip: IpAddr,
     /// Port that /healthz and /readyz are on; 0: nowhere.
     #[arg(
@@ -383,10 +387,16 @@ impl AgentArgs {
             .iter()
             .map(|text| match text.parse() {
                 Ok(address) => UplinkChoice::Address(address),
+                // To flannel an entry without text is no choice at all, at its place in the order.
+                Err(_) if text.is_empty() => UplinkChoice::DefaultRoute,
                 Err(_) => UplinkChoice::Name(text.clone()),
             })
             .collect();
-        choices.extend(self.iface_regex.iter().cloned().map(UplinkChoice::Matching));
+        let patterns = self.iface_regex.iter();
+        choices.extend(patterns.map(|pattern| match pattern.as_str() {
+            "" => UplinkChoice::DefaultRoute,
+            _ => UplinkChoice::Matching(pattern.clone()),
+        }));
         choices.extend(self.iface_can_reach.map(UplinkChoice::CanReach));
         if !self.names_uplink() {
             choices.push(match self.public_ip {
@@ -423,6 +433,11 @@ impl AgentArgs {
             },
             exclude: self.exclude.clone(),
         }
+    }
+
+    /// Whether CNI plugins are told the subnet.
+    pub fn has_subnet_file(&self) -> bool {
+        !self.subnet_file.as_os_str().is_empty()
     }
 
     /// The instance's run directory.

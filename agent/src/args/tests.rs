@@ -72,6 +72,7 @@ fn a_wrong_value_is_answered_with_flag_and_value() {
         (["--max-vteps", "0"], "--max-vteps"),
         (["--max-permits", "9999999"], "--max-permits"),
         (["--resync-interval", "0"], "--resync-interval"),
+        (["--iptables-resync", "0"], "--iptables-resync"),
         (["--exclude", "10.244.0.0/33"], "--exclude"),
         (["--mark-bit", "0x3000"], "--mark-bit"),
     ] {
@@ -249,8 +250,80 @@ fn an_empty_value_is_none() {
         "--iface=",
         "--etcd-password=",
     ]);
-    assert_eq!((args.public_ip, args.iface.len()), (None, 0));
+    assert_eq!(args.public_ip, None);
     assert!(args.etcd.etcd_password.is_none());
+    // An entry of a list without text is there, and chooses nothing.
+    for (words, expected) in [
+        (
+            ["--iface=", "--iface=eth1"],
+            ["the default route", "the name eth1"],
+        ),
+        (
+            ["--iface=eth1", "--iface="],
+            ["the name eth1", "the default route"],
+        ),
+        (
+            ["--iface-regex=^eth", "--iface-regex="],
+            ["--iface-regex ^eth", "the default route"],
+        ),
+        (
+            ["--iface=", "--iface-can-reach=192.0.2.1"],
+            ["the default route", "--iface-can-reach 192.0.2.1"],
+        ),
+    ] {
+        assert_eq!(choices(&words), expected, "{words:?}");
+    }
+    assert_eq!(
+        choices(&["--iface=", "--public-ip=192.0.2.1"]),
+        ["the default route"]
+    );
+}
+
+/// By flanneld 0.28.9 with `--FLAG=` for each.
+#[test]
+fn every_flag_of_flannel_takes_an_empty_value_where_flannel_does() {
+    for flag in [
+        "etcd-prefix",
+        "etcd-keyfile",
+        "etcd-certfile",
+        "etcd-cafile",
+        "etcd-username",
+        "etcd-password",
+        "iface",
+        "iface-regex",
+        "iface-can-reach",
+        "subnet-file",
+        "public-ip",
+        "public-ipv6",
+        "kube-api-url",
+        "kube-annotation-prefix",
+        "kubeconfig-file",
+        "healthz-ip",
+        "net-config-path",
+        "vmodule",
+        "log_backtrace_at",
+    ] {
+        let taken = parse(&[&format!("--{flag}=")]);
+        assert!(taken.is_ok(), "{flag}: {taken:?}");
+    }
+    for flag in [
+        "subnet-lease-renew-margin",
+        "ip-masq",
+        "ip-masq-fully-random-disable",
+        "kube-subnet-mgr",
+        "healthz-port",
+        "iptables-resync",
+        "iptables-forward-rules",
+        "ip-blackhole-route",
+        "set-node-network-unavailable",
+        "v",
+    ] {
+        let text = parse(&[&format!("--{flag}=")]).unwrap_err().to_string();
+        assert!(text.contains(&format!("--{flag}")), "{text}");
+    }
+    let args = agent(&["--healthz-ip=", "--subnet-file="]);
+    assert!(args.healthz_ip.is_unspecified() && !args.has_subnet_file());
+    assert_eq!(args.without_effect().len(), 1);
 }
 
 #[test]

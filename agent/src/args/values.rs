@@ -1,6 +1,7 @@
 //! Values of flags, as Go's `flag` and `strconv` read them where flannel has the flag.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
@@ -50,9 +51,25 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
 
 /// A period in whole seconds, at least one: flannel's 0 is a loop without a pause.
 pub(super) fn period(text: &str) -> Result<Duration, String> {
-    let seconds = u32::try_from(go_int(text)?.max(1));
-    let seconds = seconds.map_err(|error| format!("{error}; write a number of seconds"))?;
-    Ok(Duration::from_secs(seconds.into()))
+    match u32::try_from(go_int(text)?) {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
+        _ => Err(format!("write a number of seconds from 1 to {}", u32::MAX)),
+    }
+}
+
+/// The address to listen on; none is every one, as for Go's `net.Listen`.
+pub(super) fn listen_ip(text: &str) -> Result<IpAddr, String> {
+    if text.is_empty() {
+        return Ok(Ipv4Addr::UNSPECIFIED.into());
+    }
+    let wrong = |error| format!("{error}; write an address of this host, as 127.0.0.1");
+    text.parse().map_err(wrong)
+}
+
+/// A file that may be none.
+#[expect(clippy::unnecessary_wraps, reason = "clap's form of a parser")]
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    Ok(text.into())
 }
 
 /// Seconds, as our own flags take them.
@@ -160,9 +177,16 @@ mod tests {
         assert_eq!(port("-1"), Ok(0));
         assert_eq!(port("0x1F90"), Ok(8080));
         assert!(port("65536").is_err());
-        assert_eq!(period("0"), Ok(Duration::from_secs(1)));
-        assert_eq!(period("-5"), Ok(Duration::from_secs(1)));
+        assert_eq!(listen_ip(""), Ok(Ipv4Addr::UNSPECIFIED.into()));
+        assert!(listen_ip("localhost").is_err());
+    }
+
+    #[test]
+    fn a_period_without_time_is_none() {
+        assert_eq!(period("1"), Ok(Duration::from_secs(1)));
         assert_eq!(period("30"), Ok(Duration::from_secs(30)));
-        assert!(period("4294967296").is_err());
+        for text in ["0", "-5", "4294967296", "", "1s"] {
+            assert!(period(text).is_err(), "{text:?}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use twill_abi::Program;
 
 use super::DatapathError;
 use super::filter::{self, Filter, FilterError, Slot};
-use super::pins::{self, AttachmentKind, AttachmentPin, Pins};
+use super::pins::{self, AttachmentKind, AttachmentPin, PinError, Pins};
 use super::tcx::{self, Links, OnHook, TcxError};
 
 /// Which interface a program belongs on.
@@ -373,11 +373,15 @@ impl Attacher<'_> {
 /// Pins the program of a filter. The pin only says where to look: what is there is proved by its
 /// maps.
 fn pin_program(program: &mut SchedClassifier, pin: &Path) {
-    let pinned = pins::remove(pin)
-        .map_err(|error| error.to_string())
-        .and_then(|()| program.pin(pin).map_err(|error| error.to_string()));
+    let pinned = pins::replace(pin, |pin| {
+        program.pin(pin).map_err(|source| PinError::PinProgram {
+            path: pin.to_owned(),
+            source,
+        })
+    });
     if let Err(error) = pinned {
-        warn!(pin = %pin.display(), %error, "pin the program of the tc filter");
+        let error = super::chain(&error);
+        warn!(pin = %pin.display(), error, "pin the program of the tc filter");
     }
 }
 

@@ -423,15 +423,18 @@ impl Datapath {
         } else {
             self.pins.current()
         };
-        let lost: Vec<_> = self
-            .map_ids
-            .iter()
-            .filter(|(name, id)| {
+        let mut lost = Vec::new();
+        for (name, id) in &self.map_ids {
+            let found = match pins::info(&folder.join(name)) {
+                Ok(found) => found,
+                Err(error) if error.is_shortage() => return Err(error.into()),
                 // One that cannot be opened is not ours.
-                let found = pins::info(&folder.join(name)).ok().flatten();
-                found.is_none_or(|info| info.id() != *id)
-            })
-            .collect();
+                Err(_) => None,
+            };
+            if found.is_none_or(|info| info.id() != *id) {
+                lost.push((name, id));
+            }
+        }
         if lost.is_empty() {
             return Ok(());
         }

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{MapData, MapError, MapInfo, loaded_maps};
 use aya::programs::{ProgramInfo, loaded_programs};
 use aya::sys::SyscallError;
+use nix::errno::Errno;
 use thiserror::Error;
 use twill_abi::{ABI_VERSION, MapSpec};
 
@@ -125,6 +126,15 @@ pub enum PinError {
         /// Why not.
         #[source]
         source: MapError,
+    },
+    /// A program cannot be pinned.
+    #[error("pin a program at {path}")]
+    PinProgram {
+        /// The pin to be.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: aya::pin::PinError,
     },
     /// A pin cannot be removed.
     #[error("remove the pin {path}")]
@@ -361,14 +371,69 @@ fn map_ids_in(folder: &Path) -> Result<BTreeSet<u32>, PinError> {
 
 /// Pins a map, in the place of whatever is there.
 pub fn pin_map(id: u32, path: &Path) -> Result<(), PinError> {
-    remove(path)?;
     let failed = |source| PinError::Pin {
         path: path.to_owned(),
         source,
     };
     let map = MapData::from_id(id).map_err(failed)?;
-    map.pin(path)
-        .map_err(|error| failed(MapError::PinError { name: None, error }))
+    replace(path, |path| {
+        map.pin(path)
+            .map_err(|error| failed(MapError::PinError { name: None, error }))
+    })
+}
+
+/// Has `pin` make a pin, and puts it in the place of whatever is at `path`: what is there stays
+/// where it cannot be made.
+pub fn replace<T, E: From<PinError>>(
+    path: &Path,
+    pin: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
+    // The BPF file system takes no dots.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let unfinished = path.with_file_name(format!("new_{name}"));
+    remove(&unfinished)?;
+    let pinned = pin(&unfinished)?;
+    match fs::rename(&unfinished, path) {
+        Ok(()) => Ok(pinned),
+        Err(source) => {
+            let renaming = PinError::Rename {
+                from: unfinished.clone(),
+                to: path.to_owned(),
+                source,
+            };
+            remove(&unfinished)?;
+            Err(renaming.into())
+        }
+    }
+}
+
+/// Whether it is this process or the host that lacks something: such an error says nothing of
+/// what it was about.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    let number = number.map(Errno::from_raw);
+    matches!(number, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
+}
+
+impl PinError {
+    /// See [`is_shortage`].
+    pub(super) fn is_shortage(&self) -> bool {
+        match self {
+            Self::Open { source, .. } | Self::Pin { source, .. } => {
+                if let MapError::SyscallError(SyscallError { io_error, .. }) = source {
+                    is_shortage(io_error)
+                } else {
+                    false
+                }
+            }
+            // It takes no file.
+            Self::PinProgram { .. } => false,
+            Self::MakeDirectory { source, .. }
+            | Self::List { source, .. }
+            | Self::Remove { source, .. }
+            | Self::Rename { source, .. } => is_shortage(source),
+        }
+    }
 }
 
 /// What the kernel knows of the map pinned at `path`; `None` if nothing is pinned there.

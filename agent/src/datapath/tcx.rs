@@ -82,6 +82,21 @@ pub enum TcxError {
     Pins(#[from] PinError),
 }
 
+impl TcxError {
+    /// Whether this process or the host lacks something to look: the pin may be as it should be.
+    fn is_shortage(&self) -> bool {
+        if let Self::Open {
+            source: LinkError::SyscallError(SyscallError { io_error, .. }),
+            ..
+        } = self
+        {
+            pins::is_shortage(io_error)
+        } else {
+            false
+        }
+    }
+}
+
 /// How often a hook is asked whose programs come and go meanwhile.
 const QUERIES: u32 = 3;
 
@@ -198,16 +213,20 @@ pub fn keep_pinned(links: &mut Links, pin: &Path) -> Result<(), TcxError> {
         return Ok(());
     };
     let identity = |link: &FdLink| link.info().map(|info| info.id());
-    // A pin that cannot be opened is none of ours, and neither is one of another link.
-    let there = open(pin).ok().flatten();
+    let there = match open(pin) {
+        Ok(there) => there,
+        Err(error) if error.is_shortage() => return Err(error),
+        // A pin that cannot be opened is none of ours, and neither is one of another link.
+        Err(_) => None,
+    };
     let stands = there.is_some_and(|link| identity(&link).ok() == identity(held).ok());
     if stands {
         return Ok(());
     }
     warn!(pin = %pin.display(), "the pin of a link was removed; pinning it again");
-    pins::remove(pin)?;
     if let Some(link) = links.remove(pin) {
-        links.insert(pin.to_owned(), pinned(link, pin)?);
+        let link = pins::replace(pin, |pin| pinned(link, pin))?;
+        links.insert(pin.to_owned(), link);
     }
     Ok(())
 }

@@ -37,13 +37,22 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     // The same folder is the same file system, where a rename is one step.
     let mut file = tempfile::Builder::new()
         .prefix(".twill-")
-        .tempfile_in(directory)?;
+        .tempfile_in(directory)
+        .map_err(bare)?;
     file.write_all(text.as_bytes())?;
     file.as_file()
         .set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
+}
+
+/// The error without the name of a file that chance made: the same failure has the same text.
+fn bare(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(_) => error,
+        None => error.kind().into(),
+    }
 }
 
 #[cfg(test)]
@@ -70,5 +79,17 @@ mod tests {
         let below = path.join("x");
         let error = replace(&below, "").unwrap_err();
         assert!(error.to_string().contains("file/x"), "{error}");
+    }
+
+    #[test]
+    fn the_same_failure_has_the_same_text() {
+        // No files are made there.
+        let path = Path::new("/proc/self/twill");
+        let texts = [0; 2].map(|_| {
+            let error = write(path, "").unwrap_err();
+            format!("{error:?} {error}")
+        });
+        assert_eq!(texts[0], texts[1]);
+        assert!(!texts[0].contains(".twill-"), "{}", texts[0]);
     }
 }

@@ -7,6 +7,7 @@ use tracing::warn;
 use twill_core::lease::Lease;
 
 use crate::args::AgentArgs;
+use crate::complaint::Complaint;
 use crate::datapath::chain;
 use crate::files::last_lease::{self, LastLease};
 
@@ -17,8 +18,8 @@ pub(super) struct Memory {
     store: String,
     config: String,
     written: Option<LastLease>,
-    /// Why it could not be written, as it was said last.
-    said: Option<String>,
+    /// Why it could not be written.
+    unwritten: Complaint,
 }
 
 impl Memory {
@@ -29,7 +30,7 @@ impl Memory {
             store: store.to_owned(),
             config: String::new(),
             written: None,
-            said: None,
+            unwritten: Complaint::default(),
         }
     }
 
@@ -70,21 +71,20 @@ impl Memory {
         match last_lease::write(&self.path, &last) {
             Ok(()) => {
                 self.written = Some(last);
-                self.said = None;
+                self.unwritten.is_over();
             }
             // The next pass tries again.
-            Err(error) => self.say(chain(&error)),
+            Err(error) => self.say(&chain(&error)),
         }
     }
 
     /// Says an error that was not said last.
-    fn say(&mut self, error: String) {
-        if self.said.as_ref() != Some(&error) {
+    fn say(&mut self, error: &str) {
+        if self.unwritten.is_news(error) {
             warn!(
                 error,
                 "the lease cannot be kept for a start without the lease store; trying again"
             );
-            self.said = Some(error);
         }
     }
 
@@ -112,18 +112,18 @@ mod tests {
             store: "etcd".to_owned(),
             config: "{}".to_owned(),
             written: None,
-            said: None,
+            unwritten: Complaint::default(),
         };
         let text = r#"{"subnet":"10.244.3.0/24","attrs":{"PublicIP":"192.0.2.3"}}"#;
         let lease: Lease = serde_json::from_str(text).unwrap();
         // A file where the folder is to be.
         fs::write(&folder, "").unwrap();
         memory.keep(lease.clone(), None);
-        assert!(memory.said.is_some());
+        assert_eq!(memory.last(), None);
         fs::remove_file(&folder).unwrap();
         memory.keep(lease.clone(), None);
         assert_eq!(memory.last().map(|last| last.lease), Some(lease.clone()));
-        assert_eq!(memory.said, None);
+        assert!(!memory.unwritten.is_over());
         // What is there is not written again.
         fs::remove_file(&memory.path).unwrap();
         memory.keep(lease, None);

@@ -37,6 +37,7 @@ use twill_core::subnet::Subnet;
 use crate::args::{AgentArgs, DockerArgs, LogArgs, LogFormat, Twilld};
 use crate::files::docker_opts;
 use crate::netlink::Netlink;
+use crate::open_files;
 use crate::serve::{self, args::ServeArgs};
 
 /// The command line and the environment of this process, and what they say that is ignored.
@@ -112,6 +113,8 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     for why in args.without_effect() {
         warn!(why, "command line");
     }
+    // Maps, links and pins are files, and a node has some for each pod.
+    open_files::raise();
     let stop = stopped_by_signal()?;
     let ended = stop
         .run_until_cancelled(Box::pin(start::start(args, &stop)))

@@ -452,6 +452,10 @@ impl Agent {
         if !ready || known {
             return;
         }
+        if !self.args.has_subnet_file() {
+            self.told = Some(env);
+            return;
+        }
         match subnet_env::write(&self.args.subnet_file, &env) {
             Ok(()) => {
                 self.told = Some(env);
@@ -478,7 +482,8 @@ impl Agent {
         // Packets go by the kernel then, but not as they should, and somebody has to act.
         let whole = self.unmapped.is_empty() && !self.bpf.is_refused();
         let sound = self.failures.is_empty() && !self.conditions.bar_readiness(uptime());
-        let ready = sound && complete && self.told.is_some() && whole;
+        let told = self.told.is_some() && self.args.has_subnet_file();
+        let ready = sound && complete && told && whole;
         if ready && !self.readiness.get() {
             // flannel's words.
             info!("flannel is ready");

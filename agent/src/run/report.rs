@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 use twill_abi::{ABI_VERSION, FastPath, Guard, Program};
 use twill_core::condition::{Condition, Conditions};
 use twill_core::config::NetworkConfig;
@@ -26,6 +26,7 @@ use super::guard::Sentry;
 use super::outlook::Allowed;
 use super::pods::Pods;
 use crate::args::{AgentArgs, device_name};
+use crate::complaint::Complaint;
 use crate::datapath::chain;
 use crate::datapath::operator::fast_path_name;
 use crate::datapath::pins::Pins;
@@ -48,6 +49,7 @@ pub(super) struct Report {
     path: PathBuf,
     status: Status,
     written: Option<Status>,
+    unwritten: Complaint,
     told: watch::Sender<Arc<Status>>,
 }
 
@@ -99,6 +101,7 @@ impl Report {
             told: watch::Sender::new(Arc::new(status.clone())),
             status,
             written: None,
+            unwritten: Complaint::default(),
         })
     }
 
@@ -247,11 +250,20 @@ impl Report {
         }
         self.told.send_replace(Arc::new(self.status.clone()));
         // The node works without its status; whoever asks for it sees that it is old.
-        if let Err(error) = status::write(&self.path, &self.status) {
-            warn!(error = chain(&error), "status not written");
-            return;
+        match status::write(&self.path, &self.status) {
+            Ok(()) => {
+                self.written = Some(self.status.clone());
+                if self.unwritten.is_over() {
+                    info!("status written again");
+                }
+            }
+            Err(error) => {
+                let error = chain(&error);
+                if self.unwritten.is_news(&error) {
+                    warn!(error, "status not written; trying again");
+                }
+            }
         }
-        self.written = Some(self.status.clone());
     }
 }
 
@@ -345,4 +357,37 @@ fn now() -> u64 {
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::args::Twilld;
+
+    #[test]
+    fn a_status_that_cannot_be_written_is_told_to_those_who_follow_and_tried_again() {
+        let root = tempfile::tempdir().unwrap();
+        let run_dir = root.path().join("run");
+        let flag = format!("--run-dir={}", run_dir.display());
+        let (parsed, _) = Twilld::read(&[flag.into()], &[]).unwrap();
+        let mut report = Report::new(&parsed.agent, "nowhere").unwrap();
+        let followed = report.follow();
+        // A file where the folder is to be.
+        fs::write(&run_dir, "").unwrap();
+        report.store_failed("away");
+        assert_eq!(followed.borrow().store.state, "away");
+        let why = status::write(&report.path, &report.status).unwrap_err();
+        assert!(!report.unwritten.is_news(&chain(&why)), "it was not said");
+        report.write();
+        assert!(
+            !report.unwritten.is_news(&chain(&why)),
+            "another text each time"
+        );
+        fs::remove_file(&run_dir).unwrap();
+        report.write();
+        assert!(!report.unwritten.is_over());
+        assert!(status::read(&report.path).unwrap().is_some());
+    }
 }

@@ -116,6 +116,19 @@ impl From<Refusal> for ErrorAnswer {
                 "PublicIP",
                 public_ip.to_string(),
             ),
+            Refusal::NotStored { full, .. } => {
+                return Self {
+                    status: if full {
+                        StatusCode::INSUFFICIENT_STORAGE
+                    } else {
+                        StatusCode::SERVICE_UNAVAILABLE
+                    },
+                    error,
+                    reason: Reason::Unavailable,
+                    key: None,
+                    value: None,
+                };
+            }
             Refusal::Allocate(_) => {
                 return Self {
                     status: StatusCode::CONFLICT,

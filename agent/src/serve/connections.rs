@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::serve::Listener;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::{debug, warn};
+use tracing::debug;
+
+use crate::open_files;
 
 /// Files that the process needs beside connections, with room to spare.
 const OTHER_FILES: u64 = 64;
@@ -144,15 +145,7 @@ impl AsyncWrite for Held {
 
 /// Connections that the process may have, once it may open as many files as it is allowed to.
 fn room() -> usize {
-    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, hard)| {
-        match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-            Ok(()) => hard,
-            Err(error) => {
-                warn!(%error, soft, "the limit on open files stays");
-                soft
-            }
-        }
-    });
+    let files = open_files::raise();
     let connections = files.saturating_sub(OTHER_FILES).clamp(1, MOST);
     usize::try_from(connections).unwrap_or(1)
 }

@@ -49,6 +49,17 @@ pub enum Error {
         /// The cause.
         source: Box<redb::Error>,
     },
+    /// The store's file is damaged so that it cannot be read.
+    #[error(
+        "lease store {path:?} is damaged ({what}); restore it from a copy, or move it away to \
+         start anew: nodes that run take their subnets again"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found first.
+        what: String,
+    },
     /// The store's file is not ours, or of another version.
     #[error("{path:?} is no lease store: {key} is {value}, {right}")]
     Foreign {
@@ -103,4 +114,17 @@ pub enum Error {
         /// The cause.
         source: tokio::task::JoinError,
     },
+}
+
+impl Error {
+    /// Whether the disk is full, or what one may use of it.
+    pub(super) fn is_full(&self) -> bool {
+        let Self::Write { source, .. } = self else {
+            return false;
+        };
+        matches!(&**source, redb::Error::Io(error) if matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        ))
+    }
 }

@@ -143,7 +143,7 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown`; an error means that the store failed.
+    /// Serves until `shutdown`. A store that takes nothing is no end: what it has is told on.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self {
             config,
@@ -236,6 +236,7 @@ fn open_table(
         disk: Arc::new(disk),
         view: Arc::new(view),
         clock,
+        standstill: None,
     })
 }
 

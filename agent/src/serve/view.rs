@@ -146,6 +146,12 @@ impl View {
         Ok(())
     }
 
+    /// Every lease, and the revision that they are of.
+    pub(super) fn leases(&self) -> (u64, Vec<Arc<Record>>) {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        (state.revision, state.leases.values().cloned().collect())
+    }
+
     /// The answer to a list: `{"store":…,"revision":…,"leases":[…]}`.
     pub(super) fn list(&self, now: Timestamp) -> Result<Bytes, serde_json::Error> {
         // Held while the list is written, so that it is written once for all who wait.

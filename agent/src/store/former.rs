@@ -8,6 +8,7 @@ use tracing::warn;
 use twill_core::lease::Lease;
 
 use super::known::Known;
+use crate::complaint::Complaint;
 use crate::datapath::chain;
 use crate::files::last_store::{LastStore, Noted};
 
@@ -28,6 +29,7 @@ pub(super) struct Notes {
     last: LastStore,
     /// What was noted last, and when.
     noted: Option<(Position, Instant)>,
+    unwritten: Complaint,
 }
 
 /// The store, its revision, and until when peers are kept that it lacks.
@@ -58,6 +60,7 @@ impl Former {
         Notes {
             last: self.last.clone(),
             noted: None,
+            unwritten: Complaint::default(),
         }
     }
 }
@@ -103,9 +106,15 @@ impl Notes {
             revision: position.revision,
             kept_until,
         };
-        if let Err(error) = self.last.write(&noting) {
-            // It costs something only if the store loses its data before the next start.
-            warn!(error = %chain(&error), "the store's name is not noted");
+        match self.last.write(&noting) {
+            Ok(()) => drop(self.unwritten.is_over()),
+            Err(error) => {
+                let error = chain(&error);
+                if self.unwritten.is_news(&error) {
+                    // It costs something only if the store loses its data before the next start.
+                    warn!(error, "the store's name is not noted");
+                }
+            }
         }
         self.noted = Some((position, now));
     }

@@ -12,6 +12,7 @@ mod claims;
 mod cut_off;
 mod docker;
 mod emptied;
+mod forms;
 mod keep;
 mod lab;
 mod member;

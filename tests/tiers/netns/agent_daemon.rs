@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use twill_abi::ABI_VERSION;
 use twill_testbed::agent::Agent;
 use twill_testbed::cluster::{Cluster, Member};
 use twill_testbed::netns::{Namespace, Prefix};
@@ -328,5 +329,59 @@ fn two_agents_do_not_share_an_instance() -> Result<()> {
     let text = second.log_tail();
     assert!(text.contains("--instance"), "{text}");
     wait_mode(&first, "bpf")?;
+    Ok(())
+}
+
+/// Names of the pins.
+fn pinned(agent: &Agent) -> Result<Vec<String>> {
+    let folder = agent.pins().join(format!("v{ABI_VERSION}"));
+    let entries = fs::read_dir(&folder)?.map(|entry| Ok(entry?.file_name()));
+    let names: std::io::Result<Vec<_>> = entries.collect();
+    let names = names?.into_iter().map(|name| name.display().to_string());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    Ok(names)
+}
+
+/// What cannot be opened for want of files is not taken for somebody else's.
+#[test]
+fn a_daemon_that_may_open_no_file_removes_no_pin() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    let mut agent = Agent::start(&node, &cluster.lease_server.url())?;
+    wait_mode(&agent, "bpf")?;
+    let pid = agent.daemon()?.pid()?;
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<&str> = files.context("no limit")?.split_whitespace().collect();
+    ensure!(files[3] == files[4], "the limit is not raised: {files:?}");
+    let limit = |number: &str| {
+        let number = format!("--nofile={number}");
+        node.namespace()
+            .run(&["prlimit", "--pid", &pid.to_string(), &number])
+    };
+
+    let before = pinned(&agent)?;
+    let log = node.directory().join("twilld.log");
+    limit("3:4096")?;
+    wait_for("a pin cannot be opened", SECONDS, || {
+        let said = fs::read_to_string(&log)?;
+        let lines = said
+            .lines()
+            .filter(|line| line.contains("Too many open files"));
+        Ok(lines
+            .into_iter()
+            .any(|line| line.contains("pin"))
+            .then_some(()))
+    })?;
+    assert_eq!(pinned(&agent)?, before);
+    limit("4096:4096")?;
+    wait_mode(&agent, "bpf")?;
+    assert_eq!(pinned(&agent)?, before);
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::ConfigError;
 
@@ -15,14 +15,14 @@ const SHOWN: usize = 64;
 
 /// A value. Objects keep their keys in the order of the text, which `Value` would lose.
 #[derive(Clone, Debug)]
-pub(super) enum Json {
+pub(crate) enum Json {
     Object(Object),
     Plain(Value),
 }
 
 /// An object: its keys as written, in the order of the text.
 #[derive(Clone, Debug)]
-pub(super) struct Object(Vec<(String, Json)>);
+pub(crate) struct Object(Vec<(String, Json)>);
 
 /// The fields of one object, read by name; `path` is what errors put before the name.
 pub(super) struct Fields<'a> {
@@ -144,6 +144,31 @@ fn shorten(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+    }
+}
+
+impl Object {
+    /// Keys as written and values, in the order of the text.
+    pub(crate) fn into_entries(self) -> Vec<(String, Json)> {
+        self.0
+    }
+}
+
+impl Json {
+    /// The value without the order; of several equal keys the last counts. Of the `known` keys
+    /// of an object at the top, those count as equal that differ in ASCII case.
+    pub(crate) fn into_value(self, known: &[&str]) -> Value {
+        let object = match self {
+            Self::Plain(value) => return value,
+            Self::Object(object) => object,
+        };
+        let mut map = Map::new();
+        for (key, value) in object.0 {
+            let name = known.iter().find(|name| name.eq_ignore_ascii_case(&key));
+            let name = name.map_or(key, |&name| name.to_owned());
+            map.insert(name, value.into_value(&[]));
+        }
+        Value::Object(map)
     }
 }
 

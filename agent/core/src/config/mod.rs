@@ -1,7 +1,7 @@
 //! `net-conf.json`: the overlay network and its backend, as flannel reads it
 //! (flannel 0.28.9, `pkg/subnet/config.go`).
 
-mod json;
+pub(crate) mod json;
 #[cfg(test)]
 mod tests;
 mod vxlan;

@@ -4,28 +4,53 @@ mod data;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
 pub use self::data::BackendData;
 
+use crate::config::json::{Json, Object};
 use crate::subnet::Subnet;
 use crate::vtep::{MacAddr, RemoteVtep, Vni};
+
+/// The keys of [`VxlanData`].
+const VXLAN_KEYS: [&str; 2] = ["VNI", "VtepMAC"];
 
 /// `BackendType` of the leases that are ours.
 const VXLAN: &str = "vxlan";
 
 /// `BackendData` of the vxlan backend. Field order and spelling are read by flannel's
 /// own parser byte for byte (`{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3"}`).
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct VxlanData {
     /// VNI; flannel ignores a peer's, and tolerates its absence.
-    #[serde(rename = "VNI", default)]
+    #[serde(rename = "VNI")]
     pub vni: u32,
     /// MAC address of the node's vxlan device.
     #[serde(rename = "VtepMAC")]
     pub vtep_mac: MacAddr,
+}
+
+impl<'de> Deserialize<'de> for VxlanData {
+    /// As Go does: keys without regard to ASCII case, and no VNI for `null`.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Exact {
+            #[serde(rename = "VNI", default)]
+            vni: Option<u32>,
+            #[serde(rename = "VtepMAC")]
+            vtep_mac: MacAddr,
+        }
+        let value = Json::deserialize(deserializer)?.into_value(&VXLAN_KEYS);
+        if !value.is_object() {
+            return Err(D::Error::custom("it is no object"));
+        }
+        let Exact { vni, vtep_mac } = Exact::deserialize(value).map_err(D::Error::custom)?;
+        let vni = vni.unwrap_or_default();
+        Ok(Self { vni, vtep_mac })
+    }
 }
 
 /// What a node publishes of itself: flannel's `LeaseAttrs`, in its field order
@@ -141,23 +166,32 @@ pub enum LeaseError {
 }
 
 impl LeaseAttrs {
-    /// Reads a value of flannel's store, as Go does: keys without regard to ASCII case, `null`
-    /// for what is not set (but no `null` for `PublicIP`). A value is often written by hand: a
-    /// reservation is nothing but `{"PublicIP":"192.0.2.1"}`.
+    /// Reads a value of flannel's store, as Go does: keys without regard to ASCII case, of
+    /// several equal ones the last, `null` for what is not set (but no `null` for `PublicIP`). A
+    /// value is often written by hand: a reservation is nothing but `{"PublicIP":"192.0.2.1"}`.
     pub fn from_json(text: &[u8]) -> Result<Self, serde_json::Error> {
+        const PUBLIC_IP: &str = "PublicIP";
+        const BACKEND_TYPE: &str = "BackendType";
         const KEYS: [&str; 5] = [
-            "PublicIP",
+            PUBLIC_IP,
             "PublicIPv6",
-            "BackendType",
+            BACKEND_TYPE,
             "BackendData",
             "BackendV6Data",
         ];
-        let written: Map<String, Value> = serde_json::from_slice(text)?;
+        let written: Object = serde_json::from_slice(text)?;
         let mut read = Map::new();
-        for (key, value) in written {
+        for (key, value) in written.into_entries() {
             let known = KEYS.iter().find(|known| known.eq_ignore_ascii_case(&key));
-            if let Some(known) = known.filter(|known| **known == KEYS[0] || !value.is_null()) {
-                read.insert((*known).to_owned(), value);
+            let Some(&known) = known else {
+                continue;
+            };
+            let value = value.into_value(&VXLAN_KEYS);
+            if !value.is_null() || known == PUBLIC_IP {
+                read.insert(known.to_owned(), value);
+            } else if known != BACKEND_TYPE {
+                // Go's text stays as it was; everything else is unset.
+                read.remove(known);
             }
         }
         serde_json::from_value(Value::Object(read))
@@ -281,6 +315,14 @@ mod tests {
                 r#"{"PublicIP":"1.2.3.4","BackendType":null,"BackendData":null}"#,
                 Some("1.2.3.4"),
             ),
+            (
+                r#"{"PublicIP":"9.9.9.9","publicip":"1.2.3.4"}"#,
+                Some("1.2.3.4"),
+            ),
+            (
+                r#"{"publicip":"9.9.9.9","PublicIP":"1.2.3.4"}"#,
+                Some("1.2.3.4"),
+            ),
             (r#"{"PublicIP":null}"#, None),
             (r#"{"PublicIP":"1.2.3"}"#, None),
             (r#"{"PublicIP":"1.2.3.4"} x"#, None),
@@ -292,6 +334,56 @@ mod tests {
             let read = LeaseAttrs::from_json(text.as_bytes()).ok();
             let read = read.map(|attrs| attrs.public_ip.to_string());
             assert_eq!(read.as_deref(), ip, "{text}");
+        }
+    }
+
+    #[test]
+    fn backend_data_is_read_as_go_reads_it() {
+        let read = |data: &str| {
+            let text = format!(
+                r#"{{"PublicIP":"1.2.3.4","BackendType":"vxlan","BackendType":null,"BackendData":{data}}}"#
+            );
+            let attrs = LeaseAttrs::from_json(text.as_bytes()).unwrap();
+            let subnet = "10.3.7.0/24".parse().unwrap();
+            let lease = Lease {
+                subnet,
+                attrs,
+                ttl_seconds: None,
+            };
+            lease
+                .remote_vtep(network())
+                .map(|vtep| vtep.mac.to_string())
+        };
+        for (data, mac) in [
+            (
+                r#"{"vtepmac":"12:c6:65:89:b4:e3"}"#,
+                Some("12:c6:65:89:b4:e3"),
+            ),
+            (
+                r#"{"vni":1,"VTEPMAC":"12-C6-65-89-B4-E3"}"#,
+                Some("12:c6:65:89:b4:e3"),
+            ),
+            (
+                r#"{"VNI":null,"VtepMAC":"12c6.6589.b4e3"}"#,
+                Some("12:c6:65:89:b4:e3"),
+            ),
+            (
+                r#"{"VtepMAC":"02:00:00:00:00:01","vtepmac":"02:00:00:00:00:02"}"#,
+                Some("02:00:00:00:00:02"),
+            ),
+            (
+                r#"{"vtepmac":"02:00:00:00:00:01","VtepMAC":"02:00:00:00:00:02"}"#,
+                Some("02:00:00:00:00:02"),
+            ),
+            (r#"{"VtepMAC":null}"#, None),
+            (r#"{"VNI":"1","VtepMAC":"12:c6:65:89:b4:e3"}"#, None),
+            (
+                r#"{"VtepMAC":"12:c6:65:89:b4:e3"},"backenddata":null"#,
+                None,
+            ),
+            (r#"["1","12:c6:65:89:b4:e3"]"#, None),
+        ] {
+            assert_eq!(read(data).ok().as_deref(), mac, "{data}");
         }
     }
 

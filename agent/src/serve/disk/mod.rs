@@ -5,7 +5,9 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt as _;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{
     Builder, Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition,
@@ -43,7 +45,8 @@ const SHOWN_BYTES: usize = 200;
 #[derive(Debug)]
 pub(super) struct Disk {
     path: PathBuf,
-    database: Database,
+    /// `None` after a failure, until it is opened again.
+    database: Mutex<Option<Database>>,
     _lock: File,
 }
 
@@ -61,6 +64,17 @@ pub(super) struct Stored {
 impl Disk {
     /// Opens the store in this directory, makes it if there is none, and reads it.
     pub(super) fn open(directory: &Path) -> Result<(Self, Stored), Error> {
+        // The database looks at what it reads, but not at everything.
+        match caught(|| Self::open_as_it_is(directory)) {
+            Ok(opened) => opened,
+            Err(what) => Err(Error::Damaged {
+                path: directory.join(FILE),
+                what,
+            }),
+        }
+    }
+
+    fn open_as_it_is(directory: &Path) -> Result<(Self, Stored), Error> {
         let lock = lock(directory)?;
         let path = directory.join(FILE);
         let exists = path.try_exists().map_err(|source| Error::DataDir {
@@ -79,19 +93,66 @@ impl Disk {
         let stored = read(&path, &database)?;
         let disk = Self {
             path,
-            database,
+            database: Mutex::new(Some(database)),
             _lock: lock,
         };
         Ok((disk, stored))
     }
 
-    /// Stores the changes, all or none, and returns when they are on the disk.
+    /// Stores the changes, all or none, and returns when they are on the disk. After an error it
+    /// may be either, and only [`Self::rewrite`] makes it known again.
     pub(super) fn commit(&self, revision: u64, changes: &[Change]) -> Result<(), Error> {
-        write(&self.database, revision, changes).map_err(|source| Error::Write {
+        self.with_database(|database| write(database, revision, changes))
+    }
+
+    /// Stores these records and no others.
+    pub(super) fn rewrite(&self, revision: u64, records: &[Arc<Record>]) -> Result<(), Error> {
+        self.with_database(|database| rewrite(database, revision, records))
+    }
+
+    /// Does something with the database; after an error it is closed, and opened again by the
+    /// next who comes, as it asks for itself.
+    fn with_database(
+        &self,
+        work: impl FnOnce(&Database) -> Result<(), redb::Error>,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::Write {
             path: self.path.clone(),
             source: Box::new(source),
-        })
+        };
+        let mut place = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match place.take() {
+            Some(database) => database,
+            None => open_database(&self.path).map_err(failed)?,
+        };
+        work(&database).map_err(failed)?;
+        *place = Some(database);
+        Ok(())
     }
+}
+
+/// What `work` gives, or what it panicked with. Nobody else is told of such a panic.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    // There is one hook.
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let usual: Arc<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> = panic::take_hook().into();
+    let here = std::thread::current().id();
+    let others = Arc::clone(&usual);
+    panic::set_hook(Box::new(move |info| {
+        if std::thread::current().id() != here {
+            others(info);
+        }
+    }));
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    panic::set_hook(Box::new(move |info| usual(info)));
+    drop(turn);
+    done.map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("it cannot be read");
+        text.lines().next().unwrap_or_default().to_owned()
+    })
 }
 
 fn open_error(path: &Path, source: impl Into<redb::Error>) -> Error {
@@ -247,6 +308,24 @@ fn read_leases(database: &Database) -> Result<Vec<(String, Vec<u8>)>, redb::Erro
         leases.push((key.value().to_owned(), value.value().to_owned()));
     }
     Ok(leases)
+}
+
+fn rewrite(database: &Database, revision: u64, records: &[Arc<Record>]) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.delete_table(LEASES)?;
+    {
+        let mut leases = transaction.open_table(LEASES)?;
+        for record in records {
+            let value = serde_json::to_vec(&StoredRecord::from(record.as_ref()))
+                .map_err(std::io::Error::from)?;
+            leases.insert(record.subnet.to_string().as_str(), value.as_slice())?;
+        }
+        let mut numbers = transaction.open_table(NUMBERS)?;
+        numbers.insert(REVISION_KEY, revision)?;
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 fn write(database: &Database, revision: u64, changes: &[Change]) -> Result<(), redb::Error> {

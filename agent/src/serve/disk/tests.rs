@@ -191,3 +191,50 @@ fn a_damaged_file_is_an_error_or_reads_the_same() {
     }
     assert!(noticed > 5, "only {noticed} damages were noticed");
 }
+
+/// Where whole blocks are another file's, the database trusts what it reads, and panics.
+#[test]
+fn a_file_that_is_mostly_rubbish_is_an_error_with_what_to_do() {
+    let directory = filled();
+    let path = directory.path().join(FILE);
+    let whole = fs::read(&path).unwrap();
+    let mut damaged_by = 0;
+    for block in [512, 4096] {
+        for fill in [0x00, 0x5a, 0xff] {
+            for first in [64, 512, 4096, 8192] {
+                let mut content = whole.clone();
+                for start in (first..content.len()).step_by(2 * block) {
+                    let end = content.len().min(start + block);
+                    content[start..end].fill(fill);
+                }
+                fs::write(&path, &content).unwrap();
+                let opened = catch_unwind(AssertUnwindSafe(|| Disk::open(directory.path())));
+                match opened.expect("a damaged file made the server panic") {
+                    Err(error @ Error::Damaged { .. }) => {
+                        damaged_by += 1;
+                        let text = error.to_string();
+                        assert!(text.contains("restore it from a copy"), "{text}");
+                        assert!(!text.contains('\n'), "{text}");
+                    }
+                    Err(_) => {}
+                    Ok((_, stored)) => assert!(stored.records.len() <= 20),
+                }
+            }
+        }
+    }
+    assert!(damaged_by > 0, "nothing panics any more");
+}
+
+#[test]
+fn what_is_stored_anew_is_that_and_nothing_else() {
+    let directory = filled();
+    let (disk, _) = Disk::open(directory.path()).unwrap();
+    let records = [Arc::new(record(3)), Arc::new(record(30))];
+    disk.rewrite(40, &records).unwrap();
+    disk.commit(41, &[added(41, 31)]).unwrap();
+    drop(disk);
+    let (_, stored) = Disk::open(directory.path()).unwrap();
+    assert_eq!(stored.revision, 41);
+    let expected = [3, 30, 31].map(record).to_vec();
+    assert_eq!(sorted(stored.records), sorted(expected));
+}

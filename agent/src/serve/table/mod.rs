@@ -71,6 +71,17 @@ pub(super) enum Refusal {
     /// No free subnet.
     #[error(transparent)]
     Allocate(#[from] AllocateError),
+    /// The disk does not take it.
+    #[error(
+        "the lease server cannot store anything now, and still tells what it has stored: {why}; \
+         ask again later"
+    )]
+    NotStored {
+        /// The disk's words.
+        why: String,
+        /// Whether it is full.
+        full: bool,
+    },
 }
 
 /// All leases. Every underlay address holds at most one.
@@ -143,6 +154,11 @@ impl Table {
             ends: BTreeSet::new(),
             taken: Taken::default(),
         }
+    }
+
+    /// One for the same network without any lease, at this revision.
+    pub(super) fn emptied(&self, revision: u64) -> Self {
+        Self::new(self.config.clone(), self.term, revision, self.pick)
     }
 
     /// The revision after the last change.

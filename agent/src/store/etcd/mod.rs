@@ -18,6 +18,7 @@ mod watch;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
+use tracing::warn;
 use twill_core::config::NetworkConfig;
 use twill_core::lease::{Lease, LeaseAttrs};
 
@@ -47,6 +48,9 @@ impl EtcdStore {
     /// A client of this cluster. Connects later.
     pub fn new(options: Options) -> Result<Self, Error> {
         options.urls()?;
+        for why in options.left_out() {
+            warn!(%why, "an endpoint of etcd is left out");
+        }
         Ok(Self {
             keys: Keys::new(&options.prefix)?,
             options: Arc::new(options),

@@ -72,30 +72,46 @@ impl Options {
         }
     }
 
-    /// The URLs of the endpoints; one without a scheme is plain, or TLS if we have a certificate.
+    /// The URLs of the endpoints, as flannel's client takes them: one without a scheme is plain,
+    /// or TLS if we have a certificate; what comes after the port does not matter, and neither
+    /// do blanks and entries without anything. What cannot be is left out, as long as there is
+    /// another.
     pub(super) fn urls(&self) -> Result<Vec<String>, Error> {
+        let (urls, mut wrong) = self.judged();
+        if !urls.is_empty() {
+            return Ok(urls);
+        }
+        Err(wrong.pop().unwrap_or_else(|| Error::Endpoint {
+            value: self.endpoints.join(","),
+            why: "it names no member".to_owned(),
+        }))
+    }
+
+    /// What is wrong with the endpoints that are left out.
+    pub(super) fn left_out(&self) -> Vec<Error> {
+        self.judged().1
+    }
+
+    fn judged(&self) -> (Vec<String>, Vec<Error>) {
         let scheme = match self.tls.identity {
             Some(_) => "https",
             None => "http",
         };
-        let url = |endpoint: &String| {
-            let wrong = |why: &str| Error::Endpoint {
-                value: endpoint.clone(),
-                why: why.to_owned(),
-            };
-            let url = match endpoint.split_once("://") {
-                Some(("http" | "https", _)) => endpoint.clone(),
-                Some(_) => return Err(wrong("it is neither http nor https")),
-                None => format!("{scheme}://{endpoint}"),
-            };
-            let parsed: reqwest::Url = url.parse().map_err(|error| wrong(&format!("{error}")))?;
-            match (parsed.host(), parsed.path()) {
-                (None, _) => Err(wrong("it has no host")),
-                (Some(_), "/") => Ok(url),
-                (Some(_), _) => Err(wrong("it has a path")),
+        let (mut urls, mut wrong) = (Vec::new(), Vec::new());
+        for endpoint in &self.endpoints {
+            let bare = endpoint.trim_matches([' ', '\t']);
+            if bare.is_empty() {
+                continue;
             }
-        };
-        self.endpoints.iter().map(url).collect()
+            match url(bare, scheme) {
+                Ok(url) => urls.push(url),
+                Err(why) => wrong.push(Error::Endpoint {
+                    value: endpoint.clone(),
+                    why,
+                }),
+            }
+        }
+        (urls, wrong)
     }
 
     /// User and password as the client takes them.
@@ -116,6 +132,29 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+/// The URL of a member: scheme, host, and port where there is one.
+fn url(endpoint: &str, default_scheme: &str) -> Result<String, String> {
+    // The parser leaves some of them out without a word.
+    if endpoint.contains(char::is_control) {
+        return Err("it has a control character in it, as the end of a line".to_owned());
+    }
+    let url = match endpoint.split_once("://") {
+        Some(_) => endpoint.to_owned(),
+        None => format!("{default_scheme}://{endpoint}"),
+    };
+    let url: reqwest::Url = url.parse().map_err(|error| format!("{error}"))?;
+    if !["http", "https"].contains(&url.scheme()) {
+        return Err("it is neither http nor https".to_owned());
+    }
+    let host = url.host_str().ok_or("it has no host")?;
+    let port = url.port().map(|port| format!(":{port}"));
+    Ok(format!(
+        "{}://{host}{}",
+        url.scheme(),
+        port.unwrap_or_default()
+    ))
 }
 
 impl Tls {
@@ -152,19 +191,47 @@ mod tests {
         );
         assert_eq!(
             urls("etcd:2379,https://[2001:db8::1]:2379/").unwrap(),
-            ["http://etcd:2379", "https://[2001:db8::1]:2379/"]
+            ["http://etcd:2379", "https://[2001:db8::1]:2379"]
         );
         for wrong in [
             "",
+            ",",
+            " , ",
             "http://",
-            "http://a, http://b",
             "unix:///run/etcd",
-            "http://a:2379/v3",
             "http://a:99999",
-            "a,,b",
+            "http://a:2379\r",
+            "http://a:2379\n",
+            "http://a:2379\nhttp://b:2379",
+            "http://a:2379 http://b:2379",
         ] {
             let error = urls(wrong).unwrap_err().to_string();
             assert!(error.contains("--etcd-endpoints"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_endpoints_is_read_as_flannel_s_client_reads_it() {
+        let options = |text| Options::new(text, "/x");
+        for text in [
+            "http://a:2379,",
+            ",http://a:2379",
+            " http://a:2379\t,, ",
+            "HTTP://a:2379",
+            "http://a:2379/v2",
+            "http://a:2379/v2?x=y#z",
+        ] {
+            assert_eq!(options(text).urls().unwrap(), ["http://a:2379"], "{text:?}");
+            assert!(options(text).left_out().is_empty(), "{text:?}");
+        }
+        assert_eq!(
+            options("http://a:2379, http://b:2379").urls().unwrap(),
+            ["http://a:2379", "http://b:2379"]
+        );
+        for text in ["http://a:2379,ftp://b:1", "http://b:2379\r,http://a:2379"] {
+            let options = options(text);
+            assert_eq!(options.urls().unwrap(), ["http://a:2379"], "{text:?}");
+            assert_eq!(options.left_out().len(), 1, "{text:?}");
         }
     }
 

@@ -24,6 +24,32 @@ struct Daemon {
 
 impl Daemon {
     fn start(directory: &Path) -> Self {
+        Self::start_by(directory, Command::new(twilld()))
+    }
+
+    /// With a data directory of its own, of this many bytes, which nobody else sees but by
+    /// `/proc/<pid>/root`.
+    fn start_confined(directory: &Path, bytes: u64) -> Self {
+        let data = directory.join("data");
+        std::fs::create_dir_all(&data).unwrap();
+        let script = format!(
+            "mount -t tmpfs -o size={bytes} tmpfs {} && exec {} \"$@\"",
+            data.display(),
+            twilld().display()
+        );
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--propagation=private",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+        ]);
+        Self::start_by(directory, command)
+    }
+
+    fn start_by(directory: &Path, mut command: Command) -> Self {
         // Nobody else takes a port of the ephemeral range that was just free, in practice.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
@@ -33,7 +59,7 @@ impl Daemon {
             network_config_path,
             ..
         } = options(directory, LARGE, address, DAY);
-        let child = Command::new(twilld())
+        let child = command
             .arg("serve")
             .arg("--network-config")
             .arg(network_config_path)
@@ -148,4 +174,56 @@ async fn wait_for_leases(address: SocketAddr, count: usize) {
     while list(address).await.len() < count {
         assert!(Instant::now() < deadline, "no leases are taken");
     }
+}
+
+/// What the data directory of a confined server holds, as it sees it.
+fn confined(daemon: &Daemon, directory: &Path, file: &str) -> PathBuf {
+    let data = directory.join("data").join(file);
+    let inside = data.strip_prefix("/").unwrap();
+    PathBuf::from(format!("/proc/{}/root", daemon.child.id())).join(inside)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_disk_is_full_goes_on_telling_and_stores_again_when_there_is_room() {
+    if !required() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start_confined(directory.path(), 8 << 20);
+    let store = daemon.ready().await;
+    let first = store.acquire(&attrs(1), None).await.unwrap();
+
+    // Everything that is left.
+    let junk = confined(&daemon, directory.path(), "junk");
+    let mut file = std::fs::File::create(&junk).unwrap();
+    let zeroes = vec![0; 4096];
+    while std::io::Write::write_all(&mut file, &zeroes).is_ok() {}
+    drop(file);
+    let mut node = 2;
+    let deadline = Instant::now() + PATIENCE;
+    let refused = loop {
+        match store.acquire(&attrs(node), None).await {
+            Ok(_) => node += 1,
+            Err(error) => break error.to_string(),
+        }
+        assert!(Instant::now() < deadline, "{node} leases fit a full disk");
+    };
+    assert!(refused.contains("507"), "{refused}");
+    assert!(refused.contains("ask again later"), "{refused}");
+    let told = list(daemon.address).await;
+    assert_eq!(told.len() + 1, usize::try_from(node).unwrap());
+    assert!(told.iter().any(|lease| lease.subnet == first.subnet));
+
+    std::fs::remove_file(&junk).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let stored = loop {
+        match store.acquire(&attrs(node), None).await {
+            Ok(lease) => break lease,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let told = list(daemon.address).await;
+    assert_eq!(told.len(), usize::try_from(node).unwrap());
+    assert!(told.iter().any(|lease| lease.subnet == stored.subnet));
 }
