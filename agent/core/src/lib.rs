@@ -15,6 +15,7 @@ pub mod config;
 pub mod desired;
 pub mod docker_opts;
 pub mod event;
+pub mod forward;
 pub mod lease;
 pub mod lease_key;
 pub mod mtu;

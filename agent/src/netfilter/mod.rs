@@ -8,6 +8,7 @@ mod expression;
 mod keeper;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod noise;
+mod overruled;
 mod program;
 mod ruleset;
 mod table;

@@ -16,7 +16,9 @@ impl Agent {
             .state
             .claims_against_us()
             .map(Condition::LeaseContradicted);
-        let found: Vec<Condition> = lease.into_iter().chain(claims).collect();
+        let overruled = self.traffic.overruled().map(Condition::ForwardDropped);
+        let found = lease.into_iter().chain(claims).chain(overruled);
+        let found: Vec<Condition> = found.collect();
         let news = self.conditions.set(found, uptime());
         for condition in &news.begun {
             warn!(condition = condition.kind().label(), "{condition}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use twill_core::condition::Overruled;
 use twill_core::config::NetworkConfig;
 use twill_core::subnet::Subnet;
 
@@ -29,6 +30,8 @@ struct Found {
     /// The rules that it was for.
     rules: Option<TrafficRules>,
     trouble: Option<Arc<TrafficError>>,
+    /// Whose rules drop what ours accept.
+    overruled: Option<Overruled>,
 }
 
 impl Traffic {
@@ -56,6 +59,11 @@ impl Traffic {
         let tried = self.found.wait_for(|found| found.rules == wanted);
         // What did not come to an end is told by `trouble`, later.
         drop(timeout(PATIENCE, tried).await);
+    }
+
+    /// Whose rules drop what ours accept, if somebody's do.
+    pub(super) fn overruled(&self) -> Option<Overruled> {
+        self.found.borrow().overruled.clone()
     }
 
     /// Tells why the rules are not in force, if they are not.
@@ -102,9 +110,15 @@ async fn keep(
             continue;
         };
         let trouble = keeper.keep(rules).await.err().map(Arc::new);
+        let overruled = if rules.forward {
+            rules.overruled().await
+        } else {
+            None
+        };
         told.send_replace(Found {
             rules: Some(rules),
             trouble,
+            overruled,
         });
     }
 }

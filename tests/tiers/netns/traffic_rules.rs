@@ -515,3 +515,42 @@ fn golden_table(own: &str) -> String {
 "
     )
 }
+
+/// Each kind of iptables has tables that the other does not know: a packet has to pass both.
+#[test]
+fn a_forward_chain_of_the_other_kind_that_drops_the_overlay_is_told() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    for (kind, other, (label, address)) in [
+        ("nft", "iptables-legacy", NODES[0]),
+        ("legacy", "iptables-nft", NODES[1]),
+    ] {
+        let node = cluster.underlay.join(label, address)?;
+        node.namespace().run(&[other, "-P", "FORWARD", "DROP"])?;
+        let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
+        agent.set_programs(&programs(&node, kind)?);
+        let outside = cluster.lease_server.address();
+        let member = cluster.add_prepared(node, agent)?;
+        member.add_pod("pod")?;
+        let told = |there: bool| {
+            wait_for(&format!("{other} is told: {there}"), SECONDS, || {
+                let status = member.agent.status()?;
+                let text = status["status"]["conditions"].to_string();
+                let found = text.contains("forward_dropped") && text.contains(other);
+                Ok((found == there).then_some(text))
+            })
+        };
+        let text = told(true)?;
+        let pod = member.pods[0].namespace();
+        ensure!(ping(pod, outside, 1).is_err(), "the pod is not cut off");
+        // The remedy.
+        let remedy = format!("{other} -P FORWARD ACCEPT");
+        ensure!(text.contains(&remedy), "{text}");
+        member.node.namespace().run_lines(&remedy)?;
+        told(false)?;
+        ping(pod, outside, 1)?;
+    }
+    Ok(())
+}
