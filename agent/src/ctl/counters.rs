@@ -166,7 +166,8 @@ fn slow(program: Program, reason: Reason) -> Option<Slow> {
         | Reason::Ended
         | Reason::NeverFast
         | Reason::NoRoomForPermit
-        | Reason::StackOwned => Some(Slow::Look),
+        | Reason::StackOwned
+        | Reason::OuterUnverified => Some(Slow::Look),
     }
 }
 

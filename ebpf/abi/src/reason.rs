@@ -73,7 +73,7 @@ registry! {
         OverPathMtu = 15, "over_path_mtu", "Longer than the path to the VTEP takes.";
         OuterPermitExpired = 16, "outer_permit_expired", "The outer packet's way was not confirmed lately.";
         OuterProbe = 17, "outer_probe", "Sent the kernel's way on purpose, to renew the outer permit.";
-        VxlanFlags = 18, "vxlan_flags", "VXLAN flags other than a lone I bit.";
+        VxlanFlags = 18, "vxlan_flags", "VXLAN flags other than a lone I bit, or reserved bits that are set.";
         WrongVni = 19, "wrong_vni", "VXLAN with another VNI.";
         UnknownVtep = 20, "unknown_vtep", "VXLAN from a source that is no VTEP.";
         ForeignInnerSource = 21, "foreign_inner_source", "The inner source is not in the sending VTEP's subnet.";
@@ -109,6 +109,7 @@ registry! {
         NoRoomForPermit = 51, "no_room_for_permit", "More new flows than room for permits; counted beside the packet's own reason.";
         NextHopDisputed = 52, "next_hop_disputed", "The kernel's own VXLAN to the VTEP left by another next hop than BPF's: the kernel carries it.";
         RoutedByRule = 53, "routed_by_rule", "A routing rule looks at this packet's mark or at outer source ports: the kernel carries it.";
+        OuterUnverified = 54, "outer_unverified", "An outer UDP checksum that nobody has verified, and that the headers do not prove right: the kernel sums it up.";
     }
 }
 

@@ -54,6 +54,61 @@ pub struct OuterTail {
     pub ethernet: EthernetHeader,
 }
 
+impl OuterTail {
+    /// Whether the outer UDP checksum is right if the inner TCP or UDP checksum is: by the headers
+    /// alone. What a right checksum covers sums up with its pseudo header to nothing, so the
+    /// inner packet's share of the outer sum is known without a look at its payload ("LCO",
+    /// `Documentation/networking/checksum-offloads.rst`).
+    ///
+    /// `outer` and `inner` are the IP headers without options, and the inner packet fills the outer
+    /// one but for zeroes behind it.
+    #[inline(always)]
+    pub fn is_checksum_right(&self, outer: &Ipv4Header, inner: &Ipv4Header) -> bool {
+        let pseudo_header = long(outer.source)
+            .wrapping_add(long(outer.destination))
+            .wrapping_add(word([0, outer.protocol]))
+            .wrapping_add(word(self.udp.length));
+        let udp = word(self.udp.source)
+            .wrapping_add(word(self.udp.destination))
+            .wrapping_add(word(self.udp.length))
+            .wrapping_add(word(self.udp.check));
+        let [a, b, c] = self.vxlan.vni;
+        let vxlan = long(self.vxlan.flags).wrapping_add(long([a, b, c, self.vxlan.reserved]));
+        let [d0, d1, d2, d3, d4, d5] = self.ethernet.destination;
+        let [s0, s1, s2, s3, s4, s5] = self.ethernet.source;
+        let ethernet = long([d0, d1, d2, d3])
+            .wrapping_add(long([d4, d5, s0, s1]))
+            .wrapping_add(long([s2, s3, s4, s5]))
+            .wrapping_add(word(self.ethernet.ether_type));
+        // The IP header, less the pseudo header: addresses and protocol are in both, and of the two
+        // lengths the header's own is left.
+        let packet = word([inner.version_ihl, inner.tos])
+            .wrapping_add(IPV4_LEN)
+            .wrapping_add(word(inner.identification))
+            .wrapping_add(word(inner.fragment))
+            .wrapping_add(word([inner.ttl, 0]))
+            .wrapping_add(word(inner.check));
+        let sum = pseudo_header
+            .wrapping_add(udp)
+            .wrapping_add(vxlan)
+            .wrapping_add(ethernet)
+            .wrapping_add(packet);
+        checksum::fold(sum) == u16::MAX
+    }
+}
+
+/// A 16-bit word of a sum.
+#[inline(always)]
+fn word(bytes: [u8; 2]) -> u32 {
+    u16::from_be_bytes(bytes).into()
+}
+
+/// Two 16-bit words of a sum.
+#[inline(always)]
+fn long([a, b, c, d]: [u8; 4]) -> u32 {
+    word([a, b]).wrapping_add(word([c, d]))
+}
+
 /// Everything in front of the inner IP header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
@@ -263,5 +318,93 @@ mod tests {
             assert!((32_768..60_999).contains(&port), "{hash:#x} gave {port}");
         }
         assert_eq!(source_port(u32::MAX, 5, 5), 5);
+    }
+
+    /// The headers of a datagram of 64 bytes, whose outer checksum a full sum says.
+    fn checksummed(inner: &[u8; 28 + 64]) -> OuterHeaders {
+        let mut headers = Encap {
+            frame_len: 14 + 92,
+            ..ENCAP
+        }
+        .headers();
+        let OuterTail {
+            udp,
+            vxlan,
+            ethernet,
+        } = &headers.tail;
+        let [a, b, c] = vxlan.vni;
+        let parts: [&[u8]; 13] = [
+            &headers.ip.source,
+            &headers.ip.destination,
+            &[0, headers.ip.protocol],
+            &udp.length,
+            &udp.source,
+            &udp.destination,
+            &udp.length,
+            &vxlan.flags,
+            &[a, b, c, vxlan.reserved],
+            &ethernet.destination,
+            &ethernet.source,
+            &ethernet.ether_type,
+            inner,
+        ];
+        let words = parts.into_iter().flat_map(|part| part.chunks_exact(2));
+        let total = words.map(|bytes| word(bytes.try_into().unwrap())).sum();
+        headers.tail.udp.check = (!checksum::fold(total)).to_be_bytes();
+        headers
+    }
+
+    /// A datagram with these numbers in its headers and payload, and its IP header.
+    fn datagram(seed: u8) -> ([u8; 28 + 64], Ipv4Header) {
+        let mut bytes = [seed; 92];
+        let ip = [
+            0x45, seed, 0, 92, seed, 7, 0x40, 0, 63, 17, 0, 0, 10, 244, 1, seed, 10, 244, 2, 2,
+        ];
+        let udp = [seed, 1, 0, 53, 0, 72, 0, 0];
+        bytes.get_mut(..20).unwrap().copy_from_slice(&ip);
+        bytes.get_mut(20..28).unwrap().copy_from_slice(&udp);
+        let of = |bytes: &[u8]| -> u32 {
+            let words = bytes.chunks_exact(2);
+            words.map(|bytes| word(bytes.try_into().unwrap())).sum()
+        };
+        let check = (!checksum::fold(of(&ip))).to_be_bytes();
+        bytes.get_mut(10..12).unwrap().copy_from_slice(&check);
+        let (pseudo, segment) = (bytes.get(12..20).unwrap(), bytes.get(20..).unwrap());
+        let total = of(pseudo).wrapping_add(17 + 72).wrapping_add(of(segment));
+        let udp_check = (!checksum::fold(total)).to_be_bytes();
+        bytes.get_mut(26..28).unwrap().copy_from_slice(&udp_check);
+        let header = Ipv4Header {
+            version_ihl: 0x45,
+            tos: seed,
+            total_length: [0, 92],
+            identification: [seed, 7],
+            fragment: [0x40, 0],
+            ttl: 63,
+            protocol: 17,
+            check,
+            source: [10, 244, 1, seed],
+            destination: [10, 244, 2, 2],
+        };
+        (bytes, header)
+    }
+
+    #[test]
+    fn an_outer_checksum_is_known_by_the_headers_alone() {
+        for seed in 0..=u8::MAX {
+            let (bytes, inner) = datagram(seed);
+            let OuterHeaders { ip, tail, .. } = checksummed(&bytes);
+            assert!(tail.is_checksum_right(&ip, &inner), "seed {seed}");
+            let wrong = |change: fn(&mut OuterTail, &mut Ipv4Header)| {
+                let (mut tail, mut inner) = (tail, inner);
+                change(&mut tail, &mut inner);
+                assert!(!tail.is_checksum_right(&ip, &inner), "seed {seed}");
+            };
+            wrong(|tail, _| tail.udp.check[0] ^= 4);
+            wrong(|tail, _| tail.udp.source[1] ^= 1);
+            wrong(|tail, _| tail.vxlan.reserved ^= 1);
+            wrong(|tail, _| tail.ethernet.source[3] ^= 0x80);
+            wrong(|_, inner| inner.ttl ^= 8);
+            wrong(|_, inner| inner.check[0] ^= 1);
+        }
     }
 }

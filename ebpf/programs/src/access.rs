@@ -17,11 +17,12 @@ use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
-    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
-    BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-    BPF_FIB_LOOKUP_DIRECT, bpf_adj_room_mode, bpf_fib_lookup, xdp_md,
+    __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_CSUM_LEVEL_INC,
+    BPF_CSUM_LEVEL_QUERY, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+    BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
+    BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FWD_DISABLED,
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LOOKUP_DIRECT,
+    bpf_adj_room_mode, bpf_fib_lookup, xdp_md,
 };
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -218,7 +219,9 @@ impl Packet {
         unsafe { helpers::bpf_set_hash(self.skb, hash) };
     }
 
-    /// Makes room for the outer headers behind the Ethernet header. GSO packets stay whole.
+    /// Makes room for the outer headers behind the Ethernet header. GSO packets stay whole. What
+    /// a NIC has verified of the inner packet is forgotten, as the kernel's encapsulation does
+    /// (`iptunnel_handle_offloads()`, `net/ipv4/ip_tunnel_core.c`, v6.12).
     /// On refusal (the packet is a tunnel's already, its GSO type is unknown to the helper, no
     /// memory) nothing has changed.
     #[inline(always)]
@@ -227,7 +230,6 @@ impl Packet {
             | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
             | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
             | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
-            | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64
             | (ETHERNET_LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
         self.adjust_room(ENCAP_OVERHEAD as i32, FLAGS)
     }
@@ -250,11 +252,40 @@ impl Packet {
         }
     }
 
-    /// Takes back one level of "checksum verified", that of headers which are gone.
+    /// Whether the kernel takes the outermost checksum for right without a sum over the packet: the
+    /// NIC or GRO have verified it (`CHECKSUM_UNNECESSARY`), or it is still to be filled in, so
+    /// that the packet has been on no wire since (`CHECKSUM_PARTIAL`).
+    ///
+    /// No helper tells the other two states apart, but each changes one state alone: a level more
+    /// makes "none" a verified one, and only to `CHECKSUM_COMPLETE` can be added. Nothing has
+    /// changed afterwards.
+    #[inline(always)]
+    pub fn is_checksum_vouched_for(&self) -> bool {
+        if self.csum_level(BPF_CSUM_LEVEL_QUERY) >= 0 {
+            return true;
+        }
+        self.csum_level(BPF_CSUM_LEVEL_INC);
+        if self.csum_level(BPF_CSUM_LEVEL_QUERY) >= 0 {
+            self.csum_level(BPF_CSUM_LEVEL_DEC);
+            return false;
+        }
+        // SAFETY: the helper takes any context and any sum.
+        unsafe { helpers::bpf_csum_update(self.skb, 0) < 0 }
+    }
+
+    /// Takes back one level of "checksum verified", that of the outer UDP header, which is gone. The
+    /// kernel's decap does so whether there was a checksum or zero for none, because both count
+    /// as a level (`__skb_checksum_validate_needed()`, `include/linux/skbuff.h`, v6.12). Below the
+    /// lowest level nothing is verified, and whoever receives the packet sums it up.
     #[inline(always)]
     pub fn consume_checksum_level(&self) {
-        // SAFETY: the helper takes any context. Its answer is the new level, of no use to us.
-        unsafe { helpers::bpf_csum_level(self.skb, u64::from(BPF_CSUM_LEVEL_DEC)) };
+        self.csum_level(BPF_CSUM_LEVEL_DEC);
+    }
+
+    #[inline(always)]
+    fn csum_level(&self, what: u32) -> i64 {
+        // SAFETY: the helper takes any context and any request.
+        unsafe { helpers::bpf_csum_level(self.skb, u64::from(what)) }
     }
 
     /// Carries a changed address over into a TCP or UDP checksum, whatever its state: partial,

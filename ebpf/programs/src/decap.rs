@@ -47,16 +47,12 @@ impl Arrival {
 }
 
 /// Takes the outer headers off a packet of a permitted flow and rewrites the inner ones.
-///
-/// `checked_outer`: the outer UDP header carried a checksum, so one level of what the NIC has
-/// verified goes with it.
 #[inline(always)]
 pub fn into_pod(
     packet: &Packet,
     flow: &Flow,
     arrival: &Arrival,
     outer_tos: u8,
-    checked_outer: bool,
 ) -> Result<(), Failure> {
     let mut rewrite = Rewrite::new(&flow.ip);
     rewrite.decrement_ttl();
@@ -72,9 +68,7 @@ pub fn into_pod(
     if packet.remove_outer_headers().is_err() {
         return Err(Failure::Untouched(Reason::DecapRefused));
     }
-    if checked_outer {
-        packet.consume_checksum_level();
-    }
+    packet.consume_checksum_level();
     let mut done = packet.store(0, &arrival.addresses);
     let transport = ETHERNET_LEN + IPV4_LEN;
     let udp = flow.is_udp();

@@ -30,6 +30,8 @@ struct Trusted {
     outer_port: u16,
     /// Whether the outer UDP header carries a checksum.
     checked_outer: bool,
+    /// The byte behind the VNI, which the kernel's decap wants to be zero.
+    reserved: u8,
     /// The inner IP header.
     ip: Ipv4Header,
 }
@@ -140,6 +142,7 @@ fn judge(packet: &Packet, config: &Config) -> Result<Trusted, Reason> {
         outer_tos: outer.tos,
         outer_port: tail.udp.source().to_host(),
         checked_outer: tail.udp.check != [0; 2],
+        reserved: tail.vxlan.reserved,
         ip,
     })
 }
@@ -195,6 +198,12 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
         Err(Reason::NotTransport) if direct::is_on(config) => Flow::about(&trusted.ip),
         Err(reason) => return pass(reason),
     };
+    if trusted.reserved != 0 {
+        return pass(Reason::VxlanFlags);
+    }
+    if trusted.checked_outer && !packet.is_checksum_vouched_for() && !is_proven(packet, &flow) {
+        return pass(Reason::OuterUnverified);
+    }
     let vtep_is = (trusted.vtep, vtep.generation);
     // Most packets that find no permit have no use for the time.
     let early = if direct::is_on(config) {
@@ -243,17 +252,30 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
         return pass(Reason::NoPermit);
     }
     let len = packet.len();
-    decap::into_pod(
-        packet,
-        &flow,
-        &rewrite,
-        trusted.outer_tos,
-        trusted.checked_outer,
-    )?;
+    decap::into_pod(packet, &flow, &rewrite, trusted.outer_tos)?;
     Ok(Verdict::RedirectPeer {
         ifindex: rewrite.ifindex,
         len,
     })
+}
+
+/// Whether the outer UDP checksum is right wherever the inner one is, which the pod verifies: then
+/// nobody has to sum up the packet here. A datagram without a checksum has the outer one alone.
+#[inline(always)]
+fn is_proven(packet: &Packet, flow: &Flow) -> bool {
+    let has_checksum = if flow.is_udp() {
+        packet
+            .get::<UdpHeader>(INNER_IP_OFFSET + IPV4_LEN)
+            .is_some_and(|udp| udp.check != [0; 2])
+    } else {
+        !flow.is_error()
+    };
+    let outer = packet.get::<Ipv4Header>(ETHERNET_LEN);
+    let tail = packet.get::<OuterTail>(ETHERNET_LEN + IPV4_LEN);
+    has_checksum
+        && outer
+            .zip(tail)
+            .is_some_and(|(outer, tail)| tail.is_checksum_right(&outer, &flow.ip))
 }
 
 /// The record that this packet may go by; a first packet may make one, a last one ends it. `now`

@@ -27,6 +27,7 @@ mod absence;
 mod beginnings;
 mod connections;
 mod conntrack;
+mod damage;
 mod direct_mode;
 mod direct_places;
 mod discovery;

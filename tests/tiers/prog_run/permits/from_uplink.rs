@@ -91,6 +91,70 @@ fn a_permitted_packet_goes_into_the_pod() {
     }
 }
 
+/// An outer checksum that no NIC has verified counts if the headers prove it right, given that the
+/// pod verifies the inner one; else the kernel sums up the packet.
+#[test]
+fn an_outer_checksum_is_proven_by_the_headers_or_is_the_kernels() {
+    let Some(lab) = Lab::open() else { return };
+    let checked = |checksum| Outer {
+        udp: Udp {
+            checksum,
+            ..Udp::new(55_555, PORT)
+        },
+        ..Outer::from_node_b()
+    };
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        let tables = || holding(&lab, &[permit(&lab, flow, flow)]);
+        let refused = |name: &str, outer: &Outer, packet: &[u8]| {
+            let reason = Reason::OuterUnverified;
+            check(&lab, &judged(name, tables(), outer, packet, reason));
+        };
+        let sent = Inner::received(&flow);
+        let right = sent.bytes();
+        for length in [0, 1, 100, 1_399] {
+            let sent = sent.clone().with(|inner| inner.payload = payload(length));
+            let wanted = sent.clone().routed();
+            let name = format!("right, {length} bytes");
+            check(
+                &lab,
+                &carried(&name, tables(), &checked(None), &sent, &wanted),
+            );
+        }
+        refused("a wrong outer one", &checked(Some(0x1234)), &right);
+        let mut wrong = right;
+        wrong[60] ^= 1;
+        refused(
+            "an outer one over a wrong inner one",
+            &checked(None),
+            &wrong,
+        );
+        if protocol == PROTOCOL_UDP {
+            let without = sent.with(|inner| inner.udp.checksum = Some(0));
+            refused(
+                "the only one that there is",
+                &checked(None),
+                &without.bytes(),
+            );
+        }
+    }
+}
+
+/// The kernel's decap drops it, whoever sends such a thing.
+#[test]
+fn a_byte_behind_the_vni_is_the_kernels() {
+    let Some(lab) = Lab::open() else { return };
+    let mut outer = Outer::from_node_b();
+    outer.vxlan.reserved = 1;
+    let flow = plain(PROTOCOL_TCP);
+    let packet = Inner::received(&flow).bytes();
+    let tables = holding(&lab, &[permit(&lab, flow, flow)]);
+    check(
+        &lab,
+        &judged("reserved", tables, &outer, &packet, Reason::VxlanFlags),
+    );
+}
+
 #[test]
 fn the_record_says_which_mac_addresses_the_pod_sees() {
     let Some(lab) = Lab::open() else { return };
