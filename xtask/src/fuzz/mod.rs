@@ -3,13 +3,15 @@
 //! The pinned stable compiler counts edges by LLVM's coverage pass; a nightly is needed only
 //! for sanitizers, and there is no unsafe code in what is fuzzed.
 
+mod build;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{console, places, process};
+use crate::{console, places};
 
 /// The targets, as `agent/src/noise` has them.
 const TARGETS: [&str; 13] = [
@@ -28,23 +30,13 @@ const TARGETS: [&str; 13] = [
     "subnet_env",
 ];
 
-/// Targets that run beside each other: two for each of CI's cores, or they would take seven
-/// minutes of its hour.
+/// Targets that run beside each other: two for each of CI's cores.
 const LANES: usize = 4;
 /// Lines of its output that are shown of a target that failed.
 const LAST_LINES: usize = 40;
 
-/// The program that has them all, and the variable that names the one that it feeds.
-const PROGRAM: &str = "twill-fuzz";
+/// Names the target that the program feeds.
 const VARIABLE: &str = "TWILL_FUZZ";
-
-/// Edge counters, their addresses, and what is compared with what.
-const RUSTFLAGS: &str = "-Cpasses=sancov-module \
-    -Cllvm-args=-sanitizer-coverage-level=4 \
-    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-    -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares \
-    -Ccodegen-units=8";
 
 /// What `fuzz` takes.
 #[derive(Debug, clap::Args)]
@@ -60,18 +52,8 @@ pub(crate) struct Args {
 /// The command: builds the targets, and runs some at a time. What makes one fail is kept in
 /// `target/fuzz/found` and named.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let folder = places::root().join("tests/fuzz");
     let target = places::root().join("target/fuzz");
-    // With a target named, build scripts are not instrumented.
-    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let mut build = process::cargo();
-    build
-        .args(["build", "--release", "--target", &host])
-        .current_dir(&folder)
-        .env("CARGO_TARGET_DIR", &target)
-        .env("RUSTFLAGS", RUSTFLAGS);
-    console::step("build the fuzz targets");
-    process::run(&mut build)?;
+    let program = build::build()?;
 
     let all = TARGETS.map(str::to_owned);
     let names = if args.targets.is_empty() {
@@ -79,7 +61,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         &args.targets
     };
-    let program = target.join(host).join("release").join(PROGRAM);
     let mut failed = Vec::new();
     for lane in names.chunks(LANES) {
         console::step(&format!("fuzz {} for {} s", lane.join(", "), args.seconds));
