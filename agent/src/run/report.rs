@@ -341,10 +341,11 @@ fn condition((condition, bars): (&Condition, bool)) -> ConditionStatus {
     }
 }
 
-/// Leases that are not peers, and why.
+/// Leases that are not peers, and why; those that contradict our own are conditions.
 fn conflicts(state: &State) -> Vec<String> {
     let contested = state
         .conflicts()
+        .filter(|conflict| !conflict.objection.is_about_us())
         .map(|conflict| format!("lease of {}: {}", conflict.subnet, conflict.objection));
     let rejected = state.rejected().values().map(|error| chain(error));
     contested.chain(rejected).take(TOLD).collect()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use twill_core::condition::Overruled;
 use twill_core::config::NetworkConfig;
 use twill_core::subnet::Subnet;
@@ -17,6 +17,9 @@ use crate::netfilter::{Keeper, Tool, TrafficError, TrafficRules};
 /// How long pods wait for the rules. They are for what leaves the overlay: pods reach each other
 /// without them.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often the rules of others are looked at, while nothing is wrong with them.
+const LOOK_AROUND: Duration = Duration::from_secs(30);
 
 /// The rules that are wanted, and what became of them.
 pub(super) struct Traffic {
@@ -97,6 +100,7 @@ async fn keep(
     period: Duration,
 ) {
     let mut keeper = Keeper::default();
+    let (mut overruled, mut looked) = (None, None);
     let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -110,15 +114,18 @@ async fn keep(
             continue;
         };
         let trouble = keeper.keep(rules).await.err().map(Arc::new);
-        let overruled = if rules.forward {
-            rules.overruled().await
-        } else {
-            None
-        };
+        // Tens of thousands of kube-proxy's rules may have to be read for it.
+        let is_due = looked.is_none_or(|at: Instant| at.elapsed() >= LOOK_AROUND);
+        if !rules.forward {
+            overruled = None;
+        } else if is_due || overruled.is_some() {
+            overruled = rules.overruled().await;
+            looked = Some(Instant::now());
+        }
         told.send_replace(Found {
             rules: Some(rules),
             trouble,
-            overruled,
+            overruled: overruled.clone(),
         });
     }
 }
