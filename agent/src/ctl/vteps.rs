@@ -17,6 +17,7 @@ struct Row {
     vni: u32,
     index: u32,
     way: Option<Way>,
+    heard: bool,
     encap_packets: u64,
     encap_bytes: u64,
     uplink_packets: u64,
@@ -85,6 +86,7 @@ fn read(reader: &Reader, states: &VtepStates) -> Result<Vec<Row>> {
                 way: states
                     .way(index)
                     .context("read what is known of the ways")?,
+                heard: states.is_heard(index).context("read what was heard")?,
                 encap_packets: counted.encap_packets,
                 encap_bytes: counted.encap_bytes,
                 uplink_packets: counted.uplink_packets,

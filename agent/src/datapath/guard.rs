@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use twill_abi::{Guard, Program};
 
 use super::chain;
-use super::hooks::Interface;
+use super::hooks::{Interface, Interfaces};
 use super::pins::{AttachmentKind, Pins, XdpKind};
 use super::tcx::{self, Links};
 use super::xdp::{self, XdpError};
@@ -86,12 +86,18 @@ impl Post {
         options: GuardOptions,
         ebpf: &mut Ebpf,
         pins: &Pins,
-        uplink: &Interface,
-        uplink_kind: &str,
+        interfaces: &Interfaces,
         links: &mut Links,
     ) -> Option<PathBuf> {
+        let (uplink, uplink_kind) = (&interfaces.uplink, interfaces.uplink_kind.as_str());
         if options.guard == Guard::Off {
             self.place = GuardPlace::at("nowhere", Some("--guard=off".to_owned()));
+            return None;
+        }
+        if interfaces.bare_uplink {
+            // XDP sees no IP header of such an interface where it looks for one.
+            let reason = format!("{} has no Ethernet header", uplink.name);
+            self.place = GuardPlace::at("tc", Some(reason));
             return None;
         }
         let kind = match options.attach {

@@ -104,6 +104,8 @@ pub struct Interfaces {
     pub watched: Vec<Interface>,
     /// The uplink's kind, as `veth`, or its driver.
     pub uplink_kind: String,
+    /// Whether its packets have no Ethernet header.
+    pub bare_uplink: bool,
 }
 
 impl Interfaces {

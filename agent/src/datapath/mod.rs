@@ -338,8 +338,7 @@ impl Datapath {
             self.options.guard,
             &mut self.ebpf,
             &self.pins,
-            &interfaces.uplink,
-            &interfaces.uplink_kind,
+            interfaces,
             &mut self.links,
         );
         let mut attacher = Attacher {

@@ -210,8 +210,20 @@ impl VtepStates {
         })?))
     }
 
-    /// Of the VTEP at `index`; nothing where there is no such place.
+    /// Who carries packets to the VTEP at `index`; nothing where there is no such place.
     pub fn way(&self, index: u32) -> Result<Option<Way>, ReaderError> {
+        let now_ns = monotonic_ns()?;
+        Ok(self.get(index)?.map(|state| Way::of(&state, now_ns)))
+    }
+
+    /// Whether VXLAN came from the VTEP at `index` lately by the uplink's hook: only then a flow
+    /// of a pod to it begins direct. Kept in the mode `direct` alone.
+    pub fn is_heard(&self, index: u32) -> Result<bool, ReaderError> {
+        let now_ns = monotonic_ns()?;
+        Ok(self.get(index)?.is_some_and(|state| state.is_heard(now_ns)))
+    }
+
+    fn get(&self, index: u32) -> Result<Option<VtepState>, ReaderError> {
         if index >= self.0.len() {
             return Ok(None);
         }
@@ -219,7 +231,7 @@ impl VtepStates {
             map: VTEP_STATE.name,
             source,
         })?;
-        Ok(Some(Way::of(&state, monotonic_ns()?)))
+        Ok(Some(state))
     }
 }
 

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use twill_abi::{
-    Address, Be16, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_POD_VXLAN,
-    CONFIG_FLAG_ROUTED_BY_PORT, CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE,
+    Address, Be16, CONFIG_FLAG_BARE_UPLINK, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES,
+    CONFIG_FLAG_POD_VXLAN, CONFIG_FLAG_ROUTED_BY_PORT, CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE,
     CONFIG_FLAG_TCP_PERMITS, Config, FastPath, Guard, Mode,
 };
 use twill_core::subnet::Subnet;
@@ -61,6 +61,8 @@ pub struct Settings {
     pub rule_marks: u32,
     /// Whether a routing rule tells outer packets apart by their source ports.
     pub routed_by_port: bool,
+    /// Whether the uplink's packets have no Ethernet header.
+    pub bare_uplink: bool,
     /// What becomes of strangers' VXLAN.
     pub guard: Guard,
     /// Whether every lease is in the maps, and new ones are heard of at once.
@@ -121,6 +123,7 @@ impl Settings {
             | set(self.stale, CONFIG_FLAG_STALE)
             | set(self.leases_complete, CONFIG_FLAG_LEASES_COMPLETE)
             | set(self.routed_by_port, CONFIG_FLAG_ROUTED_BY_PORT)
+            | set(self.bare_uplink, CONFIG_FLAG_BARE_UPLINK)
             | set(self.shared_port, CONFIG_FLAG_SHARED_PORT)
             | set(self.pod_vxlan, CONFIG_FLAG_POD_VXLAN)
     }
@@ -152,6 +155,7 @@ mod tests {
             stale: false,
             rule_marks: 0x70,
             routed_by_port: true,
+            bare_uplink: true,
             guard: Guard::Enforce,
             leases_complete: true,
             shared_port: false,
@@ -170,6 +174,7 @@ mod tests {
                 | CONFIG_FLAG_TCP_PERMITS
                 | CONFIG_FLAG_LEASES_COMPLETE
                 | CONFIG_FLAG_ROUTED_BY_PORT
+                | CONFIG_FLAG_BARE_UPLINK
                 | CONFIG_FLAG_POD_VXLAN
         );
         assert_eq!((config.guard, config.rule_marks), (2, 0x70));

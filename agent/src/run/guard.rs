@@ -11,6 +11,10 @@ use crate::files::host;
 use crate::netlink::Netlink;
 
 /// The node as the guard sees it.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts of the node that have nothing to do with each other"
+)]
 pub(super) struct Sentry {
     /// What becomes of strangers' VXLAN.
     pub(super) guard: Guard,
@@ -20,6 +24,8 @@ pub(super) struct Sentry {
     pub(super) shared_port: bool,
     /// The uplink's kind or driver.
     pub(super) uplink_kind: String,
+    /// Whether the uplink's packets have no Ethernet header: then the kernel carries them all.
+    pub(super) bare_uplink: bool,
     /// Whether the store would tell of a new lease now.
     heard: bool,
 }
@@ -31,6 +37,7 @@ impl Sentry {
             pod_vxlan: args.allow_pod_vxlan,
             shared_port: true,
             uplink_kind: String::new(),
+            bare_uplink: false,
             heard: true,
         }
     }
@@ -83,6 +90,22 @@ impl Sentry {
 impl Agent {
     /// Looks at what the guard has to know.
     pub(super) async fn look_for_the_guard(&mut self) {
+        let uplink = &self.state.uplink().name;
+        match self.netlink.has_ethernet_headers(uplink).await {
+            Ok(Some(ethernet)) => {
+                if self.sentry.bare_uplink == ethernet {
+                    self.sentry.bare_uplink = !ethernet;
+                    if !ethernet {
+                        warn!(
+                            uplink,
+                            "no Ethernet headers: the kernel carries every packet"
+                        );
+                    }
+                }
+            }
+            Ok(None) => {}
+            Err(error) => self.failures.add("netlink", &error),
+        }
         if self.sentry.guard == Guard::Off {
             return;
         }

@@ -347,6 +347,7 @@ impl Agent {
                 (Guard::Off | Guard::Count, _) => Vec::new(),
             },
             uplink_kind: self.sentry.uplink_kind.clone(),
+            bare_uplink: self.sentry.bare_uplink,
         })
     }
 
@@ -409,13 +410,18 @@ impl Agent {
             own_subnet,
             network: config.network,
             vtep_mac: self.mac?,
-            fast_path: allowed.fast_path,
+            fast_path: if self.sentry.bare_uplink {
+                FastPath::Off
+            } else {
+                allowed.fast_path
+            },
             permit_time: allowed.permit_time,
             mark_bit: self.acceptance.mark_bit(),
             tcp_permits: allowed.tcp_permits,
             stale: self.acceptance.is_stale(),
             rule_marks: self.kernel_routed.marks,
             routed_by_port: self.kernel_routed.all,
+            bare_uplink: self.sentry.bare_uplink,
             guard: self.sentry.guard,
             leases_complete: self.knows_every_node(),
             shared_port: self.sentry.shared_port,

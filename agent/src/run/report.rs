@@ -173,7 +173,7 @@ impl Report {
             sentry,
             kernel_routed,
         } = outcome;
-        self.fast_path(acceptance);
+        self.fast_path(acceptance, sentry);
         self.guard(bpf, sentry, unmapped, state);
         self.status.guard.unwatched = unwatched(bpf, sentry, pods);
         self.status.pods = pods.known().iter().map(pod).collect();
@@ -198,7 +198,7 @@ impl Report {
         self.write();
     }
 
-    fn fast_path(&mut self, acceptance: &Acceptance) {
+    fn fast_path(&mut self, acceptance: &Acceptance, sentry: &Sentry) {
         let Allowed {
             fast_path,
             permit_time,
@@ -206,6 +206,16 @@ impl Report {
         } = acceptance.allowed();
         let status = &mut self.status.fast_path;
         fast_path_name(fast_path).clone_into(&mut status.mode);
+        if sentry.bare_uplink {
+            "off".clone_into(&mut status.mode);
+            status.tcp = false;
+            status.reason = Some(format!(
+                "{} has no Ethernet headers (TUN, WireGuard, PPP), which BPF needs to redirect: \
+                 the kernel carries every packet",
+                self.status.uplink
+            ));
+            return;
+        }
         status.tcp = tcp_permits;
         status.permit_milliseconds = u64::try_from(permit_time.as_millis()).unwrap_or(u64::MAX);
         status.reason = match (acceptance.trouble(), fast_path) {

@@ -146,6 +146,9 @@ pub(super) fn forget(ebpf: &mut Ebpf, branch: Branch, devices: Devices) -> Resul
         states.set(1, forgotten, 0)?;
     }
     if branch == Branch::FromPodDirectFirst {
+        // Heard a moment ago, however long the bench has run.
+        let mut states: Array<_, VtepState> = open(ebpf, VTEP_STATE.name)?;
+        states.set(1, state(devices), 0)?;
         let mut permits: HashMap<_, FlowTuple, Permit> = open(ebpf, PERMITS_POD.name)?;
         let flow = tuple(FIRST_PORT, pod(1), BACKEND_PORT);
         if permits.get(&flow, 0).is_ok() {
@@ -222,7 +225,7 @@ fn state(devices: Devices) -> VtepState {
         ifindex: devices.uplink,
         path_mtu: 1500,
         generation: GENERATION,
-        reserved: 0,
+        heard_at: monotonic_ns().map_or(0, VtepState::tick),
         disputed_until_ns: 0,
     }
 }

@@ -32,6 +32,9 @@ pub const CONFIG_FLAG_GUARD_AT_TC: u32 = 1 << 8;
 pub const CONFIG_FLAG_EXCLUSIONS: u32 = 1 << 9;
 /// A routing rule tells outer packets apart by their source ports: the kernel alone can follow it.
 pub const CONFIG_FLAG_ROUTED_BY_PORT: u32 = 1 << 10;
+/// The uplink's packets have no Ethernet header (TUN, `WireGuard`, PPP): nothing is carried past the
+/// kernel, and the guard reads them from their IP header on.
+pub const CONFIG_FLAG_BARE_UPLINK: u32 = 1 << 11;
 
 /// How old the agent's sign of life may be for the guard to drop, nanoseconds.
 pub const GUARD_HEARTBEAT_NS: u64 = 10_000_000_000;

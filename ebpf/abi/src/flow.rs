@@ -12,6 +12,8 @@ pub const PERMIT_TOMBSTONE: u32 = 2;
 pub const PERMIT_FLAG_DIRECT: u32 = 1 << 0;
 /// A SYN that went direct into the pod, to which the pod has not said anything yet.
 pub const PERMIT_FLAG_UNANSWERED: u32 = 1 << 1;
+/// A packet that went direct out of the pod, to which nothing has come back by the uplink's hook.
+pub const PERMIT_FLAG_UNHEARD: u32 = 1 << 2;
 
 /// A program of ours sits on this veth.
 pub const VETH_FLAG_ATTACHED: u32 = 1 << 0;

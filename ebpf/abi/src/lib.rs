@@ -29,23 +29,24 @@ mod vtep;
 
 pub use address::Address;
 pub use config::{
-    CONFIG_FLAG_EXCLUSIONS, CONFIG_FLAG_FAST_PATH, CONFIG_FLAG_GUARD_AT_TC,
-    CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_POD_VXLAN,
-    CONFIG_FLAG_ROUTED_BY_PORT, CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE,
+    CONFIG_FLAG_BARE_UPLINK, CONFIG_FLAG_EXCLUSIONS, CONFIG_FLAG_FAST_PATH,
+    CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES,
+    CONFIG_FLAG_POD_VXLAN, CONFIG_FLAG_ROUTED_BY_PORT, CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE,
     CONFIG_FLAG_TCP_PERMITS, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, FastPath,
     GUARD_HEARTBEAT_NS, Guard, Mode, PERMIT_BURST_NS,
 };
 pub use counter::{Counter, VtepCounter};
 pub use flow::{
-    FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_LIVE,
-    PERMIT_TOMBSTONE, Pending, Permit, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags,
+    FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_FLAG_UNHEARD,
+    PERMIT_LIVE, PERMIT_TOMBSTONE, Pending, Permit, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST,
+    VethFlags,
 };
 pub use maps::{MAPS, MapKind, MapSpec};
 pub use order::{Be16, Be32};
 pub use reason::{COUNTERS, Program, REASONS_PER_PROGRAM, Reason, counter_index};
 pub use route::{RouteKey, RoutePrefix};
 pub use stranger::Stranger;
-pub use vtep::{VTEP_FLAG_ACTIVE, Vtep, VtepState};
+pub use vtep::{HEARD_TICKS, VTEP_FLAG_ACTIVE, Vtep, VtepState};
 
 /// Version of everything in this crate; part of the pin path
 /// `/sys/fs/bpf/twill/<instance>/v<ABI_VERSION>/`.

@@ -6,6 +6,9 @@ use crate::layout::abi_struct;
 /// The entry is in use.
 pub const VTEP_FLAG_ACTIVE: u32 = 1 << 0;
 
+/// For how long a VTEP counts as heard, in the units of [`VtepState::heard_at`]: 69 s.
+pub const HEARD_TICKS: u32 = 64;
+
 abi_struct! {
     /// Where to send a packet whose destination lies in a remote subnet. Written by the
     /// agent alone; index of the map `vteps`. What `flags` says is in use is never rewritten but
@@ -57,10 +60,29 @@ abi_struct! {
         pub path_mtu: u32 = 44,
         /// The [`Vtep::generation`] that this belongs to.
         pub generation: u32 = 48,
-        /// Room.
-        pub reserved: u32 = 52,
+        /// When VXLAN from this VTEP last came in by the uplink's hook, in units of 2^30 ns of
+        /// `CLOCK_MONOTONIC`; 0: never. Kept in the mode `direct` alone.
+        pub heard_at: u32 = 52,
         /// Until when BPF does not encapsulate to this VTEP, because the kernel's own VXLAN was
         /// seen to leave by another next hop than BPF's, `CLOCK_MONOTONIC` nanoseconds.
         pub disputed_until_ns: u64 = 56,
+    }
+}
+
+impl VtepState {
+    /// A time of `CLOCK_MONOTONIC`, nanoseconds, in the units of [`Self::heard_at`].
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a clock that began with the machine"
+    )]
+    pub const fn tick(now_ns: u64) -> u32 {
+        (now_ns >> 30) as u32
+    }
+
+    /// Whether VXLAN came from it lately by the uplink's hook.
+    #[inline(always)]
+    pub const fn is_heard(&self, now_ns: u64) -> bool {
+        self.heard_at != 0 && Self::tick(now_ns).wrapping_sub(self.heard_at) <= HEARD_TICKS
     }
 }

@@ -92,6 +92,12 @@ pub fn candidate<P: Bytes>(packet: &P, port: Be16) -> Result<Option<Candidate>, 
     Err(Reason::VlanTag)
 }
 
+/// The same of a packet that begins with its IP header.
+#[inline(always)]
+pub fn bare_candidate<P: Bytes>(packet: &P, port: Be16) -> Option<Candidate> {
+    over_udp(packet, 0, port)
+}
+
 #[inline(always)]
 fn over_udp<P: Bytes>(packet: &P, offset: u32, port: Be16) -> Option<Candidate> {
     let ip = packet.get::<Ipv4Header>(offset)?;

@@ -32,6 +32,8 @@ use twill_packet::ethernet::ETHERNET_LEN;
 use twill_packet::guard::Bytes;
 use twill_packet::vxlan::ENCAP_OVERHEAD;
 
+/// `BPF_HDR_START_NET`.
+const BPF_HDR_START_NET: u32 = 1;
 /// `AF_INET`.
 const AF_INET: u8 = 2;
 /// `LOOPBACK_IFINDEX`: the index of `lo` in every network namespace.
@@ -43,6 +45,9 @@ const ENODEV: i64 = 19;
 pub struct Packet {
     skb: *mut __sk_buff,
 }
+
+/// A packet under a TC program, read from its IP header on, whatever is in front of it.
+pub struct Bare<'a>(pub &'a Packet);
 
 /// A frame under an XDP program.
 ///
@@ -390,6 +395,36 @@ impl Packet {
             }
             _ => Fib::Unusable,
         }
+    }
+}
+
+impl Bytes for Bare<'_> {
+    /// At least what there is behind the IP header's first byte.
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn get<T: Wire>(&self, offset: u32) -> Option<T> {
+        let mut value = core::mem::MaybeUninit::<T>::uninit();
+        let to = value.as_mut_ptr().cast();
+        let size = size_of::<T>() as u32;
+        // SAFETY: `to` points to `size_of::<T>()` writable bytes; the helper checks the range.
+        let read = unsafe {
+            helpers::bpf_skb_load_bytes_relative(
+                self.0.skb.cast(),
+                offset,
+                to,
+                size,
+                BPF_HDR_START_NET,
+            )
+        };
+        if read != 0 {
+            return None;
+        }
+        // SAFETY: the helper has written every byte; any bit pattern is a value.
+        Some(unsafe { value.assume_init() })
     }
 }
 

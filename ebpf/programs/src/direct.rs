@@ -3,12 +3,13 @@
 //! It fails closed. A record is made only by a flow's first packet, a bare SYN or a UDP datagram
 //! out of a pod, that itself goes direct, or by a UDP datagram that the stack has delivered with
 //! the very tuple that the wire brought: then no NAT has a say in it. A packet without a record
-//! goes to the stack, and what the stack or a NAT owns never becomes direct.
+//! goes to the stack, and what the stack or a NAT owns never becomes direct. Out of a pod it is
+//! made only towards a VTEP from which VXLAN comes by the uplink's hook, as the answer will.
 
 use twill_abi::{
     Address, Be16, CONFIG_FLAG_EXCLUSIONS, Config, FlowTuple, LocalPod, Mapping,
-    PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_LIVE, Permit, Program, Reason,
-    VETH_FLAG_NEVER_FAST, Vtep,
+    PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_FLAG_UNHEARD, PERMIT_LIVE, Permit, Program,
+    Reason, VETH_FLAG_NEVER_FAST, Vtep,
 };
 use twill_packet::arp::ArpSender;
 use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
@@ -20,7 +21,7 @@ use crate::encap::Failure;
 use crate::flow::Flow;
 use crate::settings::{self, Settings};
 use crate::verdict::Verdict;
-use crate::{count, maps, permit, route};
+use crate::{count, maps, nexthop, permit, route};
 
 /// How long a record outlives its last packet, nanoseconds.
 const IDLE_NS: u64 = 3_600_000_000_000;
@@ -131,6 +132,12 @@ pub fn open_out(
     let Some(vtep) = route::vtep(index) else {
         return Err(Reason::NoVtep);
     };
+    let Some(state) = maps::vtep_state(index) else {
+        return Err(Reason::NoVtep);
+    };
+    if !nexthop::is_heard(vtep, state, now) {
+        return Err(Reason::NoPermit);
+    }
     let ifindex = packet.ifindex();
     may_open(config, pod, ifindex)?;
     if !is_home(packet, config, flow, &pod.local, ethernet.source, now) {
@@ -142,7 +149,7 @@ pub fn open_out(
     let Some(record) = permit::blank(pod, pod, ifindex, now) else {
         return Err(Reason::NoPermit);
     };
-    record.flags = PERMIT_FLAG_DIRECT;
+    record.flags = PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNHEARD;
     record.vtep = index;
     record.vtep_generation = vtep.generation;
     record.pod_mac = ethernet.source;
@@ -249,6 +256,21 @@ pub fn is_repeated(permit: &mut Permit, flow: &Flow) -> bool {
     // The next connection of the same ports.
     permit.flags |= PERMIT_FLAG_UNANSWERED;
     false
+}
+
+/// Whether nothing has come back to a flow that began direct out of the pod: a SYN that is
+/// repeated then may be answered by a way that only the stack sees.
+#[inline(always)]
+pub fn is_unheard(permit: &Permit) -> bool {
+    owns(permit) && permit.flags & PERMIT_FLAG_UNHEARD != 0
+}
+
+/// Something of this flow has come by the uplink's hook.
+#[inline(always)]
+pub fn heard(permit: &mut Permit) {
+    if permit.flags & PERMIT_FLAG_UNHEARD != 0 {
+        permit.flags &= !PERMIT_FLAG_UNHEARD;
+    }
 }
 
 /// The pod has sent something in this flow.

@@ -87,7 +87,11 @@ fn goes_direct(
     now: u64,
 ) -> (bool, bool) {
     if flow.flags.is_first() {
+        let unheard = maps::permit(pod).is_some_and(|permit| direct::is_unheard(permit));
         open(pod, packet.ifindex(), now);
+        if unheard {
+            return (false, false);
+        }
     }
     if let Some(permit) = maps::permit(pod) {
         let is_direct = direct::is_direct(permit);

@@ -1,6 +1,8 @@
 //! TC ingress of the uplink: VXLAN that arrives, judged, and carried where a permit says so.
 
-use twill_abi::{Address, Be32, CONFIG_FLAG_POD_VXLAN, Config, Permit, Program, Reason};
+use twill_abi::{
+    Address, Be32, CONFIG_FLAG_BARE_UPLINK, CONFIG_FLAG_POD_VXLAN, Config, Permit, Program, Reason,
+};
 use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
 use twill_packet::ipv4::{IPV4_LEN, IpProtocol, Ipv4Header};
 use twill_packet::transport::{UDP_LEN, UdpHeader};
@@ -42,6 +44,12 @@ pub fn decide(packet: &Packet) -> Verdict {
     let Some(config) = &settings::active() else {
         return Verdict::Pass(Reason::ModeKernel);
     };
+    if config.flags & CONFIG_FLAG_BARE_UPLINK != 0 {
+        return match guard::decide_bare(packet, config) {
+            Answer::Drop => Verdict::Refused,
+            Answer::Pass => Verdict::Ignore,
+        };
+    }
     // Nothing is left unset where nothing is trusted: the verifier would see it copied.
     let (trusted, is_trusted) = match judge(packet, config) {
         Ok(trusted) => (trusted, true),
@@ -207,7 +215,11 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
     let vtep_is = (trusted.vtep, vtep.generation);
     // Most packets that find no permit have no use for the time.
     let early = if direct::is_on(config) {
-        permit::now()
+        let now = permit::now();
+        if let Some(state) = maps::vtep_state(trusted.vtep) {
+            nexthop::hear(vtep, state, now);
+        }
+        now
     } else {
         0
     };
@@ -231,6 +243,7 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
             permit::end(&pod);
             return pass(Reason::ForeignVeth);
         }
+        direct::heard(permit);
         direct::keep(permit, now);
     } else {
         let Some(state) = maps::vtep_state(trusted.vtep) else {

@@ -8,7 +8,7 @@ use twill_abi::{
 };
 use twill_packet::guard::{self, Bytes, Candidate};
 
-use crate::access::{self, Frame, Packet};
+use crate::access::{self, Bare, Frame, Packet};
 use crate::settings::{self, Settings};
 use crate::{count, maps, route};
 
@@ -36,6 +36,18 @@ impl Incoming for Packet {
     #[inline(always)]
     fn is_taken_in(&self, source: Be32, destination: Be32) -> bool {
         self.is_taken_in(source, destination)
+    }
+}
+
+impl Incoming for Bare<'_> {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.0.ifindex()
+    }
+
+    #[inline(always)]
+    fn is_taken_in(&self, source: Be32, destination: Be32) -> bool {
+        self.0.is_taken_in(source, destination)
     }
 }
 
@@ -82,12 +94,30 @@ pub fn decide<P: Incoming>(packet: &P, config: &Config) -> Answer {
     if config.guard == Guard::Off as u32 {
         return Answer::Pass;
     }
-    let candidate = match guard::candidate(packet, config.vxlan_port) {
-        Ok(None) => return Answer::Pass,
-        Ok(Some(candidate)) => candidate,
-        Err(reason) => return refuse(packet, config, reason, access::now_ns()),
-    };
-    let Candidate {
+    match guard::candidate(packet, config.vxlan_port) {
+        Ok(None) => Answer::Pass,
+        Ok(Some(candidate)) => weigh(packet, config, &candidate),
+        Err(reason) => refuse(packet, config, reason, access::now_ns()),
+    }
+}
+
+/// [`decide`] where the uplink's packets have no Ethernet header.
+#[inline(always)]
+pub fn decide_bare(packet: &Packet, config: &Config) -> Answer {
+    if config.guard == Guard::Off as u32 {
+        return Answer::Pass;
+    }
+    let packet = &Bare(packet);
+    match guard::bare_candidate(packet, config.vxlan_port) {
+        None => Answer::Pass,
+        Some(candidate) => weigh(packet, config, &candidate),
+    }
+}
+
+/// Decides about VXLAN, if this host takes it in.
+#[inline(always)]
+fn weigh<P: Incoming>(packet: &P, config: &Config, candidate: &Candidate) -> Answer {
+    let &Candidate {
         source,
         destination,
         ..
@@ -100,7 +130,7 @@ pub fn decide<P: Incoming>(packet: &P, config: &Config) -> Answer {
         return Answer::Pass;
     }
     let known = maps::vtep_by_source(Address::from_v4(source)).is_some();
-    let reason = match judge(packet, config, &candidate, known) {
+    let reason = match judge(packet, config, candidate, known) {
         Ok(()) => {
             count::packet(PROGRAM, Reason::Trusted, packet.len());
             return Answer::Pass;

@@ -4,7 +4,10 @@
 //! themselves, at most a thousand times a second for each VTEP, so a gateway that changes its MAC
 //! address is followed with the agent dead.
 
-use twill_abi::{Address, Be16, CONFIG_FLAG_ROUTED_BY_PORT, Config, Reason, Vtep, VtepState};
+use twill_abi::{
+    Address, Be16, CONFIG_FLAG_BARE_UPLINK, CONFIG_FLAG_ROUTED_BY_PORT, Config, HEARD_TICKS,
+    Reason, Vtep, VtepState,
+};
 use twill_packet::vxlan::{ENCAP_OVERHEAD, source_port};
 
 use crate::access::{Fib, Packet};
@@ -43,6 +46,7 @@ pub fn refresh_generation(state: &mut VtepState, vtep: &Vtep) {
         state.outer_permit_until_ns = 0;
         state.nexthop_until_ns = 0;
         state.disputed_until_ns = 0;
+        state.heard_at = 0;
         state.generation = vtep.generation;
     }
 }
@@ -56,6 +60,9 @@ pub fn resolve(
     state: &mut VtepState,
     now: u64,
 ) -> Result<Path, Reason> {
+    if config.flags & CONFIG_FLAG_BARE_UPLINK != 0 {
+        return Err(Reason::NextHopUnusable);
+    }
     let generation = vtep.generation;
     refresh_generation(state, vtep);
     // Of another uplink nothing is remembered: it may be gone, and what is sent there lost.
@@ -179,6 +186,24 @@ pub fn port_of(config: &Config, hash: u32) -> u16 {
 pub fn is_confirmed(config: &Config, vtep: &Vtep, state: &mut VtepState, now: u64) -> bool {
     refresh_generation(state, vtep);
     config.outer_permit_ns == 0 || now < state.outer_permit_until_ns
+}
+
+/// VXLAN has come from this VTEP, as it should, by the uplink's hook: one write in eight ticks.
+#[inline(always)]
+pub fn hear(vtep: &Vtep, state: &mut VtepState, now: u64) {
+    refresh_generation(state, vtep);
+    let tick = VtepState::tick(now);
+    if state.heard_at == 0 || tick.wrapping_sub(state.heard_at) >= HEARD_TICKS / 8 {
+        state.heard_at = tick;
+    }
+}
+
+/// Whether VXLAN came from this VTEP lately by the uplink's hook. What comes from it by another
+/// interface, or from another address than its own, is the stack's, and so must be all of its
+/// flow: conntrack takes an answer for invalid whose question it has not seen.
+#[inline(always)]
+pub fn is_heard(vtep: &Vtep, state: &VtepState, now: u64) -> bool {
+    state.generation == vtep.generation && state.is_heard(now)
 }
 
 /// The kernel has sent VXLAN to this VTEP, to the next hop with this MAC address. Whether that is

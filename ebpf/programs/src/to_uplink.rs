@@ -1,6 +1,6 @@
 //! TC egress of the uplink: VXLAN that the kernel sent has passed every rule on its way.
 
-use twill_abi::{Address, Config, Program, Reason};
+use twill_abi::{Address, CONFIG_FLAG_BARE_UPLINK, Config, Program, Reason};
 use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
 use twill_packet::ipv4::{IPV4_LEN, IpProtocol, Ipv4Header};
 use twill_packet::vxlan::OuterTail;
@@ -36,6 +36,9 @@ pub fn decide(packet: &Packet) -> Verdict {
 /// compares its way with what BPF's would be.
 #[inline(always)]
 fn confirm(packet: &Packet, config: &Config) -> Option<Reason> {
+    if config.flags & CONFIG_FLAG_BARE_UPLINK != 0 {
+        return None;
+    }
     let ethernet = packet.get::<EthernetHeader>(0)?;
     let ip = packet.get::<Ipv4Header>(ETHERNET_LEN)?;
     let vxlan = ethernet.ether_type() == EtherType::IPV4

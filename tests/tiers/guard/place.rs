@@ -6,8 +6,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::EbpfLoader;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Xdp, XdpMode};
+use twill_testbed::agent::Agent;
+use twill_testbed::cluster::Cluster;
+use twill_testbed::netns::Prefix;
+use twill_testbed::topology::UnderlayOptions;
 use twill_testbed::wait::wait_until;
-use twill_testbed::world::UPLINK;
+use twill_testbed::world::{NODE_A, UPLINK};
 use twill_tests::{load_program, required};
 
 use crate::arena::{A, Arena, SECONDS};
@@ -160,5 +164,38 @@ fn the_link_outlives_the_daemon_and_is_taken_over() -> Result<()> {
     );
     ensure!(shown(&arena)?.is_null(), "{}", shown(&arena)?);
     arena.victim().agent.ctl_text(&["teardown", "--force"])?;
+    Ok(())
+}
+
+/// What is said of a node whose uplink has no Ethernet headers. What the guard does there, the
+/// program runs know.
+#[test]
+fn on_an_uplink_without_ethernet_the_guard_is_at_tc_and_nothing_is_fast() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    node.namespace().run_lines(
+        "ip tuntap add name tun0 mode tun
+         ip addr add 198.51.100.9/24 dev tun0
+         ip link set dev tun0 up",
+    )?;
+    let flags = ["--guard=enforce", "--guard-attach=native"];
+    let mut agent = Agent::new(&node, &cluster.lease_server.url(), &flags);
+    agent.set_iface(Some("tun0"));
+    let member = cluster.add_prepared(node, agent)?;
+    wait_until("it is told", SECONDS, || {
+        let said = member.agent.status().unwrap_or_default()["status"].take();
+        let (fast, guard) = (&said["fast_path"], &said["guard"]);
+        let tells = |said: &serde_json::Value| {
+            let reason = said["reason"].as_str().unwrap_or_default();
+            reason.contains("no Ethernet header")
+        };
+        fast["mode"] == "off" && tells(fast) && guard["by"] == "tc" && tells(guard)
+    })?;
+    let flow = ["explain", "10.244.1.2:1", "10.244.2.2:1"];
+    let text = member.agent.ctl_text(&flow)?;
+    ensure!(text.contains("no Ethernet header"), "{text}");
     Ok(())
 }

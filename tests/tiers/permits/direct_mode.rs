@@ -385,3 +385,31 @@ fn one_way_datagrams_go_direct_on_both_nodes() -> Result<()> {
         Ok(())
     })
 }
+
+/// What comes from the other node comes by another interface than goes there: the stack alone sees
+/// it, and takes the answer to a SYN that it has not seen for invalid.
+fn b7_answers_by_another_interface_are_those_of_the_stacks_flows(lab: &Lab) -> Result<()> {
+    let (a, b) = (lab.host(A), lab.host(B));
+    let name = a.name();
+    lab.cluster.underlay.switch().run_lines(&format!(
+        "ip link add name second type veth peer name eth1 address 02:00:c0:00:02:11 netns {name}
+         ip link set dev second master switch up"
+    ))?;
+    a.run_lines("ip link set dev eth1 up")?;
+    for host in [a, b] {
+        host.run_lines("iptables -I FORWARD -m conntrack --ctstate INVALID -j DROP")?;
+    }
+    b.run_lines("ip neigh replace 192.0.2.1 lladdr 02:00:c0:00:02:11 dev eth0 nud permanent")?;
+    let _server = Server::backend(lab.pod(B, 0), "one")?;
+    let to = Server::address(lab.pod(B, 0));
+    for port in [5701, 5702] {
+        let mut tcp = Flow::tcp(lab.pod(A, 0).namespace(), port, to)?;
+        tcp.ask_times(20)?;
+    }
+    Flow::udp(lab.pod(A, 0).namespace(), 5703, to)?.ask_times(20)
+}
+
+#[test]
+fn b7_flows_whose_answers_pass_no_hook_are_the_stacks() -> Result<()> {
+    everywhere(b7_answers_by_another_interface_are_those_of_the_stacks_flows)
+}

@@ -3,7 +3,7 @@
 
 use twill_abi::{
     Address, Be16, CONFIG_FLAG_STALE, FastPath, FlowTuple, PERMIT_FLAG_DIRECT, Permit, Program,
-    Reason,
+    Reason, VtepState,
 };
 use twill_testbed::packet::{Ethernet, Tcp, Udp};
 
@@ -90,7 +90,10 @@ fn redirected(program: Program) -> (i32, Vec<String>) {
 }
 
 fn tables(lab: &Lab, agent: FastPath, operator: Option<u32>) -> Tables {
-    let tables = lab.tables().with_fast_path(agent);
+    let mut tables = lab.tables().with_fast_path(agent);
+    // As where VXLAN comes from node B by the uplink.
+    tables.states[VTEP_B as usize].heard_at = VtepState::tick(monotonic_ns());
+    tables.states[VTEP_B as usize].generation = tables.vteps[VTEP_B as usize].generation;
     match operator {
         None => tables,
         Some(word) => tables.with_operator_fast_path(word),

@@ -276,7 +276,7 @@ pub(crate) const NO_STATE: VtepState = VtepState {
     ifindex: 0,
     path_mtu: 0,
     generation: 0,
-    reserved: 0,
+    heard_at: 0,
     disputed_until_ns: 0,
 };
 

@@ -57,6 +57,8 @@ struct Facts {
     veth: Veth,
     /// Who carries packets to the record's VTEP.
     way: Way,
+    /// The VTEP of a flow without a record from which nothing came by the uplink lately.
+    unheard: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -112,15 +114,45 @@ fn gather(place: &Place, flow: Flow) -> Result<Facts> {
         let found = VtepStates::open(&pins)?.way(record.vtep_index)?;
         way = found.unwrap_or(way);
     }
+    let settings = reader.settings()?;
+    let unheard = if record.is_none() {
+        unheard(
+            &reader,
+            &VtepStates::open(&pins)?,
+            settings.vni,
+            flow.peer.ip(),
+        )?
+    } else {
+        None
+    };
     Ok(Facts {
         flow,
-        settings: reader.settings()?,
+        settings,
         // It helps to explain, and nothing rests on it.
         said: status::read(&path).ok().flatten().unwrap_or_default(),
         record,
         veth,
         way,
+        unheard,
     })
+}
+
+/// The VTEP behind which this address lies, if nothing came from it by the uplink's hook lately.
+fn unheard(
+    reader: &Reader,
+    states: &VtepStates,
+    vni: u32,
+    address: IpAddr,
+) -> Result<Option<IpAddr>> {
+    let observed = reader.maps().observe(vni)?;
+    let mut routes = observed.routes.iter();
+    let Some((_, &index)) = routes.find(|(subnet, _)| subnet.contains(address)) else {
+        return Ok(None);
+    };
+    if states.is_heard(index)? {
+        return Ok(None);
+    }
+    Ok(observed.vteps.get(&index).map(|vtep| vtep.underlay))
 }
 
 /// The first thing in the way, in the order in which the programs meet them.
@@ -144,6 +176,7 @@ fn obstacle(facts: &Facts) -> Option<String> {
         record,
         veth,
         way,
+        unheard,
     } = facts;
     let Flow {
         pod,
@@ -187,6 +220,15 @@ fn obstacle(facts: &Facts) -> Option<String> {
         return Some(format!("{address} is excluded by --exclude {prefix}"));
     }
     let Some(record) = record else {
+        if let Some(vtep) = unheard
+            && settings.fast_path.holds == "direct"
+        {
+            return Some(format!(
+                "nothing from {vtep} came in by the uplink lately, so that new flows to it are the \
+                 stack's: it is silent, or what comes from it comes by another interface or from \
+                 another address"
+            ));
+        }
         return Some(nothing_known(said, pod.ip()));
     };
     if veth.never_fast || !veth.attached {

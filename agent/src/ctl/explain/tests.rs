@@ -42,6 +42,7 @@ fn facts() -> Facts {
             never_fast: false,
         },
         way: Way::Confirmed,
+        unheard: None,
     }
 }
 
@@ -181,6 +182,14 @@ fn and_the_way_to_the_node_last() {
     );
     slow(|facts| facts.way = Way::Unconfirmed, "VXLAN to 192.0.2.2");
     slow(|facts| facts.way = Way::Disputed, "another next hop");
+    slow(
+        |facts| {
+            facts.record = None;
+            facts.unheard = "192.0.2.2".parse().ok();
+            facts.settings.fast_path.holds = "direct";
+        },
+        "nothing from 192.0.2.2 came in by the uplink",
+    );
     let rule = "ip rule 100 sport 1-2: every packet to other nodes is the kernel's";
     slow(
         |facts| {

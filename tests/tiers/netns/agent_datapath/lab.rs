@@ -86,6 +86,7 @@ impl Lab {
                 pods: Vec::new(),
                 watched: Vec::new(),
                 uplink_kind: "veth".to_owned(),
+                bare_uplink: false,
             };
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -225,6 +226,7 @@ pub(super) fn settings(interfaces: &Interfaces) -> Result<Settings> {
         stale: false,
         rule_marks: 0,
         routed_by_port: false,
+        bare_uplink: false,
         guard: Guard::Off,
         leases_complete: true,
         shared_port: false,

@@ -14,7 +14,7 @@ use super::super::world::{
     FAR_NODE, NODE_A, NODE_B, OTHER_MAC, OVERLAY_A, PORT, STRANGER, UPLINK_MAC_A, UPLINK_MAC_B,
     VNI, VTEP_B, VTEP_FAR, pod_of,
 };
-use super::{Fate, check, open};
+use super::{Fate, check, check_bare, open};
 
 const ETHERNET: usize = Ethernet::LENGTH;
 /// End of the outer UDP header: from here on the port is known.
@@ -476,4 +476,40 @@ fn lengths_that_lie_are_malformed() {
             },
         );
     }
+}
+
+/// An uplink without Ethernet headers: the packet is read from its IP header on, by TC alone.
+#[test]
+fn on_a_bare_uplink_the_same_packets_are_refused() {
+    let Some(lab) = open() else { return };
+    let bare = |name: &str, fate: Fate, change: &dyn Fn(&mut Outer, &mut Ipv4)| {
+        let (mut outer, mut inner) = (Outer::from_node_b(), from_pod_b());
+        change(&mut outer, &mut inner);
+        check_bare(&lab, name, &outer.over(&datagram(&inner, 64)), fate);
+    };
+    bare("honest", TRUSTED, &|_, _| {});
+    bare("a stranger", refused(Reason::UnknownVtep), &|outer, _| {
+        outer.ip.source = STRANGER;
+    });
+    bare(
+        "in the name of another",
+        refused(Reason::ForeignInnerSource),
+        &|_, inner| {
+            inner.source = pod_of(VTEP_FAR, 9);
+        },
+    );
+    bare(
+        "outer options",
+        refused(Reason::UnknownVtep),
+        &|outer, _| {
+            outer.ip.options = vec![1; 8];
+            outer.ip.source = STRANGER;
+        },
+    );
+    bare("another port", Fate::Ignored, &|outer, _| {
+        outer.udp.destination_port = PORT + 1;
+    });
+    bare("other VNI", refused(Reason::WrongVni), &|outer, _| {
+        outer.vxlan = Vxlan::new(VNI + 1);
+    });
 }

@@ -8,8 +8,8 @@ mod pods;
 use aya::maps::{HashMap, MapData};
 use twill_abi::maps::STRANGERS;
 use twill_abi::{
-    Address, CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE, Counter, Guard, Program, Reason,
-    Stranger,
+    Address, CONFIG_FLAG_BARE_UPLINK, CONFIG_FLAG_GUARD_AT_TC, CONFIG_FLAG_LEASES_COMPLETE,
+    Counter, Guard, Program, Reason, Stranger,
 };
 
 use super::check::NEXT;
@@ -73,10 +73,30 @@ pub(super) fn check_with(lab: &Lab, name: &str, frame: &[u8], fate: Fate, tables
     if frame.len() < SHORTEST {
         return;
     }
+    check_tc(lab, name, frame, fate, dropped);
+}
+
+fn check_tc(lab: &Lab, name: &str, frame: &[u8], fate: Fate, dropped: bool) {
     let (verdict, counted) = counting(lab, || lab.verdict(Program::FromUplink, frame));
     let wanted = if dropped { SHOT } else { NEXT };
     assert_eq!(verdict, wanted, "from_uplink: {name}: the verdict");
     assert_eq!(counted, fate.counted(frame), "from_uplink: {name}");
+}
+
+/// The same by TC alone, on an uplink without Ethernet headers. The kernel runs a program on
+/// Ethernet only, so this proves that whatever is in front of the IP header is not looked at.
+pub(super) fn check_bare(lab: &Lab, name: &str, frame: &[u8], fate: Fate) {
+    for guard in [Guard::Count, Guard::Enforce] {
+        let mut tables = guarded(lab, guard);
+        tables.config.flags |= CONFIG_FLAG_BARE_UPLINK;
+        lab.configure(&tables);
+        for mac in [[0; 12], [0xff; 12]] {
+            let mut frame = frame.to_vec();
+            frame[..mac.len()].copy_from_slice(&mac);
+            let dropped = guard == Guard::Enforce && matches!(fate, Fate::Refused(_));
+            check_tc(lab, name, &frame, fate, dropped);
+        }
+    }
 }
 
 impl Fate {

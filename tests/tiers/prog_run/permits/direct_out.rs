@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use twill_abi::maps::EXCLUDED;
 use twill_abi::{
-    Address, CONFIG_FLAG_EXCLUSIONS, FastPath, FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT,
-    PERMIT_FLAG_UNANSWERED, Permit, Program, Reason, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST,
-    VethFlags,
+    Address, CONFIG_FLAG_EXCLUSIONS, FastPath, FlowTuple, HEARD_TICKS, LocalPod, Mapping,
+    PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_FLAG_UNHEARD, Permit, Program, Reason,
+    VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags, VtepState,
 };
 use twill_testbed::packet::{Ethernet, PROTOCOL_TCP, PROTOCOL_UDP, Tcp};
 use twill_testbed::world::{VTEP_MAC_A, VTEP_MAC_B};
@@ -31,6 +31,8 @@ pub(crate) const IDLE_NS: u64 = 3_600_000_000_000;
 pub(crate) fn direct(lab: &Lab) -> Tables {
     let mut tables = permitting(lab);
     tables.config.fast_path = FastPath::Direct as u32;
+    // From node B VXLAN comes by the uplink.
+    tables.states[VTEP_B as usize].heard_at = VtepState::tick(monotonic_ns());
     tables
 }
 
@@ -59,6 +61,13 @@ pub(crate) fn record(lab: &Lab, flow: FlowTuple) -> Permit {
         flags: PERMIT_FLAG_DIRECT,
         ..blank(lab, flow, flow)
     }
+}
+
+/// What the first packet out of the pod makes: nothing has come back yet.
+fn opened(lab: &Lab, flow: FlowTuple) -> Permit {
+    let mut made = record(lab, flow);
+    made.flags |= PERMIT_FLAG_UNHEARD;
+    made
 }
 
 /// A record of a while ago that is not old, and whose veth was there a moment ago.
@@ -101,7 +110,7 @@ fn the_first_packet_makes_a_record_and_goes_by_it() {
         let flow = plain(protocol);
         let sent = first(&flow);
         let case = carried("first", direct(&lab), &sent, &sent.clone().routed());
-        let made = record(&lab, flow);
+        let made = opened(&lab, flow);
         let output = check(&lab, &case.then(|flows| flows.file(made)));
         // The next ones find it.
         for flags in [Tcp::ACK, Tcp::SYN | Tcp::ACK, Tcp::FIN | Tcp::ACK, Tcp::RST] {
@@ -147,7 +156,7 @@ fn what_bpf_may_not_encapsulate_goes_to_the_device() {
         let flow = plain(protocol);
         let mut tables = direct(&lab);
         tables.config.outer_permit_ns = PERMIT_NS;
-        let made = record(&lab, flow);
+        let made = opened(&lab, flow);
         let case = by_device(tables.clone(), &first(&flow));
         check(&lab, &case.then(|flows| flows.file(made)));
         tables.flows.file(known(&lab, flow));
@@ -316,7 +325,7 @@ neighbour add {} lladdr {} dev {OTHER_VETH} nud permanent
         for (name, side, change, ifindex) in taken {
             let (flow, tables, _) = from(side, POD_MAC, protocol, change);
             let sent = first(&flow);
-            let mut made = record(&lab, flow);
+            let mut made = opened(&lab, flow);
             made.ifindex = ifindex;
             let case = carried(name, tables, &sent, &sent.clone().routed());
             let case = case.then(|flows| flows.file(made));
@@ -363,7 +372,7 @@ fn nothing_is_direct_of_an_address_that_is_excluded() {
         exclude(Ipv4Addr::new(10, 244, 9, 0), 24);
         let sent = first(&flow);
         let case = carried("another", excluding(), &sent, &sent.clone().routed());
-        let made = record(&lab, flow);
+        let made = opened(&lab, flow);
         check(&lab, &case.then(|flows| flows.file(made)));
     }
 }
@@ -439,7 +448,7 @@ fn a_spent_record_makes_room() {
             let tables = direct_holding(&lab, &[spent]);
             if protocol == PROTOCOL_UDP {
                 let case = carried("again", tables, &sent, &sent.clone().routed());
-                let made = record(&lab, flow);
+                let made = opened(&lab, flow);
                 check(&lab, &case.then(|flows| flows.file(made)));
             } else {
                 let case = noted(&lab, "the stack's", tables, &sent, Reason::NoPermit);
@@ -447,4 +456,44 @@ fn a_spent_record_makes_room() {
             }
         }
     }
+}
+
+/// Its answers would come by a way that only the stack sees, where conntrack takes them for invalid.
+#[test]
+fn nothing_goes_direct_to_a_node_from_which_nothing_comes_by_the_uplink() {
+    let Some(lab) = Lab::open() else { return };
+    let tick = VtepState::tick(monotonic_ns());
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        for heard_at in [0, tick.wrapping_sub(HEARD_TICKS + 1)] {
+            let mut tables = direct(&lab);
+            tables.states[VTEP_B as usize].heard_at = heard_at;
+            let reason = not_direct(protocol);
+            check(&lab, &noted(&lab, "unheard", tables, &first(&flow), reason));
+        }
+        // What goes direct already does so all the same.
+        let mut tables = direct_holding(&lab, &[known(&lab, flow)]);
+        tables.states[VTEP_B as usize].heard_at = 0;
+        let sent = Inner::sent(&flow);
+        check(
+            &lab,
+            &carried("goes on", tables, &sent, &sent.clone().routed()),
+        );
+    }
+}
+
+#[test]
+fn a_syn_to_which_nothing_came_back_is_the_stacks_when_it_is_repeated() {
+    let Some(lab) = Lab::open() else { return };
+    let flow = plain(PROTOCOL_TCP);
+    let mut unheard = known(&lab, flow);
+    unheard.flags |= PERMIT_FLAG_UNHEARD;
+    let tables = direct_holding(&lab, &[unheard]);
+    let case = noted(&lab, "repeated", tables, &first(&flow), Reason::Opening);
+    check(&lab, &case.then(|flows| flows.forget(&unheard)));
+    // The next connection of the same ports, after one that was answered.
+    let tables = direct_holding(&lab, &[known(&lab, flow)]);
+    let sent = first(&flow);
+    let case = carried("next", tables, &sent, &sent.clone().routed());
+    check(&lab, &case.then(|flows| flows.file(opened(&lab, flow))));
 }
