@@ -199,7 +199,7 @@ fn bpftool_alone_switches_to_the_kernel_and_back() -> Result<()> {
     let bpftool = |mode: u8| {
         let line = format!(
             "bpftool map update pinned {}/v1/config key 1 0 0 0 value \
-             $(printf '0 %.0s' $(seq 24)) {mode} 0 0 0 $(printf '0 %.0s' $(seq 132))",
+             $(printf '0 %.0s' $(seq 24)) {mode} 0 0 0 $(printf '0 %.0s' $(seq 140))",
             pins.display()
         );
         sh(&line)
