@@ -20,6 +20,9 @@ pub struct InstanceName(String);
 )]
 pub struct ParseInstanceError(pub String);
 
+/// What an agent is called that shares its kernel with no other.
+const DEFAULT: &str = "default";
+
 /// Longest name, in bytes.
 const LONGEST: usize = 64;
 
@@ -27,6 +30,15 @@ impl InstanceName {
     /// As text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The name of this instance's nftables table, and the beginning of its others' names: one
+    /// that has its host to itself uses `twill`.
+    pub fn table(&self) -> String {
+        match self.as_str() {
+            DEFAULT => "twill".to_owned(),
+            name => format!("twill-{name}"),
+        }
     }
 
     /// The alias (`IFLA_IFALIAS`) of a device that this instance made: the proof, across
@@ -57,6 +69,13 @@ impl FromStr for InstanceName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_instance_has_a_table_of_its_own() {
+        let table = |name: &str| name.parse::<InstanceName>().unwrap().table();
+        assert_eq!(table("default"), "twill");
+        assert_eq!(table("node-1"), "twill-node-1");
+    }
 
     #[test]
     fn what_a_folder_of_a_bpf_file_system_may_be_called() {

@@ -13,7 +13,7 @@ use super::{Place, table};
 use crate::crash;
 use crate::datapath::{chain, detach_all};
 use crate::files::status::{self, Liveness};
-use crate::netfilter::{Conntrack, PermitTable, TABLE};
+use crate::netfilter::{Conntrack, PermitTable, TimeoutTable};
 use crate::netlink::Netlink;
 
 #[derive(Serialize)]
@@ -79,7 +79,9 @@ pub(super) async fn run(
             error: removal.result.err().map(|error| chain(&error)),
         });
     }
-    steps.extend(remove_table().await);
+    let permits = place.instance.table();
+    steps.extend(remove_table(&permits).await);
+    steps.extend(end_timeouts(&permits, sysctl).await);
     crash::point("table");
     steps.extend(remove_pins(place));
     steps.extend(end_devices(place, device).await);
@@ -136,15 +138,38 @@ fn exit_code(failed: bool) -> ExitCode {
 }
 
 /// Removes the table that marks what netfilter accepts, if it is there.
-async fn remove_table() -> Option<Step> {
-    let removed = match PermitTable::is_there().await {
+async fn remove_table(permits: &str) -> Option<Step> {
+    let removed = match PermitTable::is_there(permits).await {
         Ok(false) => return None,
-        Ok(true) => PermitTable::remove().await,
+        Ok(true) => PermitTable::remove(permits).await,
         Err(error) => Err(error),
     };
     Some(Step {
-        what: format!("remove the nftables table inet {TABLE}"),
+        what: format!("remove the nftables table inet {permits}"),
         error: removed.err().map(|error| chain(&error)),
+    })
+}
+
+/// Has no further connection get a timeout of ours. Those that have one keep it, as they keep the
+/// settings: the table goes with these.
+async fn end_timeouts(permits: &str, sysctl: Sysctl) -> Option<Step> {
+    let table = format!("nftables table inet {permits}.timeouts");
+    let (what, ended) = match sysctl {
+        Sysctl::Keep => (
+            format!("detach the {table}, whose timeouts stay"),
+            TimeoutTable::detach(permits).await,
+        ),
+        Sysctl::Restore => (
+            format!("remove the {table}"),
+            TimeoutTable::remove(permits).await,
+        ),
+    };
+    if let Ok(false) = ended {
+        return None;
+    }
+    Some(Step {
+        what,
+        error: ended.err().map(|error| chain(&error)),
     })
 }
 

@@ -1,10 +1,13 @@
 //! The conntrack settings without which a flow that BPF carried cannot come back to the stack.
 //!
 //! Conntrack does not see fast packets, so its picture of a TCP flow is frozen: windows
-//! (`be_liberal`), the order of an RST after two gigabytes (`ignore_invalid_rst`), and the
-//! short timeouts of a flow with unanswered data (`unacknowledged`, `max_retrans`) all have to
-//! let the flow pass when it shows up again. They are never reset: a flow that was ever fast
-//! needs them for as long as it lives.
+//! (`be_liberal`) and the order of an RST after two gigabytes (`ignore_invalid_rst`) have to let
+//! the flow pass when it shows up again. Neither can be had for some flows alone: only ctnetlink
+//! sets the first for one entry, and nothing the second. They are never reset: a flow that was
+//! ever fast needs them for as long as it lives.
+//!
+//! The short timeouts of a flow with unanswered data have to let it rest as well. Those belong to
+//! flows (`timeouts.rs`), and no setting is touched for them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,9 +23,22 @@ const SWITCHES: [&str; 2] = [
     "nf_conntrack_tcp_be_liberal",
     "nf_conntrack_tcp_ignore_invalid_rst",
 ];
-const TIMEOUTS: [&str; 2] = [
+/// What an earlier Twill set for every flow of the network namespace.
+const FORMER: [&str; 2] = [
     "nf_conntrack_tcp_timeout_unacknowledged",
     "nf_conntrack_tcp_timeout_max_retrans",
+];
+
+/// The settings of a TCP flow's states, with `nft`'s names for them.
+const STATES: [(&str, &str); 8] = [
+    ("close", "nf_conntrack_tcp_timeout_close"),
+    ("close_wait", "nf_conntrack_tcp_timeout_close_wait"),
+    ("established", ESTABLISHED),
+    ("fin_wait", "nf_conntrack_tcp_timeout_fin_wait"),
+    ("last_ack", "nf_conntrack_tcp_timeout_last_ack"),
+    ("syn_recv", "nf_conntrack_tcp_timeout_syn_recv"),
+    ("syn_sent", "nf_conntrack_tcp_timeout_syn_sent"),
+    ("time_wait", "nf_conntrack_tcp_timeout_time_wait"),
 ];
 
 /// What the kernel starts with, seconds (`net/netfilter/nf_conntrack_proto_tcp.c`, v6.12).
@@ -92,15 +108,29 @@ impl Default for Conntrack {
     }
 }
 
+/// How long a TCP flow may rest.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TcpTimes {
+    /// Seconds by `nft`'s name of the state, as the settings have them.
+    times: Vec<(&'static str, u64)>,
+    /// What an established flow has, and one with unanswered data is to have.
+    established: u64,
+}
+
+impl TcpTimes {
+    /// Seconds by `nft`'s name of the state, as a flow needs them that BPF may carry: its
+    /// unanswered data may have been answered where conntrack does not look.
+    pub(super) fn at_rest(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let unanswered = ["retrans", "unack"].map(|state| (state, self.established));
+        self.times.iter().copied().chain(unanswered)
+    }
+}
+
 impl Conntrack {
     /// Puts the settings in force that TCP permits need, and reads each one back.
     pub fn assert(&self) -> Result<(), ConntrackError> {
-        let established = self.read(ESTABLISHED)?;
-        let wanted = SWITCHES
-            .map(|name| (name, 1))
-            .into_iter()
-            .chain(TIMEOUTS.map(|name| (name, established)));
-        for (name, value) in wanted {
+        let value = 1;
+        for name in SWITCHES {
             if !self.path(name).exists() {
                 return Err(ConntrackError::Unknown { name });
             }
@@ -120,6 +150,30 @@ impl Conntrack {
             info!(setting = name, was, value, "conntrack setting changed");
         }
         Ok(())
+    }
+
+    /// How long the settings let a TCP flow rest, state by state.
+    pub fn tcp_times(&self) -> Result<TcpTimes, ConntrackError> {
+        let mut times = Vec::with_capacity(STATES.len());
+        for (state, name) in STATES {
+            times.push((state, self.read(name)?));
+        }
+        Ok(TcpTimes {
+            established: self.read(ESTABLISHED)?,
+            times,
+        })
+    }
+
+    /// Those of an earlier Twill's settings that keep dead connections of the whole node: they
+    /// are as long as an established flow's.
+    pub fn former(&self) -> Vec<&'static str> {
+        let Ok(established) = self.read(ESTABLISHED) else {
+            return Vec::new();
+        };
+        let is_former = |name: &&str| {
+            established != DEFAULT_TIMEOUT && self.read(name).is_ok_and(|read| read == established)
+        };
+        FORMER.into_iter().filter(is_former).collect()
     }
 
     /// Those of the four settings that are not the kernel's defaults, with what they read.
@@ -151,6 +205,17 @@ impl Conntrack {
         Ok(smallest)
     }
 
+    /// Settings in a directory of its own, in which a TCP flow has so many seconds in every state.
+    #[cfg(test)]
+    pub(super) fn with_all(directory: &Path, seconds: u64) -> Self {
+        for (_, name) in STATES {
+            fs::write(directory.join(name), seconds.to_string()).unwrap();
+        }
+        Self {
+            directory: directory.to_owned(),
+        }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         Path::new(&self.directory).join(name)
     }
@@ -180,7 +245,7 @@ impl Conntrack {
 }
 
 fn defaults() -> impl Iterator<Item = (&'static str, u64)> {
-    let timeouts = TIMEOUTS.map(|name| (name, DEFAULT_TIMEOUT));
+    let timeouts = FORMER.map(|name| (name, DEFAULT_TIMEOUT));
     SWITCHES.map(|name| (name, 0)).into_iter().chain(timeouts)
 }
 
@@ -200,40 +265,62 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_follow_the_established_one() {
+    fn no_timeout_of_the_whole_node_is_touched() {
         let (_directory, conntrack) = settings(&[
             (ESTABLISHED, "86400\n"),
             (SWITCHES[0], "0\n"),
             (SWITCHES[1], "1\n"),
-            (TIMEOUTS[0], "300\n"),
-            (TIMEOUTS[1], "300\n"),
+            (FORMER[0], "300\n"),
+            (FORMER[1], "300\n"),
         ]);
         conntrack.assert().unwrap();
         let values = SWITCHES
             .iter()
-            .chain(&TIMEOUTS)
+            .chain(&FORMER)
             .map(|name| conntrack.read(name).unwrap());
-        assert_eq!(values.collect::<Vec<_>>(), [1, 1, 86_400, 86_400]);
+        assert_eq!(values.collect::<Vec<_>>(), [1, 1, 300, 300]);
+        assert!(conntrack.former().is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_twill_set_is_known_by_its_value() {
+        let (_directory, conntrack) = settings(&[
+            (ESTABLISHED, "86400\n"),
+            (FORMER[0], "86400\n"),
+            (FORMER[1], "600\n"),
+        ]);
+        assert_eq!(conntrack.former(), [FORMER[0]]);
+    }
+
+    #[test]
+    fn a_flow_at_rest_has_what_the_settings_say_and_its_unanswered_data_no_less() {
+        let directory = tempfile::tempdir().unwrap();
+        let conntrack = Conntrack::with_all(directory.path(), 60);
+        fs::write(directory.path().join(ESTABLISHED), "86400\n").unwrap();
+        let times = conntrack.tcp_times().unwrap();
+        let at_rest: Vec<_> = times.at_rest().collect();
+        assert_eq!(at_rest.len(), 10);
+        for (state, seconds) in at_rest {
+            let long = ["established", "retrans", "unack"].contains(&state);
+            assert_eq!(seconds, if long { 86_400 } else { 60 }, "{state}");
+        }
     }
 
     #[test]
     fn defaults_are_put_back_one_by_one() {
-        let (directory, conntrack) = settings(&[
-            (SWITCHES[0], "1"),
-            (SWITCHES[1], "1"),
-            (TIMEOUTS[0], "86400"),
-        ]);
-        fs::create_dir(directory.path().join(TIMEOUTS[1])).unwrap();
+        let (directory, conntrack) =
+            settings(&[(SWITCHES[0], "1"), (SWITCHES[1], "1"), (FORMER[0], "86400")]);
+        fs::create_dir(directory.path().join(FORMER[1])).unwrap();
         let restored = conntrack.restore();
         let failed: Vec<_> = restored
             .iter()
             .filter(|(_, _, result)| result.is_err())
             .map(|(name, _, _)| *name)
             .collect();
-        assert_eq!(failed, [TIMEOUTS[1]], "and the others are written");
+        assert_eq!(failed, [FORMER[1]], "and the others are written");
         let read = |name| conntrack.read(name).unwrap();
         assert_eq!(
-            [read(SWITCHES[0]), read(SWITCHES[1]), read(TIMEOUTS[0])],
+            [read(SWITCHES[0]), read(SWITCHES[1]), read(FORMER[0])],
             [0, 0, 300]
         );
     }

@@ -32,6 +32,16 @@ pub(super) fn differs(left: &Value, right: &Value) -> Value {
     json!({ "match": { "op": "!=", "left": left, "right": right } })
 }
 
+/// A match of anything smaller.
+pub(super) fn below(left: &Value, right: &Value) -> Value {
+    json!({ "match": { "op": "<", "left": left, "right": right } })
+}
+
+/// A match of TCP.
+pub(super) fn is_tcp() -> Value {
+    equals(&json!({ "meta": { "key": "l4proto" } }), &json!("tcp"))
+}
+
 /// Sets the packet mark.
 pub(super) fn set_mark(value: &Value) -> Value {
     json!({ "mangle": { "key": mark(), "value": value } })

@@ -14,7 +14,7 @@ pub trait Rules: PartialEq + Sync {
     type Error: Error;
 
     /// What they are called, for people.
-    fn name() -> &'static str;
+    fn name(&self) -> String;
 
     /// Writes them, whatever was there in their place.
     fn write(&self) -> impl Future<Output = Result<Self::Proof, Self::Error>> + Send;
@@ -57,7 +57,7 @@ impl<R: Rules> Keeper<R> {
                 return Ok(Kept::AsTheyWere);
             }
             warn!(
-                rules = R::name(),
+                rules = rules.name(),
                 "changed or removed by somebody; writing them again"
             );
             kept = Kept::Restored;
@@ -98,8 +98,8 @@ mod tests {
         type Proof = &'static str;
         type Error = io::Error;
 
-        fn name() -> &'static str {
-            "text"
+        fn name(&self) -> String {
+            "text".to_owned()
         }
 
         async fn write(&self) -> io::Result<&'static str> {

@@ -1,5 +1,5 @@
-//! What Twill asks of netfilter: one small table that marks what it has accepted, the conntrack
-//! settings that let a flow rest while BPF carries it, and flannel's own rules.
+//! What Twill asks of netfilter: one small table that marks what it has accepted, another one and
+//! conntrack settings that let a flow rest while BPF carries it, and flannel's own rules.
 //!
 //! Nothing else of the host's rule set is read or changed.
 
@@ -12,11 +12,13 @@ mod overruled;
 mod program;
 mod ruleset;
 mod table;
+mod timeouts;
 mod traffic;
 
 pub use conntrack::{Conntrack, ConntrackError};
 pub use keeper::{Keeper, Kept, Rules};
 pub use program::ProgramError;
 pub use ruleset::{InForce, TableError};
-pub use table::{PermitTable, TABLE};
+pub use table::PermitTable;
+pub use timeouts::TimeoutTable;
 pub use traffic::{IptablesError, Tool, TrafficError, TrafficProof, TrafficRules};

@@ -22,7 +22,7 @@ pub enum TableError {
         /// Family of the table.
         family: &'static str,
         /// Name of the table.
-        name: &'static str,
+        name: String,
         /// Why not.
         #[source]
         source: ProgramError,
@@ -33,7 +33,7 @@ pub enum TableError {
         /// Family of the table.
         family: &'static str,
         /// Name of the table.
-        name: &'static str,
+        name: String,
         /// Why not.
         #[source]
         source: ProgramError,
@@ -45,7 +45,7 @@ pub enum TableError {
 #[derive(Clone, Debug, PartialEq)]
 pub struct InForce {
     family: &'static str,
-    name: &'static str,
+    name: String,
     printed: Value,
 }
 
@@ -53,7 +53,7 @@ impl InForce {
     /// Writes a document, which replaces the table, and reads the table back.
     pub(super) async fn write(
         family: &'static str,
-        name: &'static str,
+        name: &str,
         document: &Value,
     ) -> Result<Self, TableError> {
         Self::write_text(family, name, &["-j", "-f", "-"], &document.to_string()).await
@@ -62,7 +62,7 @@ impl InForce {
     /// The same for a table in `nft`'s own language, which has comments where JSON has none.
     pub(super) async fn write_script(
         family: &'static str,
-        name: &'static str,
+        name: &str,
         script: &str,
     ) -> Result<Self, TableError> {
         Self::write_text(family, name, &["-f", "-"], script).await
@@ -72,7 +72,7 @@ impl InForce {
     /// written.
     async fn write_text(
         family: &'static str,
-        name: &'static str,
+        name: &str,
         words: &[&str],
         text: &str,
     ) -> Result<Self, TableError> {
@@ -91,30 +91,30 @@ impl InForce {
         Ok(now)
     }
 
-    async fn read_back(family: &'static str, name: &'static str) -> Result<Self, TableError> {
+    async fn read_back(family: &'static str, name: &str) -> Result<Self, TableError> {
         let printed = list(family, name)
             .await
             .map_err(|source| TableError::Read {
                 family,
-                name,
+                name: name.to_owned(),
                 source,
             })?;
         Ok(Self {
             family,
-            name,
+            name: name.to_owned(),
             printed,
         })
     }
 
     /// Whether the kernel still has the table as it was written.
     pub(super) async fn is_so(&self) -> Result<bool, TableError> {
-        let Self { family, name, .. } = *self;
+        let Self { family, name, .. } = self;
         match list(family, name).await {
             Ok(now) => Ok(now == self.printed),
             Err(ProgramError::Refused { .. }) => Ok(false),
             Err(source) => Err(TableError::Read {
                 family,
-                name,
+                name: name.clone(),
                 source,
             }),
         }
@@ -122,21 +122,63 @@ impl InForce {
 }
 
 /// Whether a table of this name is there. Where there is no `nft`, nobody made one.
-pub(super) async fn is_there(family: &'static str, name: &'static str) -> Result<bool, TableError> {
+pub(super) async fn is_there(family: &'static str, name: &str) -> Result<bool, TableError> {
     match list(family, name).await {
         Ok(_) => Ok(true),
         Err(ProgramError::Refused { .. }) => Ok(false),
         Err(error) if error.is_missing() => Ok(false),
         Err(source) => Err(TableError::Read {
             family,
-            name,
+            name: name.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Whether there is a table of this name with this value somewhere in it.
+pub(super) async fn speaks_of(
+    family: &'static str,
+    name: &str,
+    value: &Value,
+) -> Result<bool, TableError> {
+    match list(family, name).await {
+        Ok(table) => Ok(contains(&table, value)),
+        Err(ProgramError::Refused { .. }) => Ok(false),
+        Err(source) => Err(TableError::Read {
+            family,
+            name: name.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// How many objects of this kind a table has; none, where there is no such table.
+pub(super) async fn count(
+    family: &'static str,
+    name: &str,
+    kind: &str,
+) -> Result<usize, TableError> {
+    match list(family, name).await {
+        Ok(table) => Ok(table
+            .get("nftables")
+            .and_then(Value::as_array)
+            .map_or(0, |objects| {
+                objects
+                    .iter()
+                    .filter(|object| object.get(kind).is_some())
+                    .count()
+            })),
+        Err(ProgramError::Refused { .. }) => Ok(0),
+        Err(source) => Err(TableError::Read {
+            family,
+            name: name.to_owned(),
             source,
         }),
     }
 }
 
 /// Removes a table, if it is there.
-pub(super) async fn remove(family: &'static str, name: &'static str) -> Result<(), TableError> {
+pub(super) async fn remove(family: &'static str, name: &str) -> Result<(), TableError> {
     let table = json!({ "family": family, "name": name });
     // Adding what exists changes nothing, and makes the deletion succeed where it does not.
     let document = json!({ "nftables": [
@@ -156,24 +198,29 @@ pub(super) async fn would_take(script: &str) -> Result<bool, ProgramError> {
     }
 }
 
-async fn apply(
+/// Changes a table by a script in `nft`'s own language.
+pub(super) async fn apply_script(
     family: &'static str,
-    name: &'static str,
-    document: &Value,
+    name: &str,
+    script: &str,
 ) -> Result<(), TableError> {
+    run(family, name, &["-f", "-"], script).await
+}
+
+async fn apply(family: &'static str, name: &str, document: &Value) -> Result<(), TableError> {
     run(family, name, &["-j", "-f", "-"], &document.to_string()).await
 }
 
 async fn run(
     family: &'static str,
-    name: &'static str,
+    name: &str,
     words: &[&str],
     text: &str,
 ) -> Result<(), TableError> {
     let done = program::run(NFT, words, text).await;
     done.map(drop).map_err(|source| TableError::Write {
         family,
-        name,
+        name: name.to_owned(),
         source,
     })
 }
@@ -200,6 +247,15 @@ fn strip_handles(value: &mut Value) {
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
+}
+
+fn contains(table: &Value, value: &Value) -> bool {
+    table == value
+        || match table {
+            Value::Array(entries) => entries.iter().any(|entry| contains(entry, value)),
+            Value::Object(fields) => fields.values().any(|field| contains(field, value)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        }
 }
 
 #[cfg(test)]

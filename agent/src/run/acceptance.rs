@@ -1,6 +1,6 @@
-//! What permits rest on: the table that marks what netfilter has accepted, and conntrack
-//! settings that let flows rest. Without the first there are no permits at all; without the
-//! second none for TCP.
+//! What permits rest on: the table that marks what netfilter has accepted, and the timeouts and
+//! conntrack settings that let flows rest. Without the first there are no permits at all; without
+//! the others none for TCP.
 
 use std::time::Duration;
 
@@ -13,7 +13,12 @@ use super::failures::Failures;
 use super::outlook::{Allowed, Outlook, Rest};
 use crate::args::AgentArgs;
 use crate::datapath::chain;
-use crate::netfilter::{Conntrack, Keeper, PermitTable};
+use crate::netfilter::{Conntrack, Keeper, Kept, PermitTable, TimeoutTable};
+
+/// Why TCP has no permits where flows cannot have timeouts of their own.
+const NO_TIMEOUTS: &str = "`nft` or the kernel knows no timeout policies (`ct timeout`, \
+                           CONFIG_NF_CONNTRACK_TIMEOUT), without which a connection that was fast \
+                           may end when it rests; UDP may be fast";
 
 /// The netfilter side of the fast path.
 pub(super) struct Acceptance {
@@ -21,8 +26,13 @@ pub(super) struct Acceptance {
     permit_time: Duration,
     mark_bit: u32,
     exclude: Vec<Ipv4Network>,
+    /// The name of our table.
+    name: String,
     conntrack: Conntrack,
     table: Keeper<PermitTable>,
+    timeouts: Keeper<TimeoutTable>,
+    /// Whether flows are known to get timeouts of their own here.
+    has_timeouts: bool,
     /// Whether a table of an earlier start was looked for, where none is wanted.
     cleared: bool,
     outlook: Outlook,
@@ -37,8 +47,11 @@ impl Acceptance {
             permit_time: args.permit_time,
             mark_bit: args.mark_bit,
             exclude: args.exclude.clone(),
+            name: args.instance.table(),
             conntrack: Conntrack::default(),
             table: Keeper::default(),
+            timeouts: Keeper::default(),
+            has_timeouts: false,
             cleared: false,
             outlook: Outlook::new(args.permit_time),
             policy: None,
@@ -98,23 +111,29 @@ impl Acceptance {
         self.outlook.remember(self.wanted, Allowed::told(config));
     }
 
-    /// Puts table and settings in force, or finds them so.
+    /// Puts tables and settings in force, or finds them so.
     pub(super) async fn assert(
         &mut self,
         network: Subnet,
         own_subnet: Subnet,
+        device: &str,
         failures: &mut Failures,
     ) {
         if self.wanted == FastPath::Off {
             self.clear().await;
             return;
         }
+        let permit_time = longest_permit(&self.conntrack, self.permit_time);
         let table = PermitTable {
+            name: self.name.clone(),
             network,
             own_subnet,
             mark_bit: self.mark_bit,
             exclude: self.exclude.clone(),
+            permit_time: *permit_time.as_ref().unwrap_or(&self.permit_time),
         };
+        // Before the first permit, of which the other table speaks.
+        let tcp = self.let_tcp_rest(network, own_subnet, device).await;
         let table = match self.table.keep(table).await {
             Ok(_) => Ok(()),
             Err(error) => {
@@ -122,18 +141,57 @@ impl Acceptance {
                 Err(chain(&error))
             }
         };
-        let (conntrack, permit_time) = (&self.conntrack, self.permit_time);
-        let conntrack = || {
-            let found = Rest {
-                permit_time: longest_permit(conntrack, permit_time),
-                tcp: conntrack.assert().map_err(|error| chain(&error)),
-            };
-            if found.permit_time.is_err() || found.tcp.is_err() {
-                failures.count("conntrack");
+        if permit_time.is_err() || tcp.is_err() {
+            failures.count("conntrack");
+        }
+        let rest = Rest { permit_time, tcp };
+        self.outlook.take(self.wanted, table, || rest);
+    }
+
+    /// Lets TCP flows rest while BPF carries them.
+    async fn let_tcp_rest(
+        &mut self,
+        network: Subnet,
+        own_subnet: Subnet,
+        device: &str,
+    ) -> Result<(), String> {
+        self.conntrack.assert().map_err(|error| chain(&error))?;
+        if !self.has_timeouts {
+            let possible = TimeoutTable::is_possible().await;
+            if !possible.map_err(|error| chain(&error))? {
+                return Err(NO_TIMEOUTS.to_owned());
             }
-            found
+            self.has_timeouts = true;
+        }
+        let times = self.conntrack.tcp_times().map_err(|error| chain(&error))?;
+        let table = TimeoutTable {
+            permits: self.name.clone(),
+            network,
+            own_subnet,
+            device: device.to_owned(),
+            mark_bit: self.mark_bit,
+            exclude: self.exclude.clone(),
+            times,
         };
-        self.outlook.take(self.wanted, table, conntrack);
+        let kept = self.timeouts.keep(table).await;
+        if kept.map_err(|error| chain(&error))? == Kept::Written {
+            self.tell_former();
+        }
+        Ok(())
+    }
+
+    /// Connections that an earlier Twill made fast have no timeouts of their own and live by the
+    /// settings, so these are not taken away under them.
+    fn tell_former(&self) {
+        let settings = self.conntrack.former().join(", ");
+        if !settings.is_empty() {
+            warn!(
+                settings,
+                "as long as the timeout of an established connection, which keeps dead ones of the \
+                 whole node; an earlier Twill set them, and only its connections need them: set them \
+                 to 300 when those have ended, or start the node again"
+            );
+        }
     }
 
     /// Takes away the table of an earlier start: without a fast path nobody reads its marks.
@@ -141,7 +199,12 @@ impl Acceptance {
         if self.cleared {
             return;
         }
-        match PermitTable::remove().await {
+        let removed = async {
+            PermitTable::remove(&self.name).await?;
+            // What was fast before still needs its timeouts.
+            TimeoutTable::detach(&self.name).await.map(drop)
+        };
+        match removed.await {
             Ok(()) => self.cleared = true,
             // No nft, no table.
             Err(error) => tracing::debug!(error = %chain(&error), "remove the permit table"),

@@ -278,8 +278,9 @@ impl Agent {
                 self.set_blackhole(own_subnet).await;
             }
             let network = self.state.config().network;
+            let device = self.state.device().name;
             self.acceptance
-                .assert(network, own_subnet, &mut self.failures)
+                .assert(network, own_subnet, &device.to_string(), &mut self.failures)
                 .await;
         }
     }

@@ -281,6 +281,11 @@ impl Agent {
         &self.instance
     }
 
+    /// The name of its nftables table, which begins its others' names as well.
+    pub fn table(&self) -> String {
+        format!("twill-{}", self.instance)
+    }
+
     /// Where its pins are.
     pub fn pins(&self) -> PathBuf {
         Path::new(PINS).join(&self.instance)

@@ -26,14 +26,12 @@ add chain ip twilld permits
 add rule ip twilld permits ip protocol tcp accept";
 
 /// The settings that the agent may change.
-const OURS: [&str; 4] = [
+const OURS: [&str; 2] = [
     "nf_conntrack_tcp_be_liberal",
     "nf_conntrack_tcp_ignore_invalid_rst",
-    "nf_conntrack_tcp_timeout_unacknowledged",
-    "nf_conntrack_tcp_timeout_max_retrans",
 ];
 
-/// Every table but ours, and the rest of what is configured, flannel's own chain aside. What
+/// Every table but ours, which are named after the instance as the node is, and the rest of what is configured, flannel's own chain aside. What
 /// `iptables` of the newer kind has in the table `ip filter`, `iptables-save` tells.
 fn configured(node: &Node) -> Result<Vec<String>> {
     let run = |words: &str| {
@@ -41,9 +39,10 @@ fn configured(node: &Node) -> Result<Vec<String>> {
         node.namespace().run(&words)
     };
     let tables = run("nft list tables")?;
+    let ours = format!("table inet twill-{}", node.namespace().name());
     let mut state: Vec<String> = tables
         .lines()
-        .filter(|table| !["table inet twill", "table ip filter"].contains(table))
+        .filter(|table| *table != "table ip filter" && !table.starts_with(&ours))
         .map(|table| run(&format!("nft list {table}")))
         .collect::<Result<_>>()?;
     for words in [
@@ -124,10 +123,11 @@ fn firewalls_rules_and_settings_of_others_stay() -> Result<()> {
 
     // Somebody empties our table; theirs is not what is written again.
     node.namespace()
-        .run(&["nft", "delete", "table", "inet", "twill"])?;
+        .run(&["nft", "delete", "table", "inet", &agent.table()])?;
     wait_for("our table is back", PATIENCE, || {
         let tables = node.namespace().run(&["nft", "list", "tables"])?;
-        Ok(tables.contains("table inet twill\n").then_some(()))
+        let table = format!("table inet {}\n", agent.table());
+        Ok(tables.contains(&table).then_some(()))
     })?;
     assert_eq!(configured(&node)?, before, "after our table came back");
 

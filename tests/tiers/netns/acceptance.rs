@@ -23,6 +23,7 @@ fn failing_nft(folder: &Path, failures: usize) -> Result<()> {
          input=$(mktemp) && trap 'rm -f "$input"' EXIT
          [ "$2" = -f ] && cat >"$input"
          case "$* $(cat "$input")" in
+         *.timeouts*) ;;
          *permits*|*"list table inet twill"*)
              if [ -s {lives} ]; then sed -i 1d {lives}; echo out of sorts >&2; exit 1; fi ;;
          esac

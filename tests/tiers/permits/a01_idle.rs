@@ -2,37 +2,30 @@
 //! after 300 s of silence, where the stock path keeps it for days.
 
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use twill_testbed::wait::{pass, wait_until};
+use twill_testbed::wait::{pass, wait_for};
 
-use crate::lab::{A, B, Kind, Lab, Options, SECONDS, both};
+use crate::lab::{A, B, Lab, Options, SECONDS, both, twill};
 use crate::rules::ONE;
-use crate::talk::Ends;
+use crate::talk::{Ends, Server};
 
 const SETTINGS: [&str; 2] = [
     "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged",
     "net.netfilter.nf_conntrack_tcp_timeout_max_retrans",
 ];
-const ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
 const GREETING: &[u8] = b"220 at your service";
 /// Short enough to sit out; the kernel's own is 300.
 const SHORT: &str = "3";
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Makes the timeouts short: on stock nodes they stay so, Twill puts its own in force again.
+/// Makes the timeouts short: they are the node's, and Twill lets them be.
 fn shorten(lab: &Lab) -> Result<()> {
-    for member in &lab.cluster.members {
-        let node = member.node.namespace();
+    for node in [A, B] {
         for setting in SETTINGS {
-            node.set_sysctl(setting, SHORT)?;
-            if lab.kind == Kind::Twill {
-                wait_until(&format!("{setting} is put right"), SECONDS, || {
-                    let own = node.sysctl(setting).ok();
-                    own.is_some() && own == node.sysctl(ESTABLISHED).ok()
-                })?;
-            }
+            lab.host(node).set_sysctl(setting, SHORT)?;
         }
     }
     Ok(())
@@ -60,6 +53,12 @@ fn outlives_silence(lab: &Lab) -> Result<()> {
         flows.push((port, ends));
     }
     pass(IDLE)?;
+    for node in [A, B] {
+        for setting in SETTINGS {
+            let value = lab.host(node).sysctl(setting)?;
+            ensure!(value == SHORT, "{setting} is {value}");
+        }
+    }
     for (port, ends) in &mut flows {
         for node in [A, B] {
             let left = seconds_left(lab, node, *port)?;
@@ -78,4 +77,57 @@ fn outlives_silence(lab: &Lab) -> Result<()> {
 #[test]
 fn a01_a_flow_whose_server_speaks_first_outlives_silence() -> Result<()> {
     both(Options::default(), |lab| outlives_silence(lab))
+}
+
+/// Ports of nothing else.
+const OUTSIDE: u16 = 6871;
+const TEMPLATE: u16 = 6872;
+/// What the kernel gives a connection with unanswered data.
+const STOCK: u64 = 300;
+
+/// A pod's connection to something that is no pod, whose other side has vanished.
+fn vanished(lab: &mut Lab) -> Result<()> {
+    let listener = Ends::listen_on(lab.host(B), OUTSIDE)?;
+    let to = SocketAddrV4::new(lab.member(B).node.address(), OUTSIDE);
+    let mut ends = Ends::open(lab.pod(A, 0).namespace(), 5103, to, &listener)?;
+    ends.exchange()?;
+    ensure!(seconds_left(lab, A, 5103)? > STOCK, "not established");
+    lab.on(
+        B,
+        &format!("iptables -I INPUT -p tcp --dport {OUTSIDE} -j DROP"),
+    )?;
+    ends.client.write_all(b"nobody answers")?;
+    wait_for("conntrack gives it up in time", SECONDS, || {
+        Ok((seconds_left(lab, A, 5103)? <= STOCK).then_some(()))
+    })
+}
+
+#[test]
+fn a01_connections_outside_the_overlay_end_as_on_a_stock_node() -> Result<()> {
+    both(Options::default(), vanished)
+}
+
+/// What a rule of the raw table says of a flow is left to it, and the flow to the kernel.
+fn template(lab: &mut Lab) -> Result<()> {
+    lab.on_both(&format!(
+        "iptables -t raw -A PREROUTING -p tcp --dport {TEMPLATE} -j CT --ctevents new"
+    ))?;
+    let listener = Ends::listen_on(lab.pod(B, 0).namespace(), TEMPLATE)?;
+    let to = SocketAddrV4::new(lab.pod(B, 0).address(), TEMPLATE);
+    let mut ends = Ends::open(lab.pod(A, 0).namespace(), 5104, to, &listener)?;
+    let before = lab.fast_counts()?;
+    for _ in 0..100 {
+        ends.exchange()?;
+    }
+    ensure!(lab.fast_counts()? == before, "it was fast");
+    // It would be, and long-lived, without that rule.
+    let listener = Ends::listen(lab.pod(B, 0))?;
+    let to = Server::address(lab.pod(B, 0));
+    let mut ends = Ends::open(lab.pod(A, 0).namespace(), 5105, to, &listener)?;
+    lab.make_fast(|| ends.exchange())
+}
+
+#[test]
+fn a01_a_flow_with_a_template_of_somebody_else_gets_no_policy_and_no_permit() -> Result<()> {
+    twill(Options::default(), template)
 }

@@ -77,3 +77,54 @@ fn short_timeouts(lab: &Lab) -> Result<()> {
 fn flows_outlive_short_timeouts_of_conntrack_as_on_stock() -> Result<()> {
     both(Options::default(), |lab| short_timeouts(lab))
 }
+
+/// Seconds that a rule gives UDP: less than a permit lasts.
+const POLICY: &str = "table ip short {
+    ct timeout udp1 {
+        protocol udp
+        l3proto ip
+        policy = { unreplied : 1, replied : 1 }
+    }
+    chain given {
+        type filter hook prerouting priority -150
+        udp dport 80 ct timeout set \"udp1\"
+    }
+}";
+
+/// A flow that a rule gives less time than the settings is as long-lived as on a stock node: its
+/// entry, and with it its backend, stays while it is busy.
+fn short_policy(lab: &Lab) -> Result<()> {
+    lab.host(A).run(&["nft", POLICY])?;
+    let _one = Server::backend(lab.pod(B, 0), "one")?;
+    let _two = Server::backend(lab.pod(B, 1), "two")?;
+    lab.serve(&[lab.pod(B, 0).address(), lab.pod(B, 1).address()])?;
+    let pod = lab.pod(A, 0).namespace();
+    let mut udp = Flow::udp(pod, 5603, ONE)?;
+    udp.ask_times(10)?;
+    let entry = || -> Result<String> {
+        let told = lab.on(A, "conntrack -L -o id -p udp --orig-port-src 5603")?;
+        let id = told.split_whitespace().find(|word| word.starts_with("id="));
+        Ok(id
+            .with_context(|| format!("no entry: {told:?}"))?
+            .to_owned())
+    };
+    let (before, backend) = (entry()?, udp.ask()?.name);
+    let end = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < end {
+        let name = udp.ask().context("busy")?.name;
+        ensure!(name == backend, "from {backend} to {name}");
+        pass(Duration::from_millis(5))?;
+    }
+    let after = entry()?;
+    ensure!(before == after, "conntrack has lost a busy flow");
+    let live = lab.has_programs() && lab.is_live(A, 5603)?;
+    ensure!(!live, "a permit that outlives its entry");
+    // And others are fast all the same.
+    let mut tcp = Flow::tcp(pod, 5604, ONE)?;
+    lab.until_fast(&mut tcp)
+}
+
+#[test]
+fn a_flow_whose_timeout_a_rule_made_shorter_than_a_permit_keeps_its_entry() -> Result<()> {
+    both(Options::default(), |lab| short_policy(lab))
+}

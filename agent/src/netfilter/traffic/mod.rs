@@ -74,8 +74,8 @@ impl Rules for TrafficRules {
     type Proof = TrafficProof;
     type Error = TrafficError;
 
-    fn name() -> &'static str {
-        "flannel's masquerade and forward rules"
+    fn name(&self) -> String {
+        "flannel's masquerade and forward rules".to_owned()
     }
 
     // Those of the other tool go when ours are there.

@@ -115,7 +115,7 @@ pub(super) async fn has_random_fully() -> Result<bool, TableError> {
     let asked = ruleset::would_take(script).await;
     asked.map_err(|source| TableError::Write {
         family: FAMILY,
-        name: TABLE,
+        name: TABLE.to_owned(),
         source,
     })
 }

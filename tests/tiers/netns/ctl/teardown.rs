@@ -34,10 +34,15 @@ fn teardown_takes_the_table_and_leaves_the_conntrack_settings() -> Result<()> {
     let member = &mut cluster.members[0];
     let node = member.node.namespace();
     node.run(&["nft", "add table inet twill_of_somebody"])?;
-    let established = node.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established")?;
-    let forced = ["1", "1", &established, &established];
+    let forced = ["1", "1", "300", "300"];
     assert_eq!(settings(node)?, forced);
-    assert!(tables(node)?.contains("table inet twill\n"));
+    let table = member.agent.table();
+    let lines = [
+        format!("table inet {table}\n"),
+        format!("table inet {table}.timeouts\n"),
+    ];
+    let found = tables(node)?;
+    assert!(lines.iter().all(|line| found.contains(line)), "{found}");
     member.agent.stop()?;
 
     let said = member.agent.ctl(&["teardown"])?;
@@ -45,7 +50,7 @@ fn teardown_takes_the_table_and_leaves_the_conntrack_settings() -> Result<()> {
     assert!(
         steps
             .iter()
-            .any(|step| step["what"] == "remove the nftables table inet twill"),
+            .any(|step| step["what"] == format!("remove the nftables table inet {table}")),
         "{said}"
     );
     assert!(steps.iter().all(|step| step["error"].is_null()), "{said}");
@@ -54,10 +59,19 @@ fn teardown_takes_the_table_and_leaves_the_conntrack_settings() -> Result<()> {
     assert_eq!(said["kept"]["settings"][SETTINGS[0]], 1);
     assert_eq!(settings(node)?, forced, "they stay");
     let left = tables(node)?;
-    assert!(!left.contains("table inet twill\n"), "{left}");
+    assert!(!left.contains(&lines[0]), "{left}");
     assert!(left.contains("twill_of_somebody"), "{left}");
+    // Connections that were fast keep their timeouts, and no further one gets one.
+    let list = ["nft", "list", "table", "inet", &format!("{table}.timeouts")];
+    let left = node.run(&list)?;
+    assert!(
+        left.contains("ct timeout tcp-") && !left.contains("chain"),
+        "{left}"
+    );
 
     member.agent.ctl(&["teardown", "--restore-sysctl"])?;
+    let left = tables(node)?;
+    assert!(!left.contains(&lines[1]), "{left}");
     assert_eq!(settings(node)?, ["0", "0", "300", "300"]);
     let text = member.agent.ctl_text(&["teardown"])?;
     assert!(text.contains("nothing of this instance is here"), "{text}");
@@ -86,6 +100,6 @@ fn teardown_goes_on_after_an_error() -> Result<()> {
     let error = format!("{:#}", refused.expect_err("one step failed"));
     assert!(error.contains("exit status: 1"), "{error}");
     assert!(!member.agent.pins().exists(), "the rest is gone");
-    assert!(!tables(node)?.contains("table inet twill\n"));
+    assert!(!tables(node)?.contains(&format!("table inet {}\n", member.agent.table())));
     Ok(())
 }
