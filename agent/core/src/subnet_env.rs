@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::subnet::{ParseSubnetError, Subnet};
 
+const NETWORK: &str = "FLANNEL_NETWORK";
 const SUBNET: &str = "FLANNEL_SUBNET";
 
 /// What the file says. Its text is what `Display` writes: one `KEY=value` a line, in
@@ -81,6 +82,12 @@ pub fn previous_subnet(text: &str) -> Result<Subnet, PreviousSubnetError> {
         ([], Some(error)) => Err(PreviousSubnetError::Unusable(error)),
         (several, _) => Err(PreviousSubnetError::Several(several.len())),
     }
+}
+
+/// The network that a file names, if it names one.
+pub fn previous_network(text: &str) -> Option<Subnet> {
+    let (_, value) = entries(text).rfind(|(key, _)| *key == NETWORK)?;
+    Subnet::parse_masking(value.trim()).ok()
 }
 
 /// The variables that a file sets, in its order.
@@ -180,6 +187,22 @@ mod tests {
                 Ok(subnet("10.244.1.0/24")),
                 "{text:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_network_of_before_is_found_too() {
+        for (text, expected) in [
+            (
+                "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n",
+                true,
+            ),
+            ("export FLANNEL_NETWORK='10.244.0.0/16' # comment\n", true),
+            ("FLANNEL_NETWORK=rubbish\n", false),
+            ("FLANNEL_SUBNET=10.244.1.1/24\n", false),
+        ] {
+            let expected = expected.then(|| subnet("10.244.0.0/16"));
+            assert_eq!(previous_network(text), expected, "{text:?}");
         }
     }
 

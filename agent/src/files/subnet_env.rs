@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tracing::{info, warn};
 use twill_core::subnet::Subnet;
-use twill_core::subnet_env::{SubnetEnv, previous_subnet};
+use twill_core::subnet_env::{self, SubnetEnv, previous_subnet};
 
 use super::{FileError, atomic};
 
@@ -28,6 +28,12 @@ pub fn previous(path: &Path) -> Option<Subnet> {
             None
         }
     }
+}
+
+/// The network that this node had before, if the file says one.
+pub fn previous_network(path: &Path) -> Option<Subnet> {
+    // What keeps it from being read was told with the subnet.
+    subnet_env::previous_network(&fs::read_to_string(path).ok()?)
 }
 
 /// Writes the file, unless it says so already.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use thiserror::Error;
+use twill_core::subnet::Subnet;
 
 use super::program::{self, ProgramError};
 
@@ -174,6 +175,61 @@ pub(super) async fn count(
             name: name.to_owned(),
             source,
         }),
+    }
+}
+
+/// Whether a rule of a chain jumps to another one.
+pub(super) async fn has_jump(
+    family: &str,
+    table: &str,
+    chain: &str,
+    target: &str,
+) -> Result<bool, ProgramError> {
+    let printed = program::run(NFT, &["-j", "list", "chain", family, table, chain], "").await?;
+    let jump = json!({ "jump": { "target": target } });
+    Ok(contains(&read(&printed), &jump))
+}
+
+/// The networks that a table speaks of; [`None`] where there is no such table.
+pub(super) async fn prefixes(
+    family: &'static str,
+    name: &str,
+) -> Result<Option<Vec<Subnet>>, TableError> {
+    match list(family, name).await {
+        Ok(table) => {
+            let mut found = Vec::new();
+            collect_prefixes(&table, &mut found);
+            Ok(Some(found))
+        }
+        Err(ProgramError::Refused { .. }) => Ok(None),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(source) => Err(TableError::Read {
+            family,
+            name: name.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn collect_prefixes(value: &Value, found: &mut Vec<Subnet>) {
+    match value {
+        Value::Array(entries) => {
+            for entry in entries {
+                collect_prefixes(entry, found);
+            }
+        }
+        Value::Object(fields) => {
+            if let Some(Value::Object(prefix)) = fields.get("prefix")
+                && let (Some(address), Some(len)) = (prefix.get("addr"), prefix.get("len"))
+                && let Some(address) = address.as_str()
+            {
+                found.extend(format!("{address}/{len}").parse::<Subnet>().ok());
+            }
+            for field in fields.values() {
+                collect_prefixes(field, found);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 

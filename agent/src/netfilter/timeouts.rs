@@ -187,7 +187,12 @@ fn without_chains(table: &str) -> String {
     let mut text = format!("add table {FAMILY} {table}\n");
     for verb in ["add", "flush", "delete"] {
         for (chain, _) in CHAINS {
-            text.push_str(&format!("{verb} chain {FAMILY} {table} {chain}\n"));
+            for word in [verb, "chain", FAMILY, table] {
+                text.push_str(word);
+                text.push(' ');
+            }
+            text.push_str(chain);
+            text.push('\n');
         }
     }
     text

@@ -280,7 +280,7 @@ impl Agent {
             let network = self.state.config().network;
             let device = self.state.device().name;
             self.acceptance
-                .assert(network, own_subnet, &device.to_string(), &mut self.failures)
+                .assert(network, own_subnet, &device, &mut self.failures)
                 .await;
         }
     }

@@ -12,6 +12,7 @@ use twill_core::subnet::Subnet;
 
 use super::failures::Failures;
 use crate::args::AgentArgs;
+use crate::files::subnet_env;
 use crate::netfilter::{Keeper, Tool, TrafficError, TrafficRules};
 
 /// How long pods wait for the rules. They are for what leaves the overlay: pods reach each other
@@ -88,6 +89,8 @@ pub(super) fn rules(args: &AgentArgs, config: &NetworkConfig, own_subnet: Subnet
         },
         network: config.network,
         own_subnet,
+        former: subnet_env::previous_network(&args.subnet_file)
+            .filter(|former| *former != config.network),
         masquerade: args.ip_masq,
         forward: args.iptables_forward_rules,
         random_fully: !args.ip_masq_fully_random_disable,

@@ -1,9 +1,13 @@
 //! Two daemons on each host, for two networks of one etcd, as flannel's documentation has it.
 
+use std::fs;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use twill_testbed::agent::Agent;
+use twill_testbed::flanneld::Flanneld;
 use twill_testbed::topology::Node;
-use twill_testbed::wait::wait_until;
+use twill_testbed::wait::{pass, wait_until};
 use twill_testbed::world::{NODE_A, NODE_B, OVERLAY_LINK};
 use twill_tests::required;
 
@@ -76,4 +80,103 @@ fn two_daemons_on_a_host_are_of_two_networks() -> Result<()> {
     let status = other.status()?;
     assert_eq!(status["status"]["mode"], "bpf", "{status}");
     Ok(())
+}
+
+/// Looks at rules all the time, which both kinds of daemon have.
+const WATCHFUL: &str = "-iptables-resync=1";
+/// In which each looks several times.
+const SOME_LOOKS: Duration = Duration::from_secs(4);
+
+/// What is in netfilter for both networks: flannel's rules without the one that both have, and
+/// tables of Twill's.
+fn in_netfilter(node: &Node) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (table, chain) in [("filter", "FLANNEL-FWD"), ("nat", "FLANNEL-POSTRTG")] {
+        let listed = node
+            .namespace()
+            .run(&["iptables", "-t", table, "-S", chain])?;
+        let rules = listed.lines().filter(|rule| rule.contains("10."));
+        found.extend(rules.map(str::to_owned));
+    }
+    let tables = node.namespace().run(&["nft", "list", "tables"])?;
+    let tables = tables.lines().filter(|table| table.contains("twill"));
+    found.extend(tables.map(str::to_owned));
+    found.sort();
+    Ok(found)
+}
+
+/// Waits until the rules of both networks are there, and makes sure that everybody leaves them.
+fn both_stay(node: &Node, agents: &[&Agent]) -> Result<()> {
+    // Two forward rules and five others of each network, and two tables of each Twill.
+    let expected = 2 * 7 + 2 * agents.len();
+    let complete = || in_netfilter(node).is_ok_and(|found| found.len() == expected);
+    let result = wait_until("rules of both networks", PATIENCE, complete);
+    ensure!(result.is_ok(), "{:#?}", in_netfilter(node)?);
+    let (before, logs) = (in_netfilter(node)?, restored(agents)?);
+    pass(SOME_LOOKS)?;
+    assert_eq!(in_netfilter(node)?, before);
+    assert_eq!(
+        restored(agents)?,
+        logs,
+        "they write each other's rules again"
+    );
+    Ok(())
+}
+
+/// How often rules were found changed.
+fn restored(agents: &[&Agent]) -> Result<usize> {
+    let mut found = 0;
+    for agent in agents {
+        let log = fs::read_to_string(agent.subnet_file().with_file_name("twilld.log"))?;
+        found += log.matches("changed or removed by somebody").count();
+    }
+    Ok(found)
+}
+
+#[test]
+fn daemons_of_two_networks_leave_each_others_rules() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let lab = Lab::new(1, USUAL)?;
+    lab.etcd
+        .ctl(&["put", &format!("{OTHER_PREFIX}/config"), OTHER])?;
+    let endpoints = lab.etcd.endpoints();
+    let prefix = format!("-etcd-prefix={OTHER_PREFIX}");
+    let flags = ["-ip-masq", WATCHFUL, "--resync-interval=1"];
+
+    let node = lab.underlay.join("a", NODE_A)?;
+    let mut one = Agent::on_etcd(&node, &endpoints, &flags);
+    let mut other = Agent::on_etcd(&node, &endpoints, &[&flags[..], &[&prefix]].concat());
+    other.set_beside("other")?;
+    for agent in [&mut one, &mut other] {
+        agent.start_again()?;
+        agent.wait_ready_for(PATIENCE)?;
+    }
+    both_stay(&node, &[&one, &other])?;
+    // What one has no use for any more is its own.
+    let other_rules: Vec<_> = in_netfilter(&node)?
+        .into_iter()
+        .filter(|rule| rule.contains("10.8.") || rule.contains(&format!("{}-other", one.table())))
+        .collect();
+    ensure!(one.stop()?.success());
+    one.ctl_text(&["teardown", "--restore-sysctl"])?;
+    let left = in_netfilter(&node)?;
+    for rule in &other_rules {
+        ensure!(left.contains(rule), "{rule} is gone: {left:#?}");
+    }
+
+    // And beside a real flanneld.
+    let node = lab.underlay.join("b", NODE_B)?;
+    let mut agent = Agent::on_etcd(&node, &endpoints, &flags);
+    agent.set_beside("twill")?;
+    agent.start_again()?;
+    agent.wait_ready_for(PATIENCE)?;
+    let flanneld = Flanneld::start(&node, &endpoints, &["-ip-masq", WATCHFUL, &prefix])?;
+    both_stay(&node, &[&agent])?;
+    agent.stop()?;
+    agent.start_again()?;
+    agent.wait_ready_for(PATIENCE)?;
+    both_stay(&node, &[&agent])?;
+    flanneld.stop()
 }

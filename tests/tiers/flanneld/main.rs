@@ -18,6 +18,7 @@ mod lab;
 mod member;
 mod members;
 mod mixed;
+mod native_rules;
 mod nodes;
 mod renewal;
 mod same_text;

@@ -2,8 +2,9 @@
 
 use thiserror::Error;
 
-use super::chains::Chain;
+use super::chains::{Chain, Found, Jumps};
 use crate::netfilter::program::{self, ProgramError};
+use crate::netfilter::ruleset;
 
 const IPTABLES: &str = "iptables";
 const RESTORE: &str = "iptables-restore";
@@ -82,8 +83,8 @@ impl Iptables {
     /// A chain that is as it should be is left as it is, the place of its jump too.
     pub(super) async fn put(self, chain: Chain) -> Result<Written, IptablesError> {
         let expected = chain.printed();
-        let (mut jumps, printed) = look(&chain).await?;
-        if jumps == 1 && printed.as_ref() == Some(&expected) {
+        let mut found = look(&chain).await?;
+        if found.jumps.are_good() && found.ours.as_ref() == Some(&expected) {
             return Ok(Written {
                 chain,
                 printed: expected,
@@ -92,17 +93,17 @@ impl Iptables {
         // Not what was there before: that may be somebody's change, who makes it again.
         let mut before = None;
         for _ in 0..WRITINGS {
-            self.restore(&chain, &chain.payload(jumps)).await?;
-            let (found, printed) = look(&chain).await?;
+            self.restore(&chain, &chain.payload(&found)).await?;
+            found = look(&chain).await?;
             // What is printed differs from version to version, and somebody may have changed the
             // chain since it was written: what is printed twice is what was written.
-            if let Some(now) = &printed
+            if let Some(now) = &found.ours
                 && (*now == expected || before.as_ref() == Some(now))
             {
                 let printed = now.clone();
                 return Ok(Written { chain, printed });
             }
-            (jumps, before) = (found, printed);
+            before.clone_from(&found.ours);
         }
         // The next look will find that it is not so.
         Ok(Written {
@@ -113,11 +114,15 @@ impl Iptables {
 
     /// Takes the chain and every jump to it away; whether there was anything.
     pub(super) async fn remove(self, chain: &Chain) -> Result<bool, IptablesError> {
-        let (jumps, printed) = look(chain).await?;
-        if jumps == 0 && printed.is_none() {
+        let found = look(chain).await?;
+        let nothing_of_ours = match &found.ours {
+            None => !found.jumps.are_there(),
+            Some(ours) => *ours == chain.printed() && !found.others.is_empty(),
+        };
+        if nothing_of_ours {
             return Ok(false);
         }
-        self.restore(chain, &chain.removal(jumps)).await?;
+        self.restore(chain, &chain.removal(&found)).await?;
         Ok(true)
     }
 
@@ -146,23 +151,35 @@ pub(super) struct Written {
 impl Written {
     /// Whether the kernel still has it, and one jump to it.
     pub(super) async fn is_so(&self) -> Result<bool, IptablesError> {
-        let (jumps, printed) = look(&self.chain).await?;
-        Ok(jumps == 1 && printed.as_ref() == Some(&self.printed))
+        let found = look(&self.chain).await?;
+        Ok(found.jumps.are_good() && found.ours.as_ref() == Some(&self.printed))
     }
 }
 
-/// How many jumps lead to the chain, and what it holds; `None` if it is not there.
-async fn look(chain: &Chain) -> Result<(usize, Option<String>), IptablesError> {
-    let jump = chain.jump();
+/// How many jumps lead to the chain, and what it holds.
+async fn look(chain: &Chain) -> Result<Found, IptablesError> {
+    let printed = match list(chain.table, chain.name).await {
+        Ok(printed) => Some(printed),
+        Err(ProgramError::Refused { said, .. }) if is_absence(&said) => None,
+        Err(error) => return Err(failed(chain.table, chain.name)(error)),
+    };
     // A kernel's chain is always there: not to see its jumps is to make one too many.
-    let hook = list(chain.table, chain.hook).await;
-    let hook = hook.map_err(failed(chain.table, chain.hook))?;
-    let jumps = count(&hook, &jump);
-    match list(chain.table, chain.name).await {
-        Ok(printed) => Ok((jumps, Some(printed))),
-        Err(ProgramError::Refused { said, .. }) if is_absence(&said) => Ok((jumps, None)),
-        Err(error) => Err(failed(chain.table, chain.name)(error)),
-    }
+    let jumps = match list(chain.table, chain.hook).await {
+        Ok(hook) => Jumps::Listed(count(&hook, &chain.jump())),
+        // Somebody's rules of `nft`: `iptables` adds to them, but neither lists nor removes.
+        Err(ProgramError::Refused { said, .. }) if is_incompatible(&said) => {
+            let jumps = ruleset::has_jump("ip", chain.table, chain.hook, chain.name).await;
+            // Without `nft`, whoever made the chain made the jump.
+            Jumps::Hidden(jumps.unwrap_or(printed.is_some()))
+        }
+        Err(error) => return Err(failed(chain.table, chain.hook)(error)),
+    };
+    let (ours, others) = printed.map(|printed| chain.part(&printed)).unzip();
+    Ok(Found {
+        jumps,
+        ours,
+        others: others.unwrap_or_default(),
+    })
 }
 
 /// How many rules of a listing are this one.
@@ -189,7 +206,16 @@ pub(in crate::netfilter) fn is_absence(said: &str) -> bool {
     let said = said.to_ascii_lowercase();
     said.contains("no chain/target/match by that name")
         || said.contains("does not exist")
-        || said.contains("is incompatible, use 'nft' tool")
+        || is_incompatible(&said)
+}
+
+/// What the `nf_tables` kind says of a chain, or of a table, with rules that it cannot read: those
+/// of `nft`, or of another version of itself. The second is of rules that it fails to see are
+/// such.
+fn is_incompatible(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    said.contains("is incompatible, use 'nft' tool")
+        || said.contains("parsing nftables rule failed")
 }
 
 /// The first `v1.2.3` in what `--version` prints.

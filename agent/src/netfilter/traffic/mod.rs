@@ -15,7 +15,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 use twill_core::subnet::Subnet;
 
-use self::chains::Chain;
+use self::chains::{Chain, Networks};
 pub use self::iptables::IptablesError;
 use self::iptables::{Iptables, Written};
 use super::keeper::Rules;
@@ -39,6 +39,8 @@ pub struct TrafficRules {
     pub network: Subnet,
     /// The node's own part of it.
     pub own_subnet: Subnet,
+    /// The overlay prefix of before, where it was another one: what speaks of it is ours too.
+    pub former: Option<Subnet>,
     /// `--ip-masq`.
     pub masquerade: bool,
     /// `--iptables-forward-rules`.
@@ -88,7 +90,10 @@ impl Rules for TrafficRules {
             (Tool::Iptables, Ok(Some(iptables))) => {
                 let proof = self.write_chains(iptables).await?;
                 // Flannel does not mind if there is no nft either.
-                tell("nftables", nftables::Table::remove_all().await);
+                tell(
+                    "nftables",
+                    nftables::Table::remove_all(self.networks()).await,
+                );
                 proof
             }
             (Tool::Iptables, Err(error)) => return Err(error.into()),
@@ -100,7 +105,8 @@ impl Rules for TrafficRules {
                 let proof = self.write_table().await?;
                 match found {
                     Ok(Some(iptables)) => {
-                        for chain in [Chain::no_masquerade(), Chain::no_forward()] {
+                        let networks = self.networks();
+                        for chain in [Chain::no_masquerade(networks), Chain::no_forward(networks)] {
                             tell("iptables", iptables.remove(&chain).await);
                         }
                     }
@@ -130,15 +136,22 @@ impl Rules for TrafficRules {
 }
 
 impl TrafficRules {
+    fn networks(&self) -> Networks {
+        Networks {
+            network: self.network,
+            former: self.former,
+        }
+    }
+
     async fn write_chains(&self, iptables: Iptables) -> Result<Proof, IptablesError> {
         let random_fully = self.random_fully && iptables.has_random_fully();
         let mut written = Vec::new();
         if self.masquerade {
-            let chain = Chain::masquerade(self.network, self.own_subnet, random_fully);
+            let chain = Chain::masquerade(self.networks(), self.own_subnet, random_fully);
             written.push(iptables.put(chain).await?);
         }
         if self.forward {
-            written.push(iptables.put(Chain::forward(self.network)).await?);
+            written.push(iptables.put(Chain::forward(self.networks())).await?);
         }
         info!(
             masquerade = self.masquerade,
@@ -153,7 +166,7 @@ impl TrafficRules {
         let random_fully =
             self.masquerade && self.random_fully && nftables::has_random_fully().await?;
         let table = nftables::Table {
-            network: self.network,
+            networks: self.networks(),
             masquerade: self.masquerade.then_some(self.own_subnet),
             forward: self.forward,
             random_fully,

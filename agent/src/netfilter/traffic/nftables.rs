@@ -4,6 +4,7 @@
 
 use twill_core::subnet::Subnet;
 
+use super::chains::Networks;
 use crate::netfilter::program::ProgramError;
 use crate::netfilter::ruleset::{self, InForce, TableError};
 
@@ -15,8 +16,8 @@ const TABLE_V6: (&str, &str) = ("ip6", "flannel-ipv6");
 /// What the table says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Table {
-    /// The whole overlay prefix.
-    pub(super) network: Subnet,
+    /// The overlay.
+    pub(super) networks: Networks,
     /// The node's own part of it, where what leaves the overlay is masqueraded.
     pub(super) masquerade: Option<Subnet>,
     /// Whether what comes from the overlay or goes there is accepted.
@@ -27,10 +28,17 @@ pub(super) struct Table {
 
 impl Table {
     /// Writes the table in one transaction, whatever was there under its name: flannel's own, as
-    /// a rule.
+    /// a rule. Where that is of a daemon of another network, ours is beside it.
     pub(super) async fn write(self) -> Result<InForce, TableError> {
-        let write =
-            async |comments| InForce::write_script(FAMILY, TABLE, &self.script(comments)).await;
+        let name = if is_others(TABLE, self.networks).await? {
+            own_name(self.networks.network)
+        } else {
+            TABLE.to_owned()
+        };
+        let name = name.as_str();
+        let write = async |comments| {
+            InForce::write_script(FAMILY, name, &self.script(name, comments)).await
+        };
         match write(Comments::With).await {
             // Before nft 0.9.7 and Linux 5.10 tables and chains have none.
             Err(TableError::Write {
@@ -41,10 +49,15 @@ impl Table {
         }
     }
 
-    /// Removes flannel's tables; whether there were any.
-    pub(super) async fn remove_all() -> Result<bool, TableError> {
+    /// Removes flannel's tables, if they are of this network; whether there were any.
+    pub(super) async fn remove_all(networks: Networks) -> Result<bool, TableError> {
         let mut found = false;
-        for (family, name) in [(FAMILY, TABLE), TABLE_V6] {
+        let own = own_name(networks.network);
+        let mut tables = vec![(FAMILY, own.as_str())];
+        if !is_others(TABLE, networks).await? {
+            tables.extend([(FAMILY, TABLE), TABLE_V6]);
+        }
+        for (family, name) in tables {
             if ruleset::is_there(family, name).await? {
                 ruleset::remove(family, name).await?;
                 found = true;
@@ -53,8 +66,8 @@ impl Table {
         Ok(found)
     }
 
-    fn script(&self, comments: Comments) -> String {
-        let table = format!("{FAMILY} {TABLE}");
+    fn script(&self, name: &str, comments: Comments) -> String {
+        let table = format!("{FAMILY} {name}");
         // Adding what exists changes nothing, and makes the deletion succeed where it does not.
         let mut text = format!("add table {table}\ndelete table {table}\ntable {table} {{\n");
         comments.add(&mut text, 1, &format!("rules for {TABLE}"));
@@ -70,7 +83,7 @@ impl Table {
             );
         }
         if self.forward {
-            let network = self.network;
+            let network = self.networks.network;
             let rules = ["saddr", "daddr"].map(|end| format!("ip {end} {network} accept"));
             chain(
                 &mut text,
@@ -88,7 +101,7 @@ impl Table {
     /// The fourth rule is flannel's own, and unlike the one of its iptables rules: no packet
     /// reaches the sixth.
     fn masquerade_rules(&self, own: Subnet) -> [String; 6] {
-        let network = self.network;
+        let network = self.networks.network;
         let random = if self.random_fully {
             " fully-random"
         } else {
@@ -103,6 +116,17 @@ impl Table {
             format!("ip saddr != {network} ip daddr {network} masquerade{random}"),
         ]
     }
+}
+
+/// Whether a table is of a daemon of another network.
+async fn is_others(name: &str, networks: Networks) -> Result<bool, TableError> {
+    let prefixes = ruleset::prefixes(FAMILY, name).await?;
+    Ok(prefixes.is_some_and(|prefixes| networks.are_not_in(prefixes.into_iter())))
+}
+
+/// What our table is called where flannel's name is taken.
+fn own_name(network: Subnet) -> String {
+    format!("{TABLE}-{}", network.to_string().replace('/', "-"))
 }
 
 /// Whether the kernel can pick source ports at random.
@@ -190,7 +214,10 @@ table ip flannel-ipv4 {
 
     fn table(masquerade: bool, forward: bool, random_fully: bool) -> Table {
         Table {
-            network: "10.244.0.0/16".parse().unwrap(),
+            networks: Networks {
+                network: "10.244.0.0/16".parse().unwrap(),
+                former: None,
+            },
             masquerade: masquerade.then(|| "10.244.1.0/24".parse().unwrap()),
             forward,
             random_fully,
@@ -199,16 +226,22 @@ table ip flannel-ipv4 {
 
     #[test]
     fn rules_are_flannel_s_to_the_letter() {
-        assert_eq!(table(true, true, true).script(Comments::With), GOLDEN);
         assert_eq!(
-            table(true, true, false).script(Comments::With),
+            table(true, true, true).script(TABLE, Comments::With),
+            GOLDEN
+        );
+        assert_eq!(
+            table(true, true, false).script(TABLE, Comments::With),
             GOLDEN.replace(" fully-random", "")
         );
         let without: String = GOLDEN
             .split_inclusive('\n')
             .filter(|line| !line.contains("comment"))
             .collect();
-        assert_eq!(table(true, true, true).script(Comments::Without), without);
+        assert_eq!(
+            table(true, true, true).script(TABLE, Comments::Without),
+            without
+        );
     }
 
     #[test]
@@ -217,11 +250,11 @@ table ip flannel-ipv4 {
         let middle = GOLDEN.find("\tchain forward").unwrap();
         let (head, tail) = (&GOLDEN[..start], &GOLDEN[middle..]);
         assert_eq!(
-            table(false, true, true).script(Comments::With),
+            table(false, true, true).script(TABLE, Comments::With),
             format!("{head}{tail}")
         );
         assert_eq!(
-            table(true, false, true).script(Comments::With),
+            table(true, false, true).script(TABLE, Comments::With),
             format!("{}}}\n", &GOLDEN[..middle])
         );
     }
