@@ -191,6 +191,7 @@ fn permit(pod: FlowTuple, wire: FlowTuple, devices: Devices) -> Permit {
         in_until_ns: LATER_NS,
         probe_out_at_ns: LATER_NS,
         probe_in_at_ns: LATER_NS,
+        look_at_ns: LATER_NS,
         vtep: 1,
         vtep_generation: GENERATION,
         pod_mac: POD_MAC,

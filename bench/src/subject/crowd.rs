@@ -42,6 +42,7 @@ pub(super) fn fill(agents: &[Agent; 2], ends: Ends<'_>, count: u32) -> Result<()
                 in_until_ns: NEVER_NS,
                 probe_out_at_ns: NEVER_NS,
                 probe_in_at_ns: NEVER_NS,
+                look_at_ns: NEVER_NS,
                 ..permit
             };
             permits.insert(tuple, permit, 0).context("write a permit")?;

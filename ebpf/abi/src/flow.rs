@@ -101,8 +101,7 @@ abi_struct! {
         /// When the next packet out is a probe, `CLOCK_MONOTONIC` nanoseconds.
         pub probe_out_at_ns: u64 = 96,
         /// When the next packet in is a probe, `CLOCK_MONOTONIC` nanoseconds; `u64::MAX` until
-        /// the probe out came back. Of a record of the mode `direct`: when it is next asked
-        /// whether the veth is still there.
+        /// the probe out came back, and in a record of the mode `direct`.
         pub probe_in_at_ns: u64 = 104,
         /// Until when a tombstone stands, `CLOCK_MONOTONIC` nanoseconds.
         pub tombstone_until_ns: u64 = 112,
@@ -130,8 +129,9 @@ abi_struct! {
         pub reserved: [u8; 2] = 170,
         /// `PERMIT_FLAG_*`.
         pub flags: u32 = 172,
-        /// Room.
-        pub reserved_tail: u64 = 176,
+        /// When the next packet in looks whether the pod is still where this says,
+        /// `CLOCK_MONOTONIC` nanoseconds.
+        pub look_at_ns: u64 = 176,
     }
 }
 
@@ -159,7 +159,7 @@ impl Permit {
             sent_to_mac: [0; 6],
             reserved: [0; 2],
             flags: 0,
-            reserved_tail: 0,
+            look_at_ns: 0,
         }
     }
 }

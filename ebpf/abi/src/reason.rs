@@ -89,7 +89,7 @@ registry! {
         NoPermit = 31, "no_permit", "Netfilter has not accepted this flow yet, or not remembered.";
         PermitExpired = 32, "permit_expired", "Netfilter's acceptance is too old in one direction or both.";
         Probe = 33, "probe", "Sent the slow way on purpose, to renew the permit.";
-        ForeignVeth = 34, "foreign_veth", "The permit belongs to another veth, or the pod sends to another MAC address.";
+        ForeignVeth = 34, "foreign_veth", "The permit belongs to another veth, the pod sends to another MAC address, or its address is elsewhere now.";
         Opening = 35, "opening", "A SYN: conntrack shall see it.";
         Closing = 36, "closing", "A FIN or RST: conntrack shall see it.";
         Tombstone = 37, "tombstone", "The flow was closed a moment ago.";

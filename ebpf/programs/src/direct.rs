@@ -11,8 +11,7 @@ use twill_abi::{
     PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_FLAG_UNHEARD, PERMIT_LIVE, Permit, Program,
     Reason, VETH_FLAG_NEVER_FAST, Vtep,
 };
-use twill_packet::arp::ArpSender;
-use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
+use twill_packet::ethernet::{ETHERNET_LEN, EthernetHeader};
 use twill_packet::ipv4::{IPV4_LEN, IPV4_TAIL_OFFSET, IpProtocol, Ipv4Header, Rewrite};
 use twill_packet::transport::IcmpError;
 
@@ -21,7 +20,7 @@ use crate::encap::Failure;
 use crate::flow::Flow;
 use crate::settings::{self, Settings};
 use crate::verdict::Verdict;
-use crate::{count, maps, nexthop, permit, route};
+use crate::{count, maps, nexthop, permit, place, route};
 
 /// How long a record outlives its last packet, nanoseconds.
 const IDLE_NS: u64 = 3_600_000_000_000;
@@ -29,8 +28,6 @@ const IDLE_NS: u64 = 3_600_000_000_000;
 const PLACE_NS: u64 = 600_000_000_000;
 /// How often a place is confirmed at the most, nanoseconds.
 const CONFIRM_NS: u64 = 1_000_000_000;
-/// How often it is asked whether the veth of a record is still there, nanoseconds.
-const LOOK_NS: u64 = 1_000_000_000;
 /// Age at which a datagram that came in is no more the one that is delivered, nanoseconds.
 const ARRIVAL_NS: u64 = 1_000_000_000;
 
@@ -73,17 +70,6 @@ pub fn keep(permit: &mut Permit, now: u64) {
         permit.out_until_ns = now + IDLE_NS;
         permit.in_until_ns = now + IDLE_NS;
     }
-}
-
-/// Whether the veth of a record is still there: with the daemon dead, nobody ends the records of
-/// a pod that is gone, and what is redirected to its veth is lost. One look a second.
-#[inline(always)]
-pub fn is_there(packet: &Packet, permit: &mut Permit, now: u64) -> bool {
-    if now < permit.probe_in_at_ns {
-        return true;
-    }
-    permit.probe_in_at_ns = now + LOOK_NS;
-    packet.has_interface(permit.ifindex)
 }
 
 /// Hands a packet of a direct flow to the kernel's vxlan device, as the stack would have done
@@ -195,9 +181,7 @@ fn is_home(
     // As a reply would be forwarded.
     let (peer, pod) = (flow.ip.destination(), flow.ip.source());
     match packet.forwards_to(config.overlay_ifindex, peer, pod) {
-        Fib::Found(next) => {
-            next.mac == mac && (next.ifindex == ifindex || maps::veth_flags(next.ifindex) == 0)
-        }
+        Fib::Found(next) => next.mac == mac && place::leads_to(next.ifindex, ifindex),
         Fib::NoNeighbour | Fib::Unusable => false,
     }
 }
@@ -357,8 +341,6 @@ fn start(record: &mut Permit, now: u64) {
     record.out_until_ns = now + IDLE_NS;
     record.in_until_ns = now + IDLE_NS;
     record.probe_out_at_ns = u64::MAX;
-    // The first packet in looks whether the veth is there.
-    record.probe_in_at_ns = 0;
     permit::create(record);
 }
 
@@ -383,44 +365,6 @@ pub fn leave_to_stack(pod: &FlowTuple, wire: &FlowTuple, ifindex: u32, now: u64)
     if maps::mapping(pod).is_none() {
         maps::insert_mapping(pod, &Mapping::new(*wire, ifindex, now));
     }
-}
-
-/// A pod that asks for or gives a MAC address, as every pod does now and then, says where it is.
-/// That alone is believed by nobody, since a pod may claim any address; see [`confirm`].
-#[inline(always)]
-pub fn hear_arp(packet: &Packet, config: &Config) {
-    if packet.has_vlan_tag() {
-        return;
-    }
-    let Some(ethernet) = packet.get::<EthernetHeader>(0) else {
-        return;
-    };
-    if ethernet.ether_type() != EtherType::ARP {
-        return;
-    }
-    let Some(sender) = packet.fetch::<ArpSender>(ETHERNET_LEN) else {
-        return;
-    };
-    let Some(address) = sender.claims(ethernet.source) else {
-        return;
-    };
-    if !route::is_own(config, address) {
-        return;
-    }
-    let address = Address::from_v4(address);
-    let ifindex = packet.ifindex();
-    let known = maps::local_pod(&address)
-        .is_some_and(|place| place.ifindex == ifindex && place.pod_mac == ethernet.source);
-    if known {
-        return;
-    }
-    let place = LocalPod {
-        seen_ns: 0,
-        ifindex,
-        pod_mac: ethernet.source,
-        gateway_mac: [0; 6],
-    };
-    maps::insert_local_pod(&address, &place);
 }
 
 /// The stack delivers to a pod where the pod has said it is: only both together are believed.

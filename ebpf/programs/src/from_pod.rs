@@ -10,7 +10,7 @@ use crate::guard::Answer;
 use crate::permit::Direction;
 use crate::settings::Settings;
 use crate::verdict::Verdict;
-use crate::{count, direct, encap, flow, guard, maps, nexthop, permit, route, settings};
+use crate::{count, direct, encap, flow, guard, maps, nexthop, permit, place, route, settings};
 
 /// The program that this is.
 pub const PROGRAM: Program = Program::FromPod;
@@ -32,9 +32,7 @@ pub fn decide(packet: &Packet) -> Verdict {
     let ethernet = match flow::ethernet(packet) {
         Ok(ethernet) => ethernet,
         Err(reason) => {
-            if direct::is_on(config) {
-                direct::hear_arp(packet, config);
-            }
+            place::hear_arp(packet, config);
             return Verdict::Pass(reason);
         }
     };

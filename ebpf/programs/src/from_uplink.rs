@@ -16,7 +16,7 @@ use crate::guard::Answer;
 use crate::permit::Direction;
 use crate::settings::Settings;
 use crate::verdict::Verdict;
-use crate::{count, decap, direct, flow, guard, maps, nexthop, permit, route, settings};
+use crate::{count, decap, direct, flow, guard, maps, nexthop, permit, place, route, settings};
 
 /// The program that this is.
 pub const PROGRAM: Program = Program::FromUplink;
@@ -237,12 +237,11 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
     if flow.ip.ttl <= 1 {
         return pass(Reason::LastHop);
     }
+    if !place::is_there(packet, config, permit, now) {
+        permit::doubt(permit);
+        return pass(Reason::ForeignVeth);
+    }
     if direct::is_direct(permit) {
-        if !direct::is_there(packet, permit, now) {
-            let pod = permit.pod;
-            permit::end(&pod);
-            return pass(Reason::ForeignVeth);
-        }
         direct::heard(permit);
         direct::keep(permit, now);
     } else {

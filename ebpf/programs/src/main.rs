@@ -33,6 +33,7 @@ mod guard;
 mod maps;
 mod nexthop;
 mod permit;
+mod place;
 mod probe;
 mod route;
 mod settings;

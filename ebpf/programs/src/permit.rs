@@ -85,6 +85,19 @@ pub fn end(pod: &FlowTuple) {
     }
 }
 
+/// The host may deliver the flow elsewhere than its record says. What netfilter has accepted holds
+/// again once the stack has delivered a packet, to whomever that is; a direct record, of which it
+/// knows nothing, ends.
+#[inline(always)]
+pub fn doubt(permit: &mut Permit) {
+    if direct::is_direct(permit) {
+        let pod = permit.pod;
+        end(&pod);
+    } else {
+        permit.in_until_ns = 0;
+    }
+}
+
 /// The record of a flow that comes in with this tuple on the wire, and the tuple that the pod
 /// knows it by.
 #[inline(always)]

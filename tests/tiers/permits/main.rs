@@ -35,6 +35,7 @@ mod handover;
 mod limits;
 mod marks;
 mod modes;
+mod moved;
 mod never_accepted;
 mod path;
 mod places;

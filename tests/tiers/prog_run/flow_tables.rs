@@ -250,6 +250,7 @@ impl FlowTables {
                 &mut permit.probe_in_at_ns,
                 &mut permit.tombstone_until_ns,
                 &mut permit.since_ns,
+                &mut permit.look_at_ns,
             ]);
         }
         let mappings = self.wire.0.iter_mut().chain(&mut self.mappings.0);

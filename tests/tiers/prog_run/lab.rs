@@ -41,7 +41,7 @@ pub(crate) const VETH: &str = "veth-a1";
 /// The host's side of another pod's veth.
 pub(crate) const OTHER_VETH: &str = "veth-a2";
 /// The bridge that the host knows our pod on.
-const BRIDGE: &str = "cni0";
+pub(crate) const BRIDGE: &str = "cni0";
 /// Its address.
 const BRIDGE_A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
 

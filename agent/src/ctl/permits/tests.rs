@@ -317,7 +317,7 @@ proptest! {
             sent_to_mac: [byte; 6],
             reserved: [byte; 2],
             flags: low(a),
-            reserved_tail: b,
+            look_at_ns: b,
         };
         let view = view(&record);
         prop_assert_eq!(row(&view).len(), 13);

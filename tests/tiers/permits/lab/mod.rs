@@ -86,6 +86,8 @@ pub(crate) struct Options {
     pub(crate) underlay: UnderlayOptions,
     /// Further flags of the agents that run Twill.
     pub(crate) flags: &'static [&'static str],
+    /// Another permit time than [`PERMIT_TIME`], seconds.
+    pub(crate) permit_seconds: Option<&'static str>,
     /// The CNI plugin that wires the pods.
     pub(crate) delegate: Delegate,
     /// Whether the first node is stock in any case.
@@ -167,6 +169,9 @@ impl Lab {
             let mut flags = if stock { Kind::Stock } else { kind }.flags().to_vec();
             if !stock {
                 flags.extend(options.flags);
+                if let (Some(value), Some(seconds)) = (flags.get_mut(1), options.permit_seconds) {
+                    *value = seconds;
+                }
             }
             let node = cluster.underlay.join(label, address)?;
             if let Some(prepare) = options.prepare {

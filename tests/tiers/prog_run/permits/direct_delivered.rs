@@ -101,7 +101,7 @@ fn what_is_delivered_as_it_came_makes_a_record_that_carries() {
     let case = carried("next", output.tables, &outer, &sent, &wanted);
     check(
         &lab,
-        &case.then(|flows| flows.permits.at(&flow).probe_in_at_ns = at(LOOK_NS)),
+        &case.then(|flows| flows.permits.at(&flow).look_at_ns = at(LOOK_NS)),
     );
 }
 

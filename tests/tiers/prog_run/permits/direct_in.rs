@@ -13,16 +13,16 @@ use super::flow::{
 use super::from_uplink::{carried, judged};
 use crate::check::{Case, check};
 use crate::flow_tables::{PAST, at};
-use crate::lab::{Lab, monotonic_ns};
+use crate::lab::{BRIDGE, Lab, ip, monotonic_ns};
 use crate::packets::Outer;
 use crate::sk_buff::SkBuff;
 use crate::tables::{MARK_BIT, Tables};
-use crate::world::{OTHER_MAC, POD_A1};
+use crate::world::{OTHER_MAC, POD_A1, mac_text};
 
 /// How long a place is believed, nanoseconds.
 const PLACE_NS: u64 = 600_000_000_000;
-/// How often it is asked whether a record's veth is there, nanoseconds.
-pub(crate) const LOOK_NS: u64 = 1_000_000_000;
+/// How often it is asked whether a record's pod is there, nanoseconds.
+pub(crate) const LOOK_NS: u64 = 100_000_000;
 
 /// The mode `direct`, and our pod seen so long ago.
 fn seen(lab: &Lab, ago_ns: u64) -> Tables {
@@ -57,7 +57,7 @@ fn a_syn_to_a_pod_in_its_place_makes_a_record() {
         );
         let mut made = record(&lab, flow);
         made.flags |= PERMIT_FLAG_UNANSWERED;
-        made.probe_in_at_ns = at(LOOK_NS);
+        made.look_at_ns = at(LOOK_NS);
         let output = check(&lab, &case.then(|flows| flows.file(made)));
         // Nobody said a word to the first one: the pod may have moved, the stack finds it.
         let again = slow(
@@ -93,6 +93,10 @@ fn a_syn_to_a_pod_in_its_place_makes_a_record() {
         ..place(&lab, monotonic_ns())
     };
     let sent = Inner::received(&flow).flagged(Tcp::SYN);
+    let other_mac = mac_text(OTHER_MAC);
+    ip(&format!(
+        "neighbour replace {POD_A1} lladdr {other_mac} dev {BRIDGE} nud permanent\n"
+    ));
     let case = carried(
         "elsewhere",
         direct(&lab),
@@ -114,7 +118,7 @@ fn a_syn_to_a_pod_in_its_place_makes_a_record() {
                 gateway_mac: POD_MAC,
                 sent_to_mac: POD_MAC,
                 flags: PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNANSWERED,
-                probe_in_at_ns: at(LOOK_NS),
+                look_at_ns: at(LOOK_NS),
                 ..record(&lab, flow)
             });
         }),
@@ -210,7 +214,7 @@ fn a_record_whose_veth_is_gone_gives_way_to_the_stack() {
         let flow = plain(protocol);
         let held = Permit {
             ifindex: gone,
-            probe_in_at_ns: PAST,
+            look_at_ns: PAST,
             ..known(&lab, flow)
         };
         let packet = Inner::received(&flow).bytes();
@@ -218,9 +222,9 @@ fn a_record_whose_veth_is_gone_gives_way_to_the_stack() {
         let outer = Outer::from_node_b();
         let case = judged("gone", tables, &outer, &packet, Reason::ForeignVeth);
         check(&lab, &case.then(|flows| flows.permits.remove(&flow)));
-        // One look a second, and it goes on where the veth is there.
+        // Ten looks a second, and it goes on where the veth is there.
         let held = Permit {
-            probe_in_at_ns: PAST,
+            look_at_ns: PAST,
             ..known(&lab, flow)
         };
         let sent = Inner::received(&flow);
@@ -228,7 +232,7 @@ fn a_record_whose_veth_is_gone_gives_way_to_the_stack() {
         let case = carried("there", tables, &outer, &sent, &sent.clone().routed());
         check(
             &lab,
-            &case.then(|flows| flows.permits.at(&flow).probe_in_at_ns = at(LOOK_NS)),
+            &case.then(|flows| flows.permits.at(&flow).look_at_ns = at(LOOK_NS)),
         );
     }
     // No record is made for a connection to there either.

@@ -51,7 +51,6 @@ pub(crate) fn record(lab: &Lab, flow: FlowTuple) -> Permit {
         out_until_ns: at(IDLE_NS),
         in_until_ns: at(IDLE_NS),
         probe_out_at_ns: NEVER,
-        probe_in_at_ns: 0,
         since_ns: at(0),
         vtep: VTEP_B,
         vtep_generation: lab.tables().vteps[VTEP_B as usize].generation,
@@ -75,7 +74,7 @@ pub(crate) fn known(lab: &Lab, flow: FlowTuple) -> Permit {
     Permit {
         out_until_ns: FAR,
         in_until_ns: FAR,
-        probe_in_at_ns: NEVER,
+        look_at_ns: FAR,
         since_ns: PAST,
         ..record(lab, flow)
     }

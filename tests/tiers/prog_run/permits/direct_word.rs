@@ -1,4 +1,4 @@
-//! Mode `direct`: where a pod is by its own word, which it gives with every ARP packet.
+//! Where a pod is by its own word, which it gives with every ARP packet.
 
 use twill_abi::{LocalPod, Program, Reason};
 
@@ -43,15 +43,17 @@ fn case(name: &str, tables: Tables, frame: Vec<u8>) -> Case {
 fn a_pod_says_where_it_is() {
     let Some(lab) = Lab::open() else { return };
     let said = |name: &str, before: Option<LocalPod>| {
-        let case = case(name, direct(&lab), Reply::new().bytes()).with(|tables| {
-            if let Some(before) = before {
-                tables.flows.local_pods.set(POD_A1.into(), before);
-            }
-        });
-        check(
-            &lab,
-            &case.then(|flows| flows.local_pods.set(POD_A1.into(), word(&lab))),
-        );
+        for tables in [direct(&lab), permitting(&lab)] {
+            let case = case(name, tables, Reply::new().bytes()).with(|tables| {
+                if let Some(before) = before {
+                    tables.flows.local_pods.set(POD_A1.into(), before);
+                }
+            });
+            check(
+                &lab,
+                &case.then(|flows| flows.local_pods.set(POD_A1.into(), word(&lab))),
+            );
+        }
     };
     let now = monotonic_ns();
     said("anew", None);
@@ -107,9 +109,13 @@ fn what_is_no_pods_own_word_is_not_heard() {
         },
     );
     let whole = Reply::new().bytes();
+    let off = case("off", lab.tables(), whole.clone());
+    check(
+        &lab,
+        &off.expecting(|expected| expected.reason = Some(Reason::FastPathOff)),
+    );
     for length in [14, 20, 31] {
         let frame = whole[..length].to_vec();
         check(&lab, &case("cut", direct(&lab), frame));
     }
-    check(&lab, &case("permit", permitting(&lab), whole));
 }

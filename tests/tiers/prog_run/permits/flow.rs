@@ -176,6 +176,7 @@ pub(crate) fn permit(lab: &Lab, pod: FlowTuple, wire: FlowTuple) -> Permit {
         out_until_ns: FAR,
         in_until_ns: FAR,
         probe_out_at_ns: FAR,
+        look_at_ns: FAR,
         since_ns: PAST,
         vtep: VTEP_B,
         vtep_generation: lab.tables().vteps[VTEP_B as usize].generation,

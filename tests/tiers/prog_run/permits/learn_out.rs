@@ -269,6 +269,7 @@ fn an_acceptance_renews_the_permit() {
                     in_until_ns,
                     probe_in_at_ns,
                     since_ns: PAST,
+                    look_at_ns: permit.look_at_ns,
                     pod_mac: permit.pod_mac,
                     gateway_mac: permit.gateway_mac,
                     ..fresh(&lab, pod, wire)

@@ -15,4 +15,5 @@ mod in_refused;
 mod learn_in;
 mod learn_out;
 mod out_refused;
+mod places;
 mod round_trip;
