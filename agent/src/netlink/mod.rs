@@ -176,6 +176,26 @@ impl Netlink {
         Ok(uplink::keep(socket, choice, terms).await?)
     }
 
+    /// The interfaces by which the host sends from `source` to these nodes.
+    pub async fn ways(
+        &self,
+        source: Ipv4Addr,
+        nodes: &[Ipv4Addr],
+    ) -> Result<BTreeSet<String>, Error> {
+        let socket = &mut *self.0.socket.lock().await;
+        let mut found = BTreeSet::new();
+        for &underlay in nodes {
+            let way = route::way(socket, source, underlay).await;
+            found.extend(way.map_err(|source| Error::WayTo { underlay, source })?);
+        }
+        let mut names = BTreeSet::new();
+        for ifindex in found {
+            let link = link::by_index(socket, ifindex).await;
+            names.extend(link.map_err(UplinkError::from)?.map(|link| link.name));
+        }
+        Ok(names)
+    }
+
     /// The interface that has this address.
     pub async fn holder(&self, address: Ipv4Addr) -> Result<Option<u32>, Error> {
         let socket = &mut *self.0.socket.lock().await;

@@ -234,6 +234,31 @@ pub(super) async fn lookup(
     }
 }
 
+/// The interface by which the kernel would send from `source` to `destination`, if it would.
+pub(super) async fn way(
+    socket: &mut Socket,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+) -> Result<Option<u32>, Failure> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = 32;
+    message.header.source_prefix_length = 32;
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(destination)),
+        RouteAttribute::Source(RouteAddress::Inet(source)),
+    ];
+    match socket.get(RouteNetlinkMessage::GetRoute(message)).await {
+        Ok(RouteNetlinkMessage::NewRoute(message)) => {
+            let route = Route::read(&message).filter(|route| route.unicast);
+            Ok(route.and_then(|route| route.interface))
+        }
+        Ok(other) => Err(unexpected(&other)),
+        Err(Failure::Refused { .. }) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
 /// Whether some route by this interface leads to `destination`, whatever other and better ones
 /// there are.
 pub(super) async fn leads_to(

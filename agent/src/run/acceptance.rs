@@ -38,6 +38,8 @@ pub(super) struct Acceptance {
     outlook: Outlook,
     /// Why nothing may be fast for now, though all is in order here.
     policy: Option<String>,
+    /// Why nothing can be fast: packets do not pass the uplink.
+    astray: Option<String>,
 }
 
 impl Acceptance {
@@ -55,6 +57,7 @@ impl Acceptance {
             cleared: false,
             outlook: Outlook::new(args.permit_time),
             policy: None,
+            astray: None,
         }
     }
 
@@ -65,7 +68,9 @@ impl Acceptance {
 
     /// Why the fast path is off, or off for TCP, or will be, though it is wanted.
     pub(super) fn trouble(&self) -> Option<&str> {
-        self.outlook.trouble().or(self.policy.as_deref())
+        let reasons = [self.outlook.trouble(), self.astray.as_deref()];
+        let first = reasons.into_iter().flatten().next();
+        first.or(self.policy.as_deref())
     }
 
     /// What the operator wants, whether or not it may be right now.
@@ -76,7 +81,21 @@ impl Acceptance {
     /// Whether what is wanted may not be: then nobody's word makes flows fast. Past somebody's
     /// policy the operator's word does.
     pub(super) fn is_stale(&self) -> bool {
-        self.outlook.allowed().fast_path != self.wanted
+        self.outlook.allowed().fast_path != self.wanted || self.astray.is_some()
+    }
+
+    /// Why packets to other nodes do not pass the uplink, or that they do. Without the programs
+    /// there no flow can be fast; one-way flows in the mode `direct` would be half fast.
+    pub(super) fn set_astray(&mut self, reason: Option<&str>) {
+        let astray = reason.map(|reason| format!("the fast path is off: {reason}"));
+        if astray != self.astray && self.wanted != FastPath::Off {
+            if let Some(reason) = &astray {
+                warn!(reason, "the uplink carries no packets to other nodes");
+            } else {
+                info!("the uplink carries packets to other nodes");
+            }
+        }
+        self.astray = astray;
     }
 
     /// Somebody's policy that fast packets would go past, or none.
@@ -95,7 +114,7 @@ impl Acceptance {
     /// What flows may do, as it was found last.
     pub(super) fn allowed(&self) -> Allowed {
         let mut allowed = self.outlook.allowed();
-        if self.policy.is_some() {
+        if self.policy.is_some() || self.astray.is_some() {
             allowed.fast_path = FastPath::Off;
         }
         allowed

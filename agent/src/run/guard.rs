@@ -2,6 +2,7 @@
 
 use tracing::{info, warn};
 use twill_abi::Guard;
+use twill_core::uplink::Ways;
 
 use super::agent::{Agent, Look};
 use super::failures::Failures;
@@ -28,6 +29,8 @@ pub(super) struct Sentry {
     pub(super) bare_uplink: bool,
     /// Whether the store would tell of a new lease now.
     heard: bool,
+    /// Which ways packets to other nodes take: so do theirs come.
+    pub(super) ways: Ways,
 }
 
 impl Sentry {
@@ -39,6 +42,7 @@ impl Sentry {
             uplink_kind: String::new(),
             bare_uplink: false,
             heard: true,
+            ways: Ways::default(),
         }
     }
 

@@ -16,7 +16,7 @@ use twill_core::simulate::apply_op;
 use twill_core::state::desired;
 use twill_core::subnet::Subnet;
 use twill_core::subnet_env::SubnetEnv;
-use twill_core::uplink::Uplink;
+use twill_core::uplink::{Uplink, Ways};
 
 use super::agent::{Agent, Batch, Look};
 use super::conditions::uptime;
@@ -55,6 +55,11 @@ impl Agent {
             self.look_at_policy().await;
             self.look_for_the_guard().await;
             self.look_at_rules().await;
+        }
+        // Of the first node the routes have to be asked at once; others are as it is.
+        let first = self.sentry.ways == Ways::Unknown && !batch.subnets.is_empty();
+        if batch.look >= Look::Kernel || first {
+            self.look_at_ways().await;
         }
         if batch.look == Look::Everywhere || batch.pods {
             self.look_at_pods().await;

@@ -1,7 +1,9 @@
-//! Somebody else's policy on the uplink: while it is there, no packet goes past it.
+//! What keeps every packet of the node off the fast path, though all is in order: somebody else's
+//! policy on the uplink, and an uplink that packets do not pass.
 
 use twill_abi::Program;
 use twill_core::pods::{OurFilters, judge_uplink};
+use twill_core::uplink::{Ways, sample};
 
 use super::agent::Agent;
 use crate::datapath::hooks::Interface;
@@ -34,6 +36,22 @@ impl Agent {
                 let reason = judge_uplink(&link, &ours, program.as_deref());
                 self.acceptance
                     .set_policy(reason.map(|reason| reason.to_string()));
+            }
+            Err(error) => self.failures.add("netlink", &error),
+        }
+    }
+
+    /// Looks by which interfaces packets to other nodes leave: where that is not the uplink, the
+    /// programs there see none of them.
+    pub(super) async fn look_at_ways(&mut self) {
+        let uplink = self.state.uplink();
+        let mut nodes = self.state.elsewhere();
+        nodes.retain(|node| ![uplink.address, uplink.public_ip].contains(node));
+        match self.netlink.ways(uplink.local, &sample(&nodes)).await {
+            Ok(interfaces) => {
+                let ways = Ways::of(&uplink.name, &interfaces);
+                self.acceptance.set_astray(ways.astray());
+                self.sentry.ways = ways;
             }
             Err(error) => self.failures.add("netlink", &error),
         }

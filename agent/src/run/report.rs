@@ -236,7 +236,14 @@ impl Report {
             None
         };
         let enforces = sentry.guard == Guard::Enforce;
-        let place = bpf.guard();
+        let mut place = bpf.guard();
+        if let Some(astray) = sentry.ways.astray() {
+            let blind = format!("{astray}: what comes there is not looked at");
+            place.reason = Some(match place.reason.take() {
+                Some(reason) => format!("{blind}; {reason}"),
+                None => blind,
+            });
+        }
         self.status.guard = GuardStatus {
             wanted: guard_name(sentry.guard).to_owned(),
             drops: enforces && waits.is_none() && place.by != "nowhere",

@@ -7,6 +7,7 @@
 mod acceptance;
 mod agent_daemon;
 mod agent_datapath;
+mod astray;
 mod ctl;
 
 mod direct_routing;
