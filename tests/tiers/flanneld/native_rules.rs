@@ -46,7 +46,7 @@ const CASES: [&[Rule]; 9] = [
 ];
 
 /// The node's tables of `iptables`, without what differs from node to node and time to time.
-fn tables(node: &Node, own: &str) -> Result<String> {
+fn tables(node: &Node, own: &str) -> String {
     let mut text = String::new();
     for table in ["filter", "nat", "mangle"] {
         let list = ["nft", "list", "table", "ip", table];
@@ -56,9 +56,11 @@ fn tables(node: &Node, own: &str) -> Result<String> {
     for line in text.replace(own, "OWN").lines() {
         let (line, rest) = line.split_once("counter packets").unwrap_or((line, ""));
         let target: Vec<_> = rest.split_whitespace().skip(3).collect();
-        plain += &format!("{line}{}\n", target.join(" "));
+        plain.push_str(line);
+        plain.push_str(&target.join(" "));
+        plain.push('\n');
     }
-    Ok(plain)
+    plain
 }
 
 fn write(node: &Node, rules: &[Rule]) -> Result<()> {
@@ -97,9 +99,9 @@ fn check(lab: &Lab, number: u8, rules: &[Rule]) -> Result<()> {
         let own = flanneld.subnet_env()?.prefix().to_string();
         // It does not wait for its own.
         wait_until("flanneld's rules", PATIENCE, || {
-            tables(&node, &own).is_ok_and(|found| is_complete(&found))
+            is_complete(&tables(&node, &own))
         })?;
-        expected = Some(tables(&node, &own)?);
+        expected = Some(tables(&node, &own));
         flanneld.stop()?;
     }
 
@@ -107,7 +109,7 @@ fn check(lab: &Lab, number: u8, rules: &[Rule]) -> Result<()> {
     let mut agent = Agent::on_etcd(&node, &endpoints, &flags);
     agent.start_again()?;
     let own = agent.wait_ready_for(PATIENCE)?.prefix().to_string();
-    let found = tables(&node, &own)?;
+    let found = tables(&node, &own);
     ensure!(is_complete(&found), "{found}");
     let expected = expected.unwrap_or_else(|| found.clone());
     ensure!(found == expected, "found\n{found}\nexpected\n{expected}");
@@ -117,13 +119,13 @@ fn check(lab: &Lab, number: u8, rules: &[Rule]) -> Result<()> {
         let flush = ["nft", "flush", "chain", "ip", table, chain];
         node.namespace().run(&flush)?;
         wait_until("the rules are back", PATIENCE, || {
-            tables(&node, &own).is_ok_and(|found| found == expected)
+            tables(&node, &own) == expected
         })?;
     }
     agent.stop()?;
     agent.start_again()?;
     agent.wait_ready_for(PATIENCE)?;
-    let found = tables(&node, &own)?;
+    let found = tables(&node, &own);
     ensure!(found == expected, "a second start makes\n{found}");
     Ok(())
 }
