@@ -3,18 +3,19 @@
 use anyhow::{Result, bail};
 
 use crate::setup::Purpose;
-use crate::{abi, build, console, named_tests, process, setup};
+use crate::{abi, build, console, named_tests, process, seams, setup};
 
 type Check = fn() -> Result<()>;
 
 /// Every check, by what it says while it runs.
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 7] = [
     ("check the formatting", formatting),
     ("compare docs/abi.md with the source", abi::check),
     (
         "look for the tests that docs/compatibility.md names",
         named_tests::check,
     ),
+    ("look for types of a backend outside of it", seams::check),
     ("lint everything that runs on the host", host),
     ("lint the BPF programs, with their own compiler", programs),
     ("check licences, sources and duplicates", dependencies),

@@ -19,6 +19,7 @@ mod named_tests;
 mod places;
 mod privilege;
 mod process;
+mod seams;
 mod setup;
 mod test;
 

@@ -165,10 +165,10 @@ impl fmt::Display for Condition {
             ),
             Self::LeaseContradicted(Conflict {
                 subnet,
-                vtep,
+                peer,
                 objection,
             }) => {
-                let underlay = vtep.underlay;
+                let underlay = peer.underlay();
                 write!(f, "lease of {subnet} at {underlay}: {objection}; ")?;
                 f.write_str(match objection {
                     Objection::OwnMac(_) => {
@@ -269,6 +269,7 @@ impl Conditions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Peer;
     use crate::vtep::{MacAddr, RemoteVtep};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -284,10 +285,10 @@ mod tests {
     fn contradicted(subnet: &str, objection: Objection) -> Condition {
         Condition::LeaseContradicted(Conflict {
             subnet: subnet.parse().unwrap(),
-            vtep: RemoteVtep {
+            peer: Peer::Vtep(RemoteVtep {
                 underlay: [192, 0, 2, 7].into(),
                 mac: MacAddr([2, 0, 0, 0, 0, 7]),
-            },
+            }),
             objection,
         })
     }

@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 
 pub mod allocate;
+pub mod backend;
 pub mod condition;
 pub mod config;
+pub mod datapath;
 pub mod desired;
 pub mod docker_opts;
 pub mod event;

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::Ipv4Network;
 
-use crate::lease::{Lease, LeaseAttrs};
+use crate::backend::{LinkName, LinkSpec};
+pub use crate::datapath::ObservedMaps;
 use crate::subnet::Subnet;
-use crate::vtep::{MacAddr, RemoteVtep, Vni};
+use crate::vtep::MacAddr;
 
-/// A vxlan device in the kernel.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// A link in the kernel, and what it is where it is a vxlan device.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "the kernel's independent flags, each by its own name"
@@ -44,7 +45,7 @@ pub struct ObservedDevice {
     pub learning: bool,
 }
 
-/// A route that leaves by our device.
+/// A route that leaves by a link of ours.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct ObservedRoute {
     /// Next hop.
@@ -53,81 +54,69 @@ pub struct ObservedRoute {
     pub onlink: bool,
 }
 
-/// The kernel's side: our device and what hangs on it.
+/// A route to a node on a link of this one, past any tunnel.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct UnderlayRoute {
+    /// Next hop: the node.
+    pub via: IpAddr,
+    /// Index of the interface by which it leaves.
+    pub ifindex: u32,
+}
+
+/// A link, and what hangs on it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct ObservedKernel {
-    /// The device with the desired name, of whatever kind it is.
-    pub device: Option<ObservedDevice>,
-    /// IPv4 addresses on the device.
+pub struct ObservedLink {
+    /// The link itself, of whatever kind it is.
+    pub device: ObservedDevice,
+    /// IPv4 addresses.
     pub addresses: BTreeSet<Ipv4Network>,
-    /// Main table routes that leave by the device.
+    /// Main table routes that leave by it.
     pub routes: BTreeMap<Subnet, ObservedRoute>,
-    /// Routes that we made past the device, to peers on a link of the host: subnet → gateway.
-    pub direct_routes: BTreeMap<Subnet, IpAddr>,
-    /// Underlay addresses of peers that the host reaches without a gateway, where that matters
-    /// (`DirectRouting`).
-    pub on_link: BTreeSet<IpAddr>,
-    /// Permanent neighbour entries on the device.
+    /// Permanent neighbour entries.
     pub neighbors: BTreeMap<IpAddr, MacAddr>,
-    /// Permanent FDB entries on the device (`NTF_SELF`): a MAC may have several destinations.
+    /// Permanent FDB entries (`NTF_SELF`): a MAC may have several destinations.
     pub fdb: BTreeSet<(MacAddr, IpAddr)>,
 }
 
-impl ObservedKernel {
-    /// The leases that the routes to peers, the device's neighbours and its FDB entries stand
-    /// for: what the agent of an earlier start knew.
-    pub fn leases(&self, vni: Vni) -> Vec<Lease> {
-        let underlays: BTreeMap<MacAddr, IpAddr> = self.fdb.iter().copied().collect();
-        let encap = self.routes.iter();
-        let encap = encap.filter_map(|(subnet, route)| Some((subnet, route.gateway?)));
-        // The neighbour of a peer that is reached without encap is kept for when it is not.
-        let direct = self.direct_routes.keys();
-        let direct = direct.map(|subnet| (subnet, subnet.network()));
-        let lease = |(subnet, gateway): (&Subnet, IpAddr)| {
-            let mac = *self.neighbors.get(&gateway)?;
-            let IpAddr::V4(underlay) = *underlays.get(&mac)? else {
-                return None;
-            };
-            Some(Lease {
-                subnet: *subnet,
-                attrs: LeaseAttrs::vxlan(underlay, vni, mac),
-                ttl_seconds: None,
-            })
-        };
-        encap.chain(direct).filter_map(lease).collect()
-    }
+/// The kernel's side.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ObservedKernel {
+    /// Links with the desired names, as far as they are there.
+    pub links: BTreeMap<LinkName, ObservedLink>,
+    /// Routes that we made to nodes on a link of this one.
+    pub underlay_routes: BTreeMap<Subnet, UnderlayRoute>,
+    /// Nodes that this one reaches without a gateway, where that matters to the backend, and the
+    /// index of the interface by which.
+    pub on_link: BTreeMap<IpAddr, u32>,
 }
 
 impl ObservedKernel {
     /// The underlay addresses of other nodes, as far as an earlier start or flannel wrote them.
     pub fn elsewhere(&self) -> BTreeSet<Ipv4Addr> {
-        let own = self.device.as_ref().map(|device| device.mac);
-        let others = self.fdb.iter().filter(|(mac, _)| own != Some(*mac));
-        others
-            .filter_map(|(_, underlay)| match underlay {
-                IpAddr::V4(address) => Some(*address),
+        let by_fdb = self.links.values().flat_map(|link| {
+            let others = link.fdb.iter();
+            others
+                .filter(|(mac, _)| *mac != link.device.mac)
+                .map(|(_, underlay)| *underlay)
+        });
+        let by_route = self.underlay_routes.values().map(|route| route.via);
+        by_fdb
+            .chain(by_route)
+            .filter_map(|address| match address {
+                IpAddr::V4(address) => Some(address),
                 IpAddr::V6(_) => None,
             })
             .collect()
     }
-}
 
-/// The maps' side.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct ObservedMaps {
-    /// Index of `vteps` → what it says, for active entries.
-    pub vteps: BTreeMap<u32, RemoteVtep>,
-    /// Index of `vteps` → largest outer packet that the route to it takes, bytes, where one is
-    /// said.
-    pub path_mtus: BTreeMap<u32, u32>,
-    /// Overlay routes: subnet → index of `vteps`.
-    pub routes: BTreeMap<Subnet, u32>,
-    /// Underlay address → index of `vteps`.
-    pub sources: BTreeMap<IpAddr, u32>,
-    /// Entries that `vteps` has.
-    pub vtep_capacity: u32,
-    /// Entries that the route tables have.
-    pub route_capacity: u32,
+    /// Whether a link carries the address that it should.
+    pub fn has_address(&self, wanted: &LinkSpec) -> bool {
+        let there = self.links.get(&wanted.name);
+        wanted
+            .address
+            .zip(there)
+            .is_some_and(|(address, link)| link.addresses.contains(&address))
+    }
 }
 
 /// Everything that was read.
@@ -137,58 +126,4 @@ pub struct Observed {
     pub kernel: ObservedKernel,
     /// The maps' side; `None` while BPF is not available.
     pub maps: Option<ObservedMaps>,
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use super::*;
-
-    #[test]
-    fn a_lease_is_read_from_a_route_with_its_neighbour_and_fdb_entry() {
-        let mac = |n| MacAddr([2, 0, 0, 0, 0, n]);
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let route = |gateway: Option<&str>| ObservedRoute {
-            gateway: gateway.map(ip),
-            onlink: true,
-        };
-        let subnet = |text: &str| text.parse::<Subnet>().unwrap();
-        let kernel = ObservedKernel {
-            routes: [
-                (subnet("10.244.2.0/24"), route(Some("10.244.2.0"))),
-                // Half programmed, or somebody else's.
-                (subnet("10.244.3.0/24"), route(Some("10.244.3.0"))),
-                (subnet("10.244.4.0/24"), route(Some("10.244.4.0"))),
-                (subnet("10.244.5.0/24"), route(None)),
-            ]
-            .into(),
-            direct_routes: [
-                (subnet("10.244.6.0/24"), ip("192.0.2.6")),
-                // Somebody else's.
-                (subnet("10.244.7.0/24"), ip("192.0.2.7")),
-            ]
-            .into(),
-            neighbors: [
-                (ip("10.244.2.0"), mac(2)),
-                (ip("10.244.3.0"), mac(3)),
-                (ip("10.244.6.0"), mac(6)),
-            ]
-            .into(),
-            fdb: [
-                (mac(2), ip("192.0.2.2")),
-                (mac(6), ip("192.0.2.6")),
-                (mac(9), ip("192.0.2.9")),
-            ]
-            .into(),
-            ..ObservedKernel::default()
-        };
-        let vni = Vni::new(1).unwrap();
-        let lease = |n: u8| Lease {
-            subnet: subnet(&format!("10.244.{n}.0/24")),
-            attrs: LeaseAttrs::vxlan(Ipv4Addr::new(192, 0, 2, n), vni, mac(n)),
-            ttl_seconds: None,
-        };
-        assert_eq!(kernel.leases(vni), [lease(2), lease(6)]);
-    }
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use thiserror::Error;
 
+use crate::backend::Peer;
 use crate::subnet::Subnet;
 use crate::vtep::{MacAddr, RemoteVtep};
 
@@ -48,55 +49,62 @@ impl Objection {
 }
 
 /// Peers by subnet, with the invariants that the datapath and the FDB rely on: subnets do
-/// not overlap, an underlay address has one MAC address and a MAC address one underlay
-/// address. One node may hold several subnets.
+/// not overlap, and of tunnel end points an underlay address has one MAC address and a MAC address
+/// one underlay address. One node may hold several subnets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Peers {
-    vteps: BTreeMap<Subnet, RemoteVtep>,
+    by_subnet: BTreeMap<Subnet, Peer>,
     /// With the number of subnets that say so.
-    underlays: BTreeMap<IpAddr, (MacAddr, usize)>,
+    underlays: BTreeMap<IpAddr, (Option<MacAddr>, usize)>,
     macs: BTreeMap<MacAddr, IpAddr>,
 }
 
 impl Peers {
-    /// The VTEP behind a subnet.
-    pub fn get(&self, subnet: Subnet) -> Option<RemoteVtep> {
-        self.vteps.get(&subnet).copied()
+    /// The peer behind a subnet.
+    pub fn get(&self, subnet: Subnet) -> Option<Peer> {
+        self.by_subnet.get(&subnet).copied()
     }
 
     /// All, by ascending subnet.
-    pub fn iter(&self) -> impl Iterator<Item = (Subnet, RemoteVtep)> {
-        self.vteps.iter().map(|(&subnet, &vtep)| (subnet, vtep))
+    pub fn iter(&self) -> impl Iterator<Item = (Subnet, Peer)> {
+        self.by_subnet.iter().map(|(&subnet, &peer)| (subnet, peer))
+    }
+
+    /// Those behind a tunnel end point, by ascending subnet.
+    pub(crate) fn vteps(&self) -> impl Iterator<Item = (Subnet, RemoteVtep)> {
+        self.iter()
+            .filter_map(|(subnet, peer)| Some((subnet, peer.vtep()?)))
     }
 
     /// As a plain map.
-    pub fn as_map(&self) -> &BTreeMap<Subnet, RemoteVtep> {
-        &self.vteps
+    pub fn as_map(&self) -> &BTreeMap<Subnet, Peer> {
+        &self.by_subnet
     }
 
     /// Number of subnets.
     pub fn len(&self) -> usize {
-        self.vteps.len()
+        self.by_subnet.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.vteps.is_empty()
+        self.by_subnet.is_empty()
     }
 
-    /// Number of different VTEPs.
-    pub fn vtep_count(&self) -> usize {
+    /// Number of different nodes.
+    pub fn node_count(&self) -> usize {
         self.underlays.len()
     }
 
-    /// Whether some subnet is behind exactly this VTEP.
-    pub fn has_vtep(&self, vtep: RemoteVtep) -> bool {
-        self.mac_at(vtep.underlay) == Some(vtep.mac)
+    /// Whether some subnet is behind exactly this peer.
+    pub fn has(&self, peer: Peer) -> bool {
+        let there = self.underlays.get(&peer.underlay());
+        there.is_some_and(|&(mac, _)| mac == peer.mac())
     }
 
-    /// The MAC address of the VTEP at an underlay address.
-    pub fn mac_at(&self, underlay: IpAddr) -> Option<MacAddr> {
-        self.underlays.get(&underlay).map(|&(mac, _)| mac)
+    /// Whether some peer is at this underlay address.
+    pub fn is_at(&self, underlay: IpAddr) -> bool {
+        self.underlays.contains_key(&underlay)
     }
 
     /// Whether some peer's VTEP has this MAC address.
@@ -108,15 +116,15 @@ impl Peers {
     pub fn starts_at(&self, address: IpAddr) -> bool {
         // Subnets sort by address, then by prefix length: a host prefix comes last.
         let last = Subnet::containing(IpNetwork::from(address));
-        let found = self.vteps.range(..=last).next_back();
+        let found = self.by_subnet.range(..=last).next_back();
         found.is_some_and(|(subnet, _)| subnet.network() == address)
     }
 
     /// What speaks against a peer; what the subnet itself said so far counts too.
-    pub fn objection(&self, subnet: Subnet, vtep: RemoteVtep) -> Option<Objection> {
+    pub fn objection(&self, subnet: Subnet, peer: Peer) -> Option<Objection> {
         // No two of ours overlap, so only the next ones on either side can.
-        let before = self.vteps.range(..=subnet).next_back();
-        let after = self.vteps.range(subnet..).next();
+        let before = self.by_subnet.range(..=subnet).next_back();
+        let after = self.by_subnet.range(subnet..).next();
         if let Some((&other, _)) = before
             .into_iter()
             .chain(after)
@@ -124,39 +132,44 @@ impl Peers {
         {
             return Some(Objection::Overlaps(other));
         }
-        if let Some(mac) = self.mac_at(vtep.underlay)
-            && mac != vtep.mac
+        let mac = peer.mac()?;
+        if let Some(&(Some(other), _)) = self.underlays.get(&peer.underlay())
+            && other != mac
         {
-            return Some(Objection::UnderlayTaken(mac));
+            return Some(Objection::UnderlayTaken(other));
         }
-        match self.macs.get(&vtep.mac) {
-            Some(&underlay) if underlay != vtep.underlay => Some(Objection::MacTaken(underlay)),
+        match self.macs.get(&mac) {
+            Some(&underlay) if underlay != peer.underlay() => Some(Objection::MacTaken(underlay)),
             _ => None,
         }
     }
 
     /// Adds a peer, unless there is an [`Peers::objection`]; says whether it did.
-    pub fn insert(&mut self, subnet: Subnet, vtep: RemoteVtep) -> bool {
-        if self.objection(subnet, vtep).is_some() {
+    pub fn insert(&mut self, subnet: Subnet, peer: Peer) -> bool {
+        if self.objection(subnet, peer).is_some() {
             return false;
         }
-        self.vteps.insert(subnet, vtep);
-        self.macs.insert(vtep.mac, vtep.underlay);
-        let (_, subnets) = self.underlays.entry(vtep.underlay).or_insert((vtep.mac, 0));
+        let (underlay, mac) = (peer.underlay(), peer.mac());
+        self.by_subnet.insert(subnet, peer);
+        self.macs.extend(mac.map(|mac| (mac, underlay)));
+        let (_, subnets) = self.underlays.entry(underlay).or_insert((mac, 0));
         *subnets += 1;
         true
     }
 
     /// Forgets a peer.
-    pub fn remove(&mut self, subnet: Subnet) -> Option<RemoteVtep> {
-        let vtep = self.vteps.remove(&subnet)?;
-        if let Some((_, subnets)) = self.underlays.get_mut(&vtep.underlay) {
+    pub fn remove(&mut self, subnet: Subnet) -> Option<Peer> {
+        let peer = self.by_subnet.remove(&subnet)?;
+        let underlay = peer.underlay();
+        if let Some((mac, subnets)) = self.underlays.get_mut(&underlay) {
             *subnets -= 1;
             if *subnets == 0 {
-                self.underlays.remove(&vtep.underlay);
-                self.macs.remove(&vtep.mac);
+                if let Some(mac) = mac {
+                    self.macs.remove(mac);
+                }
+                self.underlays.remove(&underlay);
             }
         }
-        Some(vtep)
+        Some(peer)
     }
 }

@@ -6,9 +6,13 @@
 
 use std::net::IpAddr;
 
-use crate::desired::Device;
-use crate::observed::{Observed, ObservedDevice, ObservedKernel, ObservedMaps, ObservedRoute};
-use crate::plan::{KernelOp, MapOp, Op};
+use crate::backend::{Entry, LinkKind, LinkName, LinkSpec, Out, Route};
+use crate::datapath::MapOp;
+use crate::observed::{
+    Observed, ObservedDevice, ObservedKernel, ObservedLink, ObservedMaps, ObservedRoute,
+    UnderlayRoute,
+};
+use crate::plan::{KernelOp, Op};
 
 /// Applies a step to an observation.
 pub fn apply_op(observed: &mut Observed, op: &Op) {
@@ -23,71 +27,113 @@ pub fn apply_op(observed: &mut Observed, op: &Op) {
 }
 
 fn apply_kernel_op(kernel: &mut ObservedKernel, op: &KernelOp) {
-    match *op {
-        KernelOp::CreateDevice(ref device) => {
-            *kernel = ObservedKernel {
-                device: Some(created(device)),
-                ..without_device(kernel)
+    match op {
+        KernelOp::Create(spec) => {
+            let link = ObservedLink {
+                device: created(spec),
+                ..ObservedLink::default()
             };
+            kernel.links.insert(spec.name.clone(), link);
         }
-        KernelOp::RemoveDevice { .. } => *kernel = without_device(kernel),
-        KernelOp::SetMtu(mtu) => {
-            if let Some(device) = &mut kernel.device {
-                device.mtu = mtu;
-            }
+        KernelOp::Remove { link, .. } => {
+            kernel.links.remove(link);
         }
-        KernelOp::SetUp => {
-            if let Some(device) = &mut kernel.device {
-                device.up = true;
-            }
-        }
-        KernelOp::AddAddress(address) => {
-            kernel.addresses.insert(address);
-        }
-        KernelOp::RemoveAddress(address) => {
-            kernel.addresses.remove(&address);
-        }
-        KernelOp::SetNeighbor { address, mac } => {
-            kernel.neighbors.insert(address, mac);
-        }
-        KernelOp::RemoveNeighbor { address } => {
-            kernel.neighbors.remove(&address);
-        }
+        KernelOp::SetMtu { link, mtu } => on(kernel, link, |link| link.device.mtu = *mtu),
+        KernelOp::SetUp(link) => on(kernel, link, |link| link.device.up = true),
+        KernelOp::AddAddress { link, address } => on(kernel, link, |link| {
+            link.addresses.insert(*address);
+        }),
+        KernelOp::RemoveAddress { link, address } => on(kernel, link, |link| {
+            link.addresses.remove(address);
+        }),
+        KernelOp::Set(entry) => set(kernel, entry),
+        KernelOp::Unset(entry) => unset(kernel, entry),
+    }
+}
+
+/// Changes what hangs on a link.
+fn on(kernel: &mut ObservedKernel, link: &LinkName, change: impl FnOnce(&mut ObservedLink)) {
+    if let Some(link) = kernel.links.get_mut(link) {
+        change(link);
+    }
+}
+
+fn set(kernel: &mut ObservedKernel, entry: &Entry) {
+    match *entry {
+        Entry::Neighbor {
+            ref link,
+            address,
+            mac,
+        } => on(kernel, link, |link| {
+            link.neighbors.insert(address, mac);
+        }),
         // The kernel replaces one destination of the MAC address, we cannot know which. What
         // may still be there counts as there: removing it once too often does no harm.
-        KernelOp::SetFdb { mac, underlay } => {
-            kernel.fdb.insert((mac, underlay));
-        }
-        KernelOp::RemoveFdb { mac, underlay } => {
-            kernel.fdb.remove(&(mac, underlay));
-        }
-        KernelOp::SetRoute { subnet, gateway } => {
+        Entry::Fdb {
+            ref link,
+            mac,
+            underlay,
+        } => on(kernel, link, |link| {
+            link.fdb.insert((mac, underlay));
+        }),
+        Entry::Route(ref route) => set_route(kernel, route),
+    }
+}
+
+/// A subnet has one route, whichever way it leaves.
+fn set_route(kernel: &mut ObservedKernel, route: &Route) {
+    let &Route {
+        subnet,
+        via,
+        ref out,
+    } = route;
+    kernel.underlay_routes.remove(&subnet);
+    for link in kernel.links.values_mut() {
+        link.routes.remove(&subnet);
+    }
+    match out {
+        Out::Overlay(link) => on(kernel, link, |link| {
             let route = ObservedRoute {
-                gateway: Some(IpAddr::V4(gateway)),
+                gateway: Some(via),
                 onlink: true,
             };
-            kernel.routes.insert(subnet, route);
-            kernel.direct_routes.remove(&subnet);
-        }
-        KernelOp::RemoveRoute { subnet } => {
-            kernel.routes.remove(&subnet);
-        }
-        KernelOp::SetDirectRoute { subnet, gateway } => {
-            kernel.direct_routes.insert(subnet, gateway.into());
-            kernel.routes.remove(&subnet);
-        }
-        KernelOp::RemoveDirectRoute { subnet, .. } => {
-            kernel.direct_routes.remove(&subnet);
+            link.routes.insert(subnet, route);
+        }),
+        &Out::Underlay { ifindex } => {
+            let route = UnderlayRoute { via, ifindex };
+            kernel.underlay_routes.insert(subnet, route);
         }
     }
 }
 
-/// What does not hang on the device.
-fn without_device(kernel: &mut ObservedKernel) -> ObservedKernel {
-    ObservedKernel {
-        direct_routes: std::mem::take(&mut kernel.direct_routes),
-        on_link: std::mem::take(&mut kernel.on_link),
-        ..ObservedKernel::default()
+fn unset(kernel: &mut ObservedKernel, entry: &Entry) {
+    match *entry {
+        Entry::Neighbor {
+            ref link, address, ..
+        } => on(kernel, link, |link| {
+            link.neighbors.remove(&address);
+        }),
+        Entry::Fdb {
+            ref link,
+            mac,
+            underlay,
+        } => on(kernel, link, |link| {
+            link.fdb.remove(&(mac, underlay));
+        }),
+        Entry::Route(Route {
+            subnet,
+            out: Out::Overlay(ref link),
+            ..
+        }) => on(kernel, link, |link| {
+            link.routes.remove(&subnet);
+        }),
+        Entry::Route(Route {
+            subnet,
+            out: Out::Underlay { .. },
+            ..
+        }) => {
+            kernel.underlay_routes.remove(&subnet);
+        }
     }
 }
 
@@ -122,20 +168,21 @@ fn apply_map_op(maps: &mut ObservedMaps, op: MapOp) {
     }
 }
 
-fn created(device: &Device) -> ObservedDevice {
+fn created(spec: &LinkSpec) -> ObservedDevice {
+    let LinkKind::Vxlan(vxlan) = &spec.kind;
     ObservedDevice {
         ifindex: 0,
-        kind: "vxlan".to_owned(),
-        mtu: device.mtu,
-        mac: device.mac,
+        kind: spec.kind.name().to_owned(),
+        mtu: spec.mtu,
+        mac: spec.mac,
         up: false,
-        vni: Some(device.vni.get()),
-        port: device.port,
-        local: Some(IpAddr::V4(device.local)),
-        uplink_ifindex: Some(device.uplink_ifindex),
+        vni: Some(vxlan.vni.get()),
+        port: vxlan.port,
+        local: Some(IpAddr::V4(vxlan.local)),
+        uplink_ifindex: Some(vxlan.uplink_ifindex),
         group: None,
         l2miss: false,
-        gbp: device.gbp,
-        learning: device.learning,
+        gbp: vxlan.gbp,
+        learning: vxlan.learning,
     }
 }

@@ -41,7 +41,7 @@ impl fmt::Display for Vni {
 }
 
 /// A MAC address, in the order of the wire.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct MacAddr(pub [u8; 6]);
 
 /// Text that is no MAC address.

@@ -22,7 +22,6 @@ use clap::{
 use ipnetwork::Ipv4Network;
 use regex::Regex;
 use twill_abi::{FastPath, Guard};
-use twill_core::vtep::Vni;
 
 use crate::datapath::filter::Slot;
 use crate::datapath::guard::{GuardAttach, GuardOptions};
@@ -451,9 +450,4 @@ impl AgentArgs {
             .join(self.instance.as_str())
             .join("lease.json")
     }
-}
-
-/// Name of the vxlan device, flannel's.
-pub fn device_name(vni: Vni) -> String {
-    format!("flannel.{vni}")
 }

@@ -163,13 +163,7 @@ fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
         ),
         ("mode", mode),
         ("ready", ready.to_owned()),
-        (
-            "device",
-            format!(
-                "{} {} VNI {} port {} MTU {}",
-                said.device, said.mac, said.vni, said.port, said.mtu
-            ),
-        ),
+        device_row(said),
         (
             "uplink",
             format!(
@@ -203,6 +197,19 @@ fn said_rows(liveness: Option<Liveness>, said: &Status) -> Vec<Row> {
         rows.extend(texts.iter().map(|text| (what, text.clone())));
     }
     rows
+}
+
+/// What carries the overlay, or the backend that needs no device.
+fn device_row(said: &Status) -> Row {
+    if said.device.is_empty() && !said.backend.is_empty() {
+        let row = format!("{}, no device, MTU {}", said.backend, said.mtu);
+        return ("backend", row);
+    }
+    let row = format!(
+        "{} {} VNI {} port {} MTU {}",
+        said.device, said.mac, said.vni, said.port, said.mtu
+    );
+    ("device", row)
 }
 
 /// Nothing from a twilld that did not know of it yet.

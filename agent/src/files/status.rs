@@ -38,7 +38,9 @@ pub struct Status {
     pub abi_version: u32,
     /// Folder of the pins.
     pub pins: PathBuf,
-    /// Name of the vxlan device.
+    /// `Backend.Type`; empty from a twilld that knew only vxlan.
+    pub backend: String,
+    /// Name of the vxlan device; empty where the backend has none, as what follows of it.
     pub device: String,
     /// Its MAC address.
     pub mac: String,
@@ -46,7 +48,7 @@ pub struct Status {
     pub vni: u32,
     /// UDP destination port.
     pub port: u16,
-    /// MTU of the device in bytes.
+    /// MTU of the overlay in bytes.
     pub mtu: u32,
     /// Name of the underlay interface.
     pub uplink: String,

@@ -1,13 +1,12 @@
 //! What can go wrong between the agent and the kernel's network configuration.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use ipnetwork::Ipv4Network;
 use nix::errno::Errno;
 use thiserror::Error;
+use twill_core::plan::KernelOp;
 use twill_core::subnet::Subnet;
-use twill_core::vtep::MacAddr;
 
 use super::uplink::UplinkError;
 
@@ -94,18 +93,6 @@ pub enum Error {
     HostLinks { what: &'static str, source: Failure },
     #[error("read the routes to {subnet}")]
     Routes { subnet: Subnet, source: Failure },
-    #[error("set the direct route to {subnet} via {gateway}")]
-    SetDirectRoute {
-        subnet: Subnet,
-        gateway: Ipv4Addr,
-        source: Failure,
-    },
-    #[error("remove the direct route to {subnet} via {gateway}")]
-    RemoveDirectRoute {
-        subnet: Subnet,
-        gateway: Ipv4Addr,
-        source: Failure,
-    },
     #[error("ask for the way to {underlay}")]
     WayTo { underlay: Ipv4Addr, source: Failure },
     #[error("Failed to setup blackhole route for {subnet}")]
@@ -116,10 +103,10 @@ pub enum Error {
     Uplink(#[from] UplinkError),
     #[error("interface {device} does not exist")]
     NoDevice { device: String },
+    #[error("{op}")]
+    Op { op: Box<KernelOp>, source: Failure },
     #[error("look for interface {device}")]
     FindDevice { device: String, source: Failure },
-    #[error("create vxlan device {device}")]
-    CreateDevice { device: String, source: Failure },
     #[error(
         "create vxlan device {device}: VNI {vni} on UDP port {port} is in use by {holder}; \
          remove that device, or set another VNI or Port in the network's backend"
@@ -129,18 +116,6 @@ pub enum Error {
         vni: u32,
         port: u16,
         holder: String,
-    },
-    #[error("remove the device with interface index {ifindex}, in the way of {device}")]
-    RemoveDevice {
-        device: String,
-        ifindex: u32,
-        source: Failure,
-    },
-    #[error("set the MTU of {device} to {mtu}")]
-    SetMtu {
-        device: String,
-        mtu: u32,
-        source: Failure,
     },
     #[error("set the alias of {device} to {alias:?}")]
     SetAlias {
@@ -152,63 +127,9 @@ pub enum Error {
     RouteMtus { source: Failure },
     #[error("read the routing rules (ip rule)")]
     RoutingRules { source: Failure },
-    #[error("set {device} up")]
-    SetUp { device: String, source: Failure },
     #[error(
         "set {device} up: its UDP port is in use; stop the program or the device that has it, \
          or set another Port in the network's backend"
     )]
     PortInUse { device: String },
-    #[error("add address {address} to {device}")]
-    AddAddress {
-        device: String,
-        address: Ipv4Network,
-        source: Failure,
-    },
-    #[error("remove address {address} from {device}")]
-    RemoveAddress {
-        device: String,
-        address: Ipv4Network,
-        source: Failure,
-    },
-    #[error("set neighbour {address} lladdr {mac} on {device}")]
-    SetNeighbor {
-        device: String,
-        address: IpAddr,
-        mac: MacAddr,
-        source: Failure,
-    },
-    #[error("remove neighbour {address} from {device}")]
-    RemoveNeighbor {
-        device: String,
-        address: IpAddr,
-        source: Failure,
-    },
-    #[error("set FDB entry {mac} dst {underlay} on {device}")]
-    SetFdb {
-        device: String,
-        mac: MacAddr,
-        underlay: IpAddr,
-        source: Failure,
-    },
-    #[error("remove FDB entry {mac} dst {underlay} from {device}")]
-    RemoveFdb {
-        device: String,
-        mac: MacAddr,
-        underlay: IpAddr,
-        source: Failure,
-    },
-    #[error("set route {subnet} via {gateway} dev {device}")]
-    SetRoute {
-        device: String,
-        subnet: Subnet,
-        gateway: IpAddr,
-        source: Failure,
-    },
-    #[error("remove route {subnet} dev {device}")]
-    RemoveRoute {
-        device: String,
-        subnet: Subnet,
-        source: Failure,
-    },
 }

@@ -8,7 +8,7 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use nix::errno::Errno;
-use twill_core::desired::Device;
+use twill_core::backend::{LinkKind, LinkSpec, VxlanLink};
 use twill_core::observed::ObservedDevice;
 use twill_core::vtep::MacAddr;
 
@@ -231,21 +231,47 @@ pub(super) fn unexpected(message: &RouteNetlinkMessage) -> Failure {
     }
 }
 
-/// Creates the device with the attributes that flannel sends
+/// Creates the link with the attributes that flannel sends
 /// (`pkg/backend/vxlan/device.go`, v0.28), so that flannel finds it compatible.
-pub(super) fn create(device: &Device) -> Request {
-    let Device {
+pub(super) fn create(spec: &LinkSpec) -> Request {
+    let LinkSpec {
         name,
+        mtu,
+        mac,
+        address: _,
+        kind: LinkKind::Vxlan(vxlan),
+    } = spec;
+    let mut message = LinkMessage::default();
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_string()));
+    if *mtu > 0 {
+        message.attributes.push(LinkAttribute::Mtu(*mtu));
+    }
+    message.attributes.extend([
+        LinkAttribute::TxQueueLen(0),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(attributes(vxlan))),
+        ]),
+    ]);
+    (
+        RouteNetlinkMessage::NewLink(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+}
+
+fn attributes(vxlan: &VxlanLink) -> Vec<InfoVxlan> {
+    let VxlanLink {
         vni,
         port,
         local,
         uplink_ifindex,
-        mtu,
-        mac,
         gbp,
         learning,
-    } = device;
-    let mut vxlan = vec![
+    } = vxlan;
+    let mut attributes = vec![
         InfoVxlan::Id(vni.get()),
         InfoVxlan::Link(*uplink_ifindex),
         InfoVxlan::Local(*local),
@@ -260,27 +286,10 @@ pub(super) fn create(device: &Device) -> Request {
         InfoVxlan::UDPZeroCsumRX(false),
     ];
     if *gbp {
-        vxlan.push(InfoVxlan::Gbp);
+        attributes.push(InfoVxlan::Gbp);
     }
-    vxlan.extend(port.map(InfoVxlan::Port));
-
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.clone()));
-    if *mtu > 0 {
-        message.attributes.push(LinkAttribute::Mtu(*mtu));
-    }
-    message.attributes.extend([
-        LinkAttribute::TxQueueLen(0),
-        LinkAttribute::Address(mac.0.to_vec()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Vxlan),
-            LinkInfo::Data(InfoData::Vxlan(vxlan)),
-        ]),
-    ]);
-    (
-        RouteNetlinkMessage::NewLink(message),
-        NLM_F_CREATE | NLM_F_EXCL,
-    )
+    attributes.extend(port.map(InfoVxlan::Port));
+    attributes
 }
 
 /// Removes a link.

@@ -36,7 +36,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use tokio::sync::Mutex;
-use twill_core::observed::{ObservedDevice, ObservedKernel};
+use twill_core::backend::LinkName;
+use twill_core::observed::{ObservedDevice, ObservedKernel, ObservedLink, UnderlayRoute};
 use twill_core::plan::KernelOp;
 use twill_core::subnet::Subnet;
 use twill_core::uplink::Uplink;
@@ -71,62 +72,22 @@ impl Netlink {
         })))
     }
 
-    /// Reads the device of that name, whatever its kind, and what hangs on it: addresses,
+    /// Reads the links of these names, whatever their kind, and what hangs on them: addresses,
     /// main table routes inside `network`, permanent neighbours and FDB entries. Foreign entries
-    /// are reported like ours. Without the device everything is empty.
+    /// are reported like ours. A link that is not there is left out.
     ///
     /// A route with a metric or a type of service stands beside ours and is not reported.
-    pub async fn observe(&self, device: &str, network: Subnet) -> Result<ObservedKernel, Error> {
-        let error = |what| {
-            let device = device.to_owned();
-            move |source| Error::Observe {
-                what,
-                device,
-                source,
-            }
-        };
+    pub async fn observe(
+        &self,
+        links: impl IntoIterator<Item = LinkName>,
+        network: Subnet,
+    ) -> Result<ObservedKernel, Error> {
         let socket = &mut *self.0.socket.lock().await;
         let mut observed = ObservedKernel::default();
-        let Some(link) = link::by_name(socket, device)
-            .await
-            .map_err(error("properties"))?
-        else {
-            return Ok(observed);
-        };
-        let ifindex = link.device.ifindex;
-        observed.device = Some(link.device);
-
-        let addresses = addr::list(socket, Some(ifindex))
-            .await
-            .map_err(error("addresses"))?;
-        observed.addresses = addresses.iter().map(|address| address.network).collect();
-
-        let routes = route::list(socket, Some(ifindex))
-            .await
-            .map_err(error("routes"))?;
-        observed.routes = routes
-            .iter()
-            .filter(|route| route.in_our_place())
-            .map(route::Route::observed)
-            .filter(|(subnet, _)| network.covers(*subnet))
-            .collect();
-
-        let neighbors = neigh::neighbors(socket, ifindex)
-            .await
-            .map_err(error("neighbours"))?;
-        observed.neighbors = neighbors
-            .iter()
-            .map(|entry| (entry.address, entry.mac))
-            .collect();
-
-        // Only a vxlan device has an FDB of its own.
-        if observed
-            .device
-            .as_ref()
-            .is_some_and(|device| device.vni.is_some())
-        {
-            let fdb = neigh::fdb(socket, ifindex).await.map_err(error("FDB"))?;
-            observed.fdb = fdb.iter().map(|entry| (entry.mac, entry.address)).collect();
+        for name in links {
+            if let Some(link) = observe_link(socket, &name, network).await? {
+                observed.links.insert(name, link);
+            }
         }
         Ok(observed)
     }
@@ -211,8 +172,11 @@ impl Netlink {
         Ok(link.is_some_and(|link| !link.carries()))
     }
 
-    /// The routes into `network` that we made past the device: subnet and gateway.
-    pub async fn direct_routes(&self, network: Subnet) -> Result<BTreeMap<Subnet, IpAddr>, Error> {
+    /// The routes into `network` that we made to nodes on a link of this one.
+    pub async fn underlay_routes(
+        &self,
+        network: Subnet,
+    ) -> Result<BTreeMap<Subnet, UnderlayRoute>, Error> {
         let socket = &mut *self.0.socket.lock().await;
         let routes = route::direct(socket)
             .await
@@ -222,26 +186,24 @@ impl Netlink {
             })?;
         let routes = routes
             .iter()
-            .filter_map(|route| Some((route.observed().0, route.direct_gateway()?)));
+            .filter_map(|route| Some((route.observed().0, route.underlay()?)));
         Ok(routes
             .filter(|(subnet, _)| network.covers(*subnet))
             .collect())
     }
 
-    /// Those of the underlay addresses that the host reaches without a gateway, and not by the
-    /// device with the index `overlay`.
+    /// Those of the underlay addresses that the host reaches without a gateway, and the index of
+    /// the interface by which.
     pub async fn on_link(
         &self,
         underlays: impl IntoIterator<Item = Ipv4Addr>,
-        overlay: u32,
-    ) -> Result<BTreeSet<IpAddr>, Error> {
+    ) -> Result<BTreeMap<IpAddr, u32>, Error> {
         let socket = &mut *self.0.socket.lock().await;
-        let mut on_link = BTreeSet::new();
+        let mut on_link = BTreeMap::new();
         for underlay in underlays {
-            let found = route::is_on_link(socket, underlay, overlay).await;
-            if found.map_err(|source| Error::WayTo { underlay, source })? {
-                on_link.insert(underlay.into());
-            }
+            let found = route::on_link(socket, underlay).await;
+            let found = found.map_err(|source| Error::WayTo { underlay, source })?;
+            on_link.extend(found.map(|ifindex| (underlay.into(), ifindex)));
         }
         Ok(on_link)
     }
@@ -271,9 +233,9 @@ impl Netlink {
     /// Carries out the steps in order and gives those that failed, each with its error. One that
     /// fails does not stop the rest. What is to be removed and is not there is success, and so
     /// is an address that is there already.
-    pub async fn apply(&self, device: &str, ops: &[KernelOp]) -> Vec<(KernelOp, Error)> {
+    pub async fn apply(&self, ops: &[KernelOp]) -> Vec<(KernelOp, Error)> {
         let socket = &mut *self.0.socket.lock().await;
-        apply::apply(socket, &self.0.said, device, ops).await
+        apply::apply(socket, &self.0.said, ops).await
     }
 
     /// Every vxlan device, ours included.
@@ -297,9 +259,8 @@ impl Netlink {
 
     /// Removes a device.
     pub async fn remove_device(&self, device: &str, ifindex: u32) -> Result<(), Error> {
-        let mut errors = self
-            .apply(device, &[KernelOp::RemoveDevice { ifindex }])
-            .await;
+        let link = device.into();
+        let mut errors = self.apply(&[KernelOp::Remove { link, ifindex }]).await;
         errors.pop().map_or(Ok(()), |(_, error)| Err(error))
     }
 
@@ -311,4 +272,58 @@ impl Netlink {
     fn said(&self) -> &Said {
         &self.0.said
     }
+}
+
+/// A link and what hangs on it, if it is there.
+async fn observe_link(
+    socket: &mut Socket,
+    name: &LinkName,
+    network: Subnet,
+) -> Result<Option<ObservedLink>, Error> {
+    let error = |what| {
+        let device = name.to_string();
+        move |source| Error::Observe {
+            what,
+            device,
+            source,
+        }
+    };
+    let Some(link) = link::by_name(socket, name.as_str())
+        .await
+        .map_err(error("properties"))?
+    else {
+        return Ok(None);
+    };
+    let ifindex = link.device.ifindex;
+
+    let addresses = addr::list(socket, Some(ifindex))
+        .await
+        .map_err(error("addresses"))?;
+    let routes = route::list(socket, Some(ifindex))
+        .await
+        .map_err(error("routes"))?;
+    let neighbors = neigh::neighbors(socket, ifindex)
+        .await
+        .map_err(error("neighbours"))?;
+    // Only a vxlan device has an FDB of its own.
+    let fdb = if link.device.vni.is_some() {
+        neigh::fdb(socket, ifindex).await.map_err(error("FDB"))?
+    } else {
+        Vec::new()
+    };
+    Ok(Some(ObservedLink {
+        device: link.device,
+        addresses: addresses.iter().map(|address| address.network).collect(),
+        routes: routes
+            .iter()
+            .filter(|route| route.in_our_place())
+            .map(route::Route::observed)
+            .filter(|(subnet, _)| network.covers(*subnet))
+            .collect(),
+        neighbors: neighbors
+            .iter()
+            .map(|entry| (entry.address, entry.mac))
+            .collect(),
+        fdb: fdb.iter().map(|entry| (entry.mac, entry.address)).collect(),
+    }))
 }

@@ -47,8 +47,8 @@ const REOPEN: Duration = Duration::from_secs(1);
 /// What is watched.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Watch {
-    /// Name of our device.
-    pub device: String,
+    /// Name of our device, if there is to be one.
+    pub device: Option<String>,
     /// The whole overlay prefix: routes into it matter, whoever's they are.
     pub network: Subnet,
     /// Whether every route matters: a peer may come onto a link of the host, or leave it.
@@ -89,10 +89,7 @@ impl Monitor {
     ) -> Result<Self, Error> {
         let socket = Socket::subscribe(&GROUPS, watch.receive_buffer)
             .map_err(|source| Error::Open { source })?;
-        let device = netlink
-            .device(&watch.device)
-            .await?
-            .map(|device| device.ifindex);
+        let device = find_device(&netlink, &watch).await?;
         let uplink = Arc::new(AtomicU32::new(0));
         let mtus = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(Counters::default());
@@ -205,6 +202,15 @@ async fn recover(socket: &mut Socket, filter: &mut Filter, failure: &Failure, co
     filter.find_device().await;
 }
 
+/// Interface index of our device, if it is there.
+async fn find_device(netlink: &Netlink, watch: &Watch) -> Result<Option<u32>, Error> {
+    let device = match &watch.device {
+        Some(name) => netlink.device(name).await?,
+        None => None,
+    };
+    Ok(device.map(|device| device.ifindex))
+}
+
 /// Tells what may matter from what cannot.
 struct Filter {
     netlink: Netlink,
@@ -219,8 +225,8 @@ struct Filter {
 
 impl Filter {
     async fn find_device(&mut self) {
-        match self.netlink.device(&self.watch.device).await {
-            Ok(device) => self.device = device.map(|device| device.ifindex),
+        match find_device(&self.netlink, &self.watch).await {
+            Ok(device) => self.device = device,
             Err(error) => tracing::warn!(%error, "our device's interface index is unknown"),
         }
     }
@@ -333,7 +339,7 @@ impl Filter {
         }
         let link = Link::read(message);
         let ifindex = link.device.ifindex;
-        let named = link.name == self.watch.device;
+        let named = self.watch.device.as_ref() == Some(&link.name);
         let was = self.device == Some(ifindex);
         if named && exists {
             self.device = Some(ifindex);

@@ -9,7 +9,7 @@ use netlink_packet_route::route::{
     RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use twill_core::observed::ObservedRoute;
+use twill_core::observed::{ObservedRoute, UnderlayRoute};
 use twill_core::subnet::Subnet;
 
 use super::error::Failure;
@@ -103,10 +103,11 @@ impl Route {
         self.metric == 0 && self.tos == 0 && self.unicast && self.in_main_table()
     }
 
-    /// The gateway of a route that we made past the device.
-    pub(super) fn direct_gateway(&self) -> Option<IpAddr> {
+    /// A route that we made past any tunnel, as the plan sees it.
+    pub(super) fn underlay(&self) -> Option<UnderlayRoute> {
         let ours = self.protocol == PROTOCOL && self.in_our_place() && !self.onlink;
-        self.gateway.filter(|_| ours)
+        let (via, ifindex) = (self.gateway?, self.interface?);
+        ours.then_some(UnderlayRoute { via, ifindex })
     }
 
     /// As the plan sees it.
@@ -285,36 +286,33 @@ pub(super) async fn leads_to(
     }
 }
 
-/// Whether the kernel would send to `destination` without a gateway, by another interface than
-/// `overlay`.
-pub(super) async fn is_on_link(
+/// The interface by which the kernel would send to `destination` without a gateway.
+pub(super) async fn on_link(
     socket: &mut Socket,
     destination: Ipv4Addr,
-    overlay: u32,
-) -> Result<bool, Failure> {
+) -> Result<Option<u32>, Failure> {
     let mut message = to(Subnet::containing(IpNetwork::from(IpAddr::V4(destination))));
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
     match socket.get(RouteNetlinkMessage::GetRoute(message)).await {
         Ok(RouteNetlinkMessage::NewRoute(message)) => {
-            Ok(Route::read(&message).is_some_and(|route| {
-                route.unicast && route.gateway.is_none() && route.interface != Some(overlay)
-            }))
+            let route = Route::read(&message);
+            let direct = route.filter(|route| route.unicast && route.gateway.is_none());
+            Ok(direct.and_then(|route| route.interface))
         }
         Ok(other) => Err(unexpected(&other)),
         // No way at all.
-        Err(Failure::Refused { .. }) => Ok(false),
+        Err(Failure::Refused { .. }) => Ok(None),
         Err(failure) => Err(failure),
     }
 }
 
-/// `<subnet> via <gateway>`, past the device, as flannel with `DirectRouting`.
-pub(super) fn set_direct(subnet: Subnet, gateway: IpAddr) -> Request {
-    let mut message = to(subnet);
+/// `<subnet> via <gateway> dev <ifindex>`, past any tunnel, as flannel with host-gw or
+/// `DirectRouting`.
+pub(super) fn set_direct(ifindex: u32, subnet: Subnet, gateway: IpAddr) -> Request {
+    let mut message = message(ifindex, subnet, gateway);
     message.header.protocol = PROTOCOL.into();
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    let gateway = RouteAttribute::Gateway(gateway.into());
-    message.attributes.push(gateway);
     (
         RouteNetlinkMessage::NewRoute(message),
         NLM_F_CREATE | NLM_F_REPLACE,
@@ -322,13 +320,11 @@ pub(super) fn set_direct(subnet: Subnet, gateway: IpAddr) -> Request {
 }
 
 /// Removes the route that [`set_direct`] makes, and no other one to the same subnet.
-pub(super) fn remove_direct(subnet: Subnet, gateway: IpAddr) -> Request {
-    let mut message = to(subnet);
+pub(super) fn remove_direct(ifindex: u32, subnet: Subnet, gateway: IpAddr) -> Request {
+    let mut message = message(ifindex, subnet, gateway);
     message.header.protocol = PROTOCOL.into();
     message.header.scope = RouteScope::NoWhere;
     message.header.kind = RouteType::Unicast;
-    let gateway = RouteAttribute::Gateway(gateway.into());
-    message.attributes.push(gateway);
     (RouteNetlinkMessage::DelRoute(message), 0)
 }
 

@@ -59,8 +59,8 @@ pub struct UplinkTerms {
 /// What no uplink is part of.
 #[derive(Clone, Debug)]
 pub struct Overlay {
-    /// The name of its device.
-    pub device: String,
+    /// The name of its device, if it has one.
+    pub device: Option<String>,
     /// The addresses that are its pods', and their bridges'.
     pub pods: RangeInclusive<Ipv4Addr>,
 }
@@ -277,7 +277,7 @@ async fn complete(
     terms: &UplinkTerms,
 ) -> Result<Uplink, UplinkError> {
     if let Some(overlay) = &terms.overlay
-        && overlay.device == link.name
+        && overlay.device.as_ref() == Some(&link.name)
     {
         return Err(UplinkError::OverlayDevice {
             interface: link.name,
@@ -385,7 +385,7 @@ async fn matching(
     let all = addr::list(socket, None).await?;
     let of_overlay = |link: &Link, overlay: &Overlay| {
         let mut addresses = all.iter();
-        overlay.device == link.name
+        overlay.device.as_ref() == Some(&link.name)
             || addresses.any(|address| {
                 address.ifindex == link.device.ifindex
                     && overlay.pods.contains(&address.network.ip())

@@ -21,7 +21,7 @@ pub(super) fn lease_key(text: &str) {
     }
 }
 
-/// Values of leases in etcd: what is taken is read again as it is written, and names a VTEP or
+/// Values of leases in etcd: what is taken is read again as it is written, and names a peer or
 /// says why not.
 pub(super) fn lease_value(text: &[u8]) {
     let Ok(attrs) = LeaseAttrs::from_json(text) else {
@@ -37,7 +37,12 @@ pub(super) fn lease_value(text: &[u8]) {
             attrs,
             ttl_seconds: None,
         };
-        drop(lease.remote_vtep(network));
+        for backend in [r#"{"Type":"vxlan"}"#, r#"{"Type":"host-gw"}"#] {
+            let text = format!(r#"{{"Network":"10.3.0.0/16","Backend":{backend}}}"#);
+            if let Ok(config) = NetworkConfig::parse(&text) {
+                drop(config.backend.peer(&lease, network));
+            }
+        }
     }
 }
 

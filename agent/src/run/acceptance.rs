@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 use tracing::{info, warn};
 use twill_abi::{Config, FastPath};
+use twill_core::config::NetworkConfig;
 use twill_core::subnet::Subnet;
 
 use super::failures::Failures;
@@ -43,9 +44,15 @@ pub(super) struct Acceptance {
 }
 
 impl Acceptance {
-    pub(super) fn new(args: &AgentArgs) -> Self {
+    pub(super) fn new(args: &AgentArgs, config: &NetworkConfig) -> Self {
+        // Permits are for what the BPF programs carry.
+        let carried = config.backend.vxlan().is_some();
         Self {
-            wanted: args.fast_path.into(),
+            wanted: if carried {
+                args.fast_path.into()
+            } else {
+                FastPath::Off
+            },
             permit_time: args.permit_time,
             mark_bit: args.mark_bit,
             exclude: args.exclude.clone(),

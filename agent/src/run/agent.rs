@@ -150,7 +150,7 @@ impl Agent {
             lock,
         } = parts;
         report.uplink(&uplink);
-        let acceptance = Acceptance::new(&args);
+        let acceptance = Acceptance::new(&args, &config);
         let pods = Pods::new(&args);
         let sentry = Sentry::new(&args);
         let bpf = Bpf::new(&args, &config);
@@ -190,9 +190,15 @@ impl Agent {
         }
     }
 
-    /// Tries until the device is there and up: there is no lease without its MAC address.
-    pub(super) async fn ensure_device(&mut self) {
-        self.until_settled(|agent| agent.mac.is_some()).await;
+    /// Whether the backend's link was there once, where it has one: before that there is nothing to
+    /// publish.
+    fn is_prepared(&self) -> bool {
+        self.mac.is_some() || self.state.config().backend.link_name().is_none()
+    }
+
+    /// Tries until the backend's link is there and up: there is no lease without its MAC address.
+    pub(super) async fn ensure_link(&mut self) {
+        self.until_settled(Self::is_prepared).await;
     }
 
     /// Takes the lease as the node's own, and tries until its address is on the device and

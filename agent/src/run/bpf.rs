@@ -61,7 +61,7 @@ impl Bpf {
         Self {
             options: args.datapath_options(),
             unwanted: unwanted(args.datapath, config),
-            vni: config.backend.vni.get(),
+            vni: config.backend.vxlan().map_or(0, |vxlan| vxlan.vni.get()),
             common_prefix: config.subnet_len,
             datapath: None,
             filled: Filled::default(),
@@ -241,7 +241,7 @@ impl Bpf {
 
     /// Without BPF: detaches what an earlier start left attached, for its maps are looked
     /// after by nobody. The kernel's device is complete by now, so no packet is lost.
-    async fn clear(&mut self, failures: &mut Failures) {
+    pub(super) async fn clear(&mut self, failures: &mut Failures) {
         if self.cleared {
             return;
         }
@@ -315,11 +315,8 @@ impl Bpf {
 fn unwanted(wanted: DatapathChoice, config: &NetworkConfig) -> Option<&'static str> {
     if wanted == DatapathChoice::Kernel {
         Some("--datapath kernel")
-    } else if config.backend.gbp {
-        // The kernel's device puts the packet's mark into the header, and judges by it.
-        Some("Backend.GBP is true: BPF does not send the group of a packet, the kernel does")
     } else {
-        None
+        config.backend.without_bpf()
     }
 }
 

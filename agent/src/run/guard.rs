@@ -113,13 +113,17 @@ impl Agent {
         if self.sentry.guard == Guard::Off {
             return;
         }
-        let port = self.state.config().backend.port;
-        let (uplink, device) = (self.state.uplink().name.clone(), self.state.device().name);
+        let backend = &self.state.config().backend;
+        let (Some(vxlan), Some(device)) = (backend.vxlan(), backend.link_name()) else {
+            return;
+        };
+        let port = vxlan.port;
+        let uplink = self.state.uplink().name.clone();
         self.sentry
             .look(
                 &self.netlink,
                 &uplink,
-                &device,
+                device.as_str(),
                 port.unwrap_or(KERNEL_VXLAN_PORT),
                 &mut self.failures,
             )

@@ -1,14 +1,13 @@
 //! One pass: look, plan, carry out, attach, tell.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
 use twill_abi::{FastPath, Guard, Mode};
+use twill_core::backend::{LinkName, Unsuitable};
 use twill_core::event::Event;
 use twill_core::lease::LeaseAttrs;
-use twill_core::mtu::overlay_mtu;
 use twill_core::observed::ObservedDevice;
 use twill_core::plan::{KernelOp, Op, Plan, plan, plan_peer};
 use twill_core::routing_rules::{KernelRouted, OuterPackets};
@@ -17,6 +16,7 @@ use twill_core::state::desired;
 use twill_core::subnet::Subnet;
 use twill_core::subnet_env::SubnetEnv;
 use twill_core::uplink::{Uplink, Ways};
+use twill_core::vtep::MacAddr;
 
 use super::agent::{Agent, Batch, Look};
 use super::conditions::uptime;
@@ -79,25 +79,25 @@ impl Agent {
     /// Observes, plans and carries out.
     pub(super) async fn reconcile(&mut self, look: Look, subnets: &BTreeSet<Subnet>) {
         let begin = Instant::now();
-        let device = self.state.device().name;
+        let link = self.state.config().backend.link_name();
         // Which way a peer is reached, only the kernel knows.
-        let direct = self.state.config().backend.direct_routing;
-        let look = if direct && !subnets.is_empty() {
+        let ways = self.state.config().backend.asks_for_ways();
+        let look = if ways && !subnets.is_empty() {
             look.max(Look::Kernel)
         } else {
             look
         };
         if look >= Look::Kernel {
             let network = self.state.config().network;
-            match self.netlink.observe(&device, network).await {
+            match self.netlink.observe(link.clone(), network).await {
                 Ok(kernel) => {
                     let before = std::mem::replace(&mut self.observed.kernel, kernel);
-                    // Without DirectRouting there may be routes of a start with it.
-                    if direct || look == Look::Everywhere {
-                        self.look_for_direct_routes(before.direct_routes).await;
+                    // Else there may be routes of a start with other settings.
+                    if ways || look == Look::Everywhere {
+                        self.look_for_underlay_routes(before.underlay_routes).await;
                     }
-                    if direct {
-                        self.look_for_links(before.on_link).await;
+                    if ways {
+                        self.look_for_ways(before.on_link).await;
                     }
                 }
                 Err(error) => {
@@ -124,28 +124,35 @@ impl Agent {
             }
         };
         self.unmapped.extend(unmapped);
-        let written = self.carry_out(&device, &ops).await;
+        let written = self.carry_out(&ops).await;
         self.meters.pass(begin.elapsed(), ops.len());
         let seen = look == Look::Everywhere && self.observed.maps.is_some();
         if seen && written && self.state.is_complete() {
             self.bpf.peers_are_written();
         }
-        self.look_at_device(&device, &ops).await;
-        let mtu = self.state.config().backend.mtu;
-        if let Err(error) = overlay_mtu(mtu, self.state.uplink().mtu) {
-            self.failures.add("mtu", &error);
+        if let Some(link) = link {
+            self.look_at_link(link, &ops).await;
+        } else {
+            self.report.link(None, self.state.mtu());
+        }
+        if let Err(error) = self.state.config().backend.suits(self.state.uplink()) {
+            let kind = match error {
+                Unsuitable::Mtu(_) => "mtu",
+                Unsuitable::Translated { .. } => "uplink",
+            };
+            self.failures.add(kind, &error);
         }
     }
 
     /// Does the steps; whether every entry of a map was written.
-    async fn carry_out(&mut self, device: &str, ops: &[Op]) -> bool {
+    async fn carry_out(&mut self, ops: &[Op]) -> bool {
         let mut written = true;
         if ops.is_empty() {
             return written;
         }
         let begin = Instant::now();
-        if ops.iter().any(creates_device)
-            && let Err(error) = self.making.begin(self.state.device().mac)
+        if let Some(mac) = ops.iter().find_map(created)
+            && let Err(error) = self.making.begin(mac)
         {
             // It works without; only a death before its mark would make it nobody's.
             warn!(error = %chain(&error), "note that a device is made");
@@ -167,7 +174,7 @@ impl Agent {
                 }
             }
             for ops in kernel.chunks(crash::at_once(kernel.len())) {
-                let failed = self.netlink.apply(device, ops).await;
+                let failed = self.netlink.apply(ops).await;
                 for (_, error) in &failed {
                     self.failures.add("netlink", error);
                 }
@@ -185,19 +192,27 @@ impl Agent {
     }
 
     /// Reads the device again if a step may have changed it, and follows its MAC address.
-    async fn look_at_device(&mut self, name: &str, ops: &[Op]) {
-        if ops.iter().any(touches_device) {
+    async fn look_at_link(&mut self, link: LinkName, ops: &[Op]) {
+        let name = link.as_str();
+        if ops.iter().any(touches_link) {
             match self.netlink.device(name).await {
-                Ok(device) => self.observed.kernel.device = device,
+                Ok(Some(device)) => {
+                    let link = self.observed.kernel.links.entry(link.clone());
+                    link.or_default().device = device;
+                }
+                Ok(None) => {
+                    self.observed.kernel.links.remove(name);
+                }
                 Err(error) => {
                     self.failures.add("netlink", &error);
                     return;
                 }
             }
         }
-        let Some(device) = self.observed.kernel.device.clone() else {
+        let Some(link) = self.observed.kernel.links.get(name) else {
             return;
         };
+        let device = link.device.clone();
         if self.making.is_begun(device.mac) {
             self.mark(name, &device).await;
         }
@@ -209,7 +224,7 @@ impl Agent {
             self.state.set_device_mac(device.mac);
             self.publish();
         }
-        self.report.device(&device);
+        self.report.link(Some(device.mac), device.mtu);
     }
 
     /// Marks the device as one that we made. Without the mark it would only be left alone
@@ -254,12 +269,8 @@ impl Agent {
 
     /// What other nodes must know of this one.
     pub(super) fn lease_attrs(&self) -> Option<LeaseAttrs> {
-        let mac = self.mac?;
-        Some(LeaseAttrs::vxlan(
-            self.state.uplink().public_ip,
-            self.state.config().backend.vni,
-            mac,
-        ))
+        let backend = &self.state.config().backend;
+        backend.attrs(self.state.uplink().public_ip, self.mac)
     }
 
     /// Tells the lease's keeper, if that is news.
@@ -283,7 +294,9 @@ impl Agent {
                 self.set_blackhole(own_subnet).await;
             }
             let network = self.state.config().network;
-            let device = self.state.device().name;
+            let link = self.state.config().backend.link_name();
+            // Without a link nothing is carried, and no table is wanted.
+            let device = link.map(|name| name.to_string()).unwrap_or_default();
             self.acceptance
                 .assert(network, own_subnet, &device, &mut self.failures)
                 .await;
@@ -331,11 +344,12 @@ impl Agent {
     }
 
     fn interfaces(&self) -> Option<Interfaces> {
-        let device = self.observed.kernel.device.as_ref()?;
+        let name = self.state.config().backend.link_name()?;
+        let device = &self.observed.kernel.links.get(&name)?.device;
         let uplink = self.state.uplink();
         Some(Interfaces {
             overlay: Interface {
-                name: self.state.device().name,
+                name: name.to_string(),
                 ifindex: device.ifindex,
             },
             uplink: Interface {
@@ -360,6 +374,13 @@ impl Agent {
     /// Writes the settings and makes sure that the programs are where they belong, unless they
     /// know all that and nobody asks for more than that.
     pub(super) async fn tell_programs(&mut self, look: Look) {
+        if self.state.config().backend.vxlan().is_none() {
+            // Those of a start with another backend go, once the kernel knows every way.
+            if self.state.is_complete() {
+                self.bpf.clear(&mut self.failures).await;
+            }
+            return;
+        }
         let (Some(interfaces), Some(settings)) = (self.interfaces(), self.settings()) else {
             return;
         };
@@ -391,10 +412,11 @@ impl Agent {
             }
         };
         let config = self.state.config();
+        let vxlan = config.backend.vxlan()?;
         let outer = OuterPackets {
-            source: self.state.device().local,
+            source: self.state.uplink().local,
             source_ports,
-            port: config.backend.port.unwrap_or(KERNEL_VXLAN_PORT),
+            port: vxlan.port.unwrap_or(KERNEL_VXLAN_PORT),
         };
         self.kernel_routed = KernelRouted::by(self.routing_rules.as_deref(), outer);
         let peers = self.state.peers();
@@ -403,8 +425,8 @@ impl Agent {
         let allowed = self.acceptance.allowed();
         Some(Settings {
             mode: Mode::Bpf,
-            vni: config.backend.vni,
-            port: config.backend.port,
+            vni: vxlan.vni,
+            port: vxlan.port,
             uplink_ifindex: interfaces.uplink.ifindex,
             overlay_ifindex: interfaces.overlay.ifindex,
             source_ports,
@@ -412,7 +434,7 @@ impl Agent {
             odd_routes: has_odd(peers.as_map(), config.subnet_len)
                 || maps.is_some_and(|maps| has_odd(&maps.routes, config.subnet_len)),
             // What the kernel's device sends from: a packet looks the same either way.
-            underlay: self.state.device().local,
+            underlay: self.state.uplink().local,
             own_subnet,
             network: config.network,
             vtep_mac: self.mac?,
@@ -450,14 +472,14 @@ impl Agent {
         let Some(subnet) = self.state.own_subnet() else {
             return;
         };
-        let addresses = &self.observed.kernel.addresses;
-        let ready = addresses
-            .iter()
-            .any(|address| IpAddr::V4(address.ip()) == subnet.network());
+        let ready = self
+            .state
+            .link()
+            .is_none_or(|link| self.observed.kernel.has_address(&link));
         let env = SubnetEnv {
             network: self.state.config().network,
             subnet,
-            mtu: self.state.device().mtu,
+            mtu: self.state.mtu(),
             ip_masq: self.args.ip_masq,
         };
         let known = self.told == Some(env) && look < Look::Everywhere;
@@ -514,6 +536,7 @@ impl Agent {
             unmapped: &self.unmapped,
             sentry: &self.sentry,
             kernel_routed: &self.kernel_routed,
+            kernel: &self.observed.kernel,
         });
     }
 }
@@ -523,18 +546,22 @@ fn has_odd<T>(subnets: &BTreeMap<Subnet, T>, common: u8) -> bool {
     subnets.keys().any(|subnet| subnet.prefix() != common)
 }
 
-fn creates_device(op: &Op) -> bool {
-    matches!(op, Op::Kernel(KernelOp::CreateDevice(_)))
+/// The MAC address of a link that is made.
+fn created(op: &Op) -> Option<MacAddr> {
+    match op {
+        Op::Kernel(KernelOp::Create(spec)) => Some(spec.mac),
+        Op::Kernel(_) | Op::Map(_) => None,
+    }
 }
 
-fn touches_device(op: &Op) -> bool {
+fn touches_link(op: &Op) -> bool {
     match op {
         Op::Kernel(op) => matches!(
             op,
-            KernelOp::CreateDevice(_)
-                | KernelOp::RemoveDevice { .. }
-                | KernelOp::SetMtu(_)
-                | KernelOp::SetUp
+            KernelOp::Create(_)
+                | KernelOp::Remove { .. }
+                | KernelOp::SetMtu { .. }
+                | KernelOp::SetUp(_)
         ),
         Op::Map(_) => false,
     }

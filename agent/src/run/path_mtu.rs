@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use twill_core::backend::Peer;
 use twill_core::plan::{Op, plan_path_mtus};
 use twill_core::simulate::apply_op;
 use twill_core::subnet::Subnet;
@@ -14,7 +15,8 @@ impl Agent {
     /// Reads the routes towards every VTEP, or towards those of `subnets` where nothing else has
     /// changed, and writes what differs.
     pub(super) async fn follow_path_mtus(&mut self, look: Look, subnets: &BTreeSet<Subnet>) {
-        let Some(maps) = &self.observed.maps else {
+        let vxlan = self.state.config().backend.vxlan();
+        let (Some(maps), Some(vxlan)) = (&self.observed.maps, vxlan) else {
             return;
         };
         if look >= Look::Kernel {
@@ -33,15 +35,15 @@ impl Agent {
         } else {
             let peers = self.state.peers();
             let vteps = subnets.iter().filter_map(|&subnet| peers.get(subnet));
-            vteps.map(|vtep| vtep.underlay).collect()
+            vteps.map(Peer::underlay).collect()
         };
         let routes = if self.mtus_carried {
             let addresses = asked.iter().filter_map(|address| match address {
                 IpAddr::V4(address) => Some(*address),
                 IpAddr::V6(_) => None,
             });
-            let port = self.state.config().backend.port;
-            let outer = (self.state.device().local, port.unwrap_or(KERNEL_VXLAN_PORT));
+            let port = vxlan.port.unwrap_or(KERNEL_VXLAN_PORT);
+            let outer = (self.state.uplink().local, port);
             match self.netlink.route_mtus(outer, addresses).await {
                 Ok(routes) => routes,
                 Err(error) => {

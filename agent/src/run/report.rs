@@ -11,12 +11,13 @@ use tracing::{info, warn};
 use twill_abi::{ABI_VERSION, FastPath, Guard, Program};
 use twill_core::condition::{Condition, Conditions};
 use twill_core::config::NetworkConfig;
-use twill_core::observed::ObservedDevice;
+use twill_core::observed::ObservedKernel;
 use twill_core::pods::{PodVeth, Wiring};
 use twill_core::routing_rules::KernelRouted;
 use twill_core::state::State;
 use twill_core::subnet::Subnet;
 use twill_core::uplink::Uplink;
+use twill_core::vtep::MacAddr;
 
 use super::acceptance::Acceptance;
 use super::bpf::Bpf;
@@ -25,7 +26,7 @@ use super::failures::Failures;
 use super::guard::Sentry;
 use super::outlook::Allowed;
 use super::pods::Pods;
-use crate::args::{AgentArgs, device_name};
+use crate::args::AgentArgs;
 use crate::complaint::Complaint;
 use crate::datapath::chain;
 use crate::datapath::operator::fast_path_name;
@@ -130,9 +131,12 @@ impl Report {
 
     pub(super) fn network(&mut self, config: &NetworkConfig) {
         self.status.network = config.network.to_string();
-        self.status.vni = config.backend.vni.get();
-        self.status.port = config.backend.port.unwrap_or(KERNEL_VXLAN_PORT);
-        self.status.device = device_name(config.backend.vni);
+        config.backend.name().clone_into(&mut self.status.backend);
+        let vxlan = config.backend.vxlan();
+        self.status.vni = vxlan.map_or(0, |vxlan| vxlan.vni.get());
+        self.status.port = vxlan.map_or(0, |vxlan| vxlan.port.unwrap_or(KERNEL_VXLAN_PORT));
+        let link = config.backend.link_name();
+        self.status.device = link.map(|name| name.to_string()).unwrap_or_default();
     }
 
     pub(super) fn uplink(&mut self, uplink: &Uplink) {
@@ -141,9 +145,10 @@ impl Report {
         self.status.public_ip = uplink.public_ip.to_string();
     }
 
-    pub(super) fn device(&mut self, device: &ObservedDevice) {
-        self.status.mac = device.mac.to_string();
-        self.status.mtu = device.mtu;
+    /// The overlay's link, if the backend has one, and the overlay's MTU.
+    pub(super) fn link(&mut self, mac: Option<MacAddr>, mtu: u32) {
+        self.status.mac = mac.map(|mac| mac.to_string()).unwrap_or_default();
+        self.status.mtu = mtu;
     }
 
     /// What the store's client knows of its server.
@@ -172,8 +177,9 @@ impl Report {
             unmapped,
             sentry,
             kernel_routed,
+            kernel,
         } = outcome;
-        self.fast_path(acceptance, sentry);
+        self.fast_path(acceptance, sentry, state);
         self.guard(bpf, sentry, unmapped, state);
         self.status.guard.unwatched = unwatched(bpf, sentry, pods);
         self.status.pods = pods.known().iter().map(pod).collect();
@@ -193,12 +199,12 @@ impl Report {
         self.status.peers = state.peers().len();
         self.status.store.complete = state.is_complete();
         self.status.routing = kernel_routed.rules.iter().take(TOLD).cloned().collect();
-        self.status.conflicts = conflicts(state);
+        self.status.conflicts = conflicts(state, kernel);
         self.status.unmapped = unmapped.iter().take(TOLD).map(Subnet::to_string).collect();
         self.write();
     }
 
-    fn fast_path(&mut self, acceptance: &Acceptance, sentry: &Sentry) {
+    fn fast_path(&mut self, acceptance: &Acceptance, sentry: &Sentry, state: &State) {
         let Allowed {
             fast_path,
             permit_time,
@@ -220,7 +226,14 @@ impl Report {
         status.permit_milliseconds = u64::try_from(permit_time.as_millis()).unwrap_or(u64::MAX);
         status.reason = match (acceptance.trouble(), fast_path) {
             (Some(trouble), _) => Some(trouble.to_owned()),
-            (None, FastPath::Off) => Some(format!("--fast-path {}", status.wanted)),
+            (None, FastPath::Off) => {
+                let backend = &state.config().backend;
+                let uncarried = backend.without_bpf().filter(|_| backend.vxlan().is_none());
+                Some(
+                    uncarried
+                        .map_or_else(|| format!("--fast-path {}", status.wanted), str::to_owned),
+                )
+            }
             (None, FastPath::Permit | FastPath::Direct) => None,
         };
     }
@@ -297,6 +310,7 @@ pub(super) struct Outcome<'a> {
     pub(super) unmapped: &'a BTreeSet<Subnet>,
     pub(super) sentry: &'a Sentry,
     pub(super) kernel_routed: &'a KernelRouted,
+    pub(super) kernel: &'a ObservedKernel,
 }
 
 fn guard_name(guard: Guard) -> &'static str {
@@ -359,13 +373,23 @@ fn condition((condition, bars): (&Condition, bool)) -> ConditionStatus {
 }
 
 /// Leases that are not peers, and why; those that contradict our own are conditions.
-fn conflicts(state: &State) -> Vec<String> {
+fn conflicts(state: &State, kernel: &ObservedKernel) -> Vec<String> {
     let contested = state
         .conflicts()
         .filter(|conflict| !conflict.objection.is_about_us())
         .map(|conflict| format!("lease of {}: {}", conflict.subnet, conflict.objection));
     let rejected = state.rejected().values().map(|error| chain(error));
-    contested.chain(rejected).take(TOLD).collect()
+    let unreachable = state.unreachable(&kernel.on_link).map(|(subnet, node)| {
+        format!(
+            "lease of {subnet}: {node} is not on a link of the uplink, and host-gw has no other way \
+             to it; connect the nodes by one layer 2 network, or use vxlan"
+        )
+    });
+    contested
+        .chain(rejected)
+        .chain(unreachable)
+        .take(TOLD)
+        .collect()
 }
 
 fn now() -> u64 {

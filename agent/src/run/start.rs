@@ -14,9 +14,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use twill_core::config::{NetworkConfig, VxlanConfig};
+use twill_core::backend::Unsuitable;
+use twill_core::config::NetworkConfig;
 use twill_core::lease::Lease;
-use twill_core::observed::ObservedKernel;
 use twill_core::subnet::Subnet;
 use twill_core::vtep::MacAddr;
 
@@ -29,14 +29,14 @@ use super::report::Report;
 use super::store::{store, store_address};
 use super::uplink::Finder;
 use crate::admin::{self, Readiness, Told};
-use crate::args::{AgentArgs, device_name};
+use crate::args::AgentArgs;
 use crate::datapath::chain;
 use crate::datapath::pins::Pins;
 use crate::files::last_lease::LastLease;
 use crate::files::last_store::LastStore;
 use crate::files::{FileError, InstanceLock, LockError, host, subnet_env};
-use crate::netlink::Netlink;
 use crate::netlink::monitor::{Monitor, RECEIVE_BUFFER_BYTES, Watch};
+use crate::netlink::{self, Netlink};
 use crate::store::{Store, lease_end};
 
 /// Events that wait for the state's owner before their sources wait.
@@ -112,15 +112,19 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
     let finder = Finder::new(args, &config);
     let (was_at, elsewhere) = earlier(&netlink, &config, last.as_ref()).await;
     let uplink = finder.find(&netlink, was_at, elsewhere).await?;
+    if let Err(error @ Unsuitable::Translated { .. }) = config.backend.suits(&uplink) {
+        return Err(error.into());
+    }
 
     let last = last.filter(|last| last.lease.attrs.public_ip == uplink.public_ip);
     // Peers know that one still, where the device is gone since.
-    let last_vtep = last
-        .as_ref()
-        .map(|last| last.lease.remote_vtep(config.network));
-    let fallback_mac = match last_vtep {
-        Some(Ok(vtep)) => vtep.mac,
-        _ => MacAddr(host::random_mac()?),
+    let last_mac = last.as_ref().and_then(|last| {
+        let peer = config.backend.peer(&last.lease, config.network).ok()?;
+        peer.mac()
+    });
+    let fallback_mac = match last_mac {
+        Some(mac) => mac,
+        None => MacAddr(host::random_mac()?),
     };
     let mut agent = Agent::new(Parts {
         args: args.clone(),
@@ -135,7 +139,7 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
         memory,
         lock,
     });
-    agent.ensure_device().await;
+    agent.ensure_link().await;
 
     let stand_in = last.as_ref().map(|last| &last.lease);
     if from == Origin::LastLease {
@@ -170,13 +174,18 @@ async fn earlier(
     config: &NetworkConfig,
     last: Option<&LastLease>,
 ) -> (Option<Ipv4Addr>, BTreeSet<Ipv4Addr>) {
-    let device = device_name(config.backend.vni);
-    let left = netlink.observe(&device, config.network).await;
-    let left = left.unwrap_or_else(|error| {
+    let unknown = |error: netlink::Error| {
         warn!(error = %chain(&error), "what is left of an earlier start is not known");
-        ObservedKernel::default()
-    });
-    let local = left.device.as_ref().and_then(|device| match device.local {
+    };
+    let links = config.backend.link_name();
+    let left = netlink.observe(links, config.network).await;
+    let mut left = left.map_err(unknown).unwrap_or_default();
+    if config.backend.asks_for_ways() {
+        let routes = netlink.underlay_routes(config.network).await;
+        left.underlay_routes = routes.map_err(unknown).unwrap_or_default();
+    }
+    let mut links = left.links.values();
+    let local = links.find_map(|link| match link.device.local {
         Some(IpAddr::V4(local)) => Some(local),
         Some(IpAddr::V6(_)) | None => None,
     });
@@ -186,21 +195,12 @@ async fn earlier(
 
 /// Says in flannel's words which network it is.
 fn tell(config: &NetworkConfig) {
-    let VxlanConfig {
-        vni,
-        port,
-        mtu,
-        gbp,
-        learning,
-        direct_routing,
-    } = &config.backend;
-    info!(network = %config.network, "Found network config - Backend type: vxlan");
-    let port = port.unwrap_or_default();
-    info!(
-        mtu,
-        "VXLAN config: VNI={vni} Port={port} GBP={gbp} Learning={learning} \
-         DirectRouting={direct_routing}"
-    );
+    let backend = &config.backend;
+    info!(network = %config.network, "Found network config - Backend type: {}", backend.name());
+    if let Some(settings) = backend.settings() {
+        let mtu = backend.vxlan().and_then(|vxlan| vxlan.mtu);
+        info!(mtu, "{settings}");
+    }
 }
 
 /// What to do where `iptables` does not see what a bridge forwards. By nftables nothing asks for
@@ -344,7 +344,7 @@ async fn acquire(store: &Store, agent: &mut Agent, previous: Option<Subnet>) -> 
     let config = agent.state.config().clone();
     let attempt = async || {
         // The last attempt may be long ago, and the node have another address since.
-        agent.ensure_device().await;
+        agent.ensure_link().await;
         // The device is there, and with it its MAC address.
         let attrs = agent
             .lease_attrs()
@@ -378,10 +378,11 @@ async fn follow(
     stop: &CancellationToken,
 ) -> Result<()> {
     let (sender, events) = mpsc::channel(EVENTS);
+    let backend = &agent.state.config().backend;
     let watched = Watch {
-        device: agent.state.device().name,
+        device: backend.link_name().map(|name| name.to_string()),
         network: agent.state.config().network,
-        every_route: agent.state.config().backend.direct_routing,
+        every_route: backend.asks_for_ways(),
         receive_buffer: RECEIVE_BUFFER_BYTES,
     };
     let monitor = Monitor::start(agent.netlink.clone(), watched, sender.clone())
@@ -389,8 +390,8 @@ async fn follow(
         .context("listen to the kernel")?;
     monitor.watch_uplink(Some(agent.state.uplink().ifindex));
     let last = LastStore::new(&agent.args.instance_dir());
-    let vni = agent.state.config().backend.vni;
-    store.remember(last, agent.observed.kernel.leases(vni));
+    let backend = &agent.state.config().backend;
+    store.remember(last, backend.leases(&agent.observed.kernel));
     let (attrs, published) = watch::channel(lease.attrs.clone());
     agent.attrs = Some(attrs);
     // The node may have another address than when it took the lease.

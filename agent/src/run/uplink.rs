@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use twill_core::config::NetworkConfig;
 use twill_core::uplink::{Uplink, sample};
 
-use crate::args::{AgentArgs, device_name};
+use crate::args::AgentArgs;
 use crate::datapath::chain;
 use crate::netlink::{Netlink, Overlay, UplinkChoice, UplinkTerms};
 
@@ -45,7 +45,7 @@ impl Finder {
             terms: UplinkTerms {
                 public_ip: args.public_ip,
                 overlay: Some(Overlay {
-                    device: device_name(config.backend.vni),
+                    device: config.backend.link_name().map(|name| name.to_string()),
                     pods: config.pods(),
                 }),
                 ..UplinkTerms::default()

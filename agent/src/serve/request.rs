@@ -6,9 +6,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use twill_core::lease::{BackendData, LeaseAttrs, VxlanData};
+use twill_core::backend::check_data;
+use twill_core::lease::{BackendData, LeaseAttrs};
 use twill_core::subnet::Subnet;
-use twill_core::vtep::Vni;
 
 use super::answer::ErrorAnswer;
 
@@ -123,10 +123,9 @@ fn checked(body: AttrsBody) -> Result<LeaseAttrs, ErrorAnswer> {
             "other nodes cannot send to it; give the node's underlay address",
         ));
     }
-    if backend_type == "vxlan"
-        && let Some(data) = &backend_data
-    {
-        check_vxlan(data)?;
+    if let Some(data) = &backend_data {
+        check_data(&backend_type, data)
+            .map_err(|why| ErrorAnswer::invalid("BackendData", data.as_str(), &why))?;
     }
     Ok(LeaseAttrs {
         public_ip,
@@ -135,18 +134,6 @@ fn checked(body: AttrsBody) -> Result<LeaseAttrs, ErrorAnswer> {
         backend_data,
         backend_v6_data,
     })
-}
-
-fn check_vxlan(data: &BackendData) -> Result<(), ErrorAnswer> {
-    let wrong = |why: &str| ErrorAnswer::invalid("BackendData", data.as_str(), why);
-    let form = r#"send {"VNI":1,"VtepMAC":"02:00:5e:10:00:01"}"#;
-    let parsed =
-        VxlanData::deserialize(data.value()).map_err(|error| wrong(&format!("{error}; {form}")))?;
-    Vni::new(u64::from(parsed.vni)).map_err(|error| wrong(&error.to_string()))?;
-    if !parsed.vtep_mac.is_unicast() {
-        return Err(wrong("VtepMAC is zero or multicast; send the device's own"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

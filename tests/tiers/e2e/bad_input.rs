@@ -43,8 +43,8 @@ const CONFIGS: [(&str, &[&str]); 8] = [
         &["Backend.Port", "65536", "1 to 65535"],
     ),
     (
-        r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#,
-        &["Backend.Type", "host-gw", r#""Type": "vxlan""#],
+        r#"{"Network":"10.244.0.0/16","Backend":{"Type":"ipip"}}"#,
+        &["Backend.Type", "ipip", r#""Type": "vxlan""#],
     ),
     (
         r#"{"Network":"10.244.0.0/16"}"#,

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 use twill_agent::store::server::ServerStore;
+use twill_core::backend::vxlan;
 use twill_core::lease::LeaseAttrs;
 use twill_core::vtep::{MacAddr, Vni};
 use twill_testbed::netns::Namespace;
@@ -25,7 +26,7 @@ pub(crate) fn ask<T: Send>(
 
 /// What a node with this underlay address and MAC address says of itself.
 pub(crate) fn attrs(underlay: Ipv4Addr, mac: [u8; 6]) -> Result<LeaseAttrs> {
-    Ok(LeaseAttrs::vxlan(underlay, Vni::new(1)?, MacAddr(mac)))
+    Ok(vxlan::attrs(underlay, Vni::new(1)?, MacAddr(mac)))
 }
 
 /// Takes the peer's own subnet for it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::mpsc;
 use twill_agent::store::etcd::{EtcdStore, Options};
+use twill_core::backend::vxlan;
 use twill_core::config::NetworkConfig;
 use twill_core::event::Event;
 use twill_core::lease::LeaseAttrs;
@@ -105,7 +106,7 @@ pub(crate) fn address(n: u32) -> Ipv4Addr {
 pub(crate) fn attrs(n: u32) -> Result<LeaseAttrs> {
     let [_, _, high, low] = n.to_be_bytes();
     let mac = MacAddr([2, 0, 0x5e, 0x10, high, low]);
-    Ok(LeaseAttrs::vxlan(address(n), Vni::new(1)?, mac))
+    Ok(vxlan::attrs(address(n), Vni::new(1)?, mac))
 }
 
 /// What flanneld writes for node `n`, letter by letter.

@@ -13,6 +13,7 @@ mod cut_off;
 mod docker;
 mod emptied;
 mod forms;
+mod host_gw;
 mod keep;
 mod lab;
 mod member;

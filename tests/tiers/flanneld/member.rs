@@ -122,6 +122,11 @@ impl Member {
         self.running.is_some()
     }
 
+    /// Another network: what was in subnet.env may change.
+    pub(crate) fn forget_env(&mut self) {
+        self.env = None;
+    }
+
     /// The agent, where Twill looks after the node.
     pub(crate) fn agent(&mut self) -> Result<&mut Agent> {
         match &mut self.running {

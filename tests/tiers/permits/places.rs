@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use twill_agent::store::server::ServerStore;
-use twill_core::lease::LeaseAttrs;
+use twill_core::backend::vxlan;
 use twill_core::vtep::{MacAddr, Vni};
 use twill_testbed::netns::Namespace;
 use twill_testbed::pod::Pod;
@@ -107,7 +107,7 @@ fn lease_moves(lab: &mut Lab) -> Result<()> {
     ping(heir.namespace(), env.gateway(), 8)?;
 
     let subnet = far.parse()?;
-    let attrs = LeaseAttrs::vxlan(NODE_C, Vni::new(VNI.into())?, MacAddr(VTEP_MAC_C));
+    let attrs = vxlan::attrs(NODE_C, Vni::new(VNI.into())?, MacAddr(VTEP_MAC_C));
     let url = lab.cluster.lease_server.url();
     c.namespace().enter(|| {
         tokio::runtime::Builder::new_current_thread()

@@ -1,6 +1,7 @@
 //! `net-conf.json`: the overlay network and its backend, as flannel reads it
 //! (flannel 0.28.9, `pkg/subnet/config.go`).
 
+mod backend;
 pub(crate) mod json;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
+use crate::backend::Backend;
 use crate::subnet::Subnet;
 
 use self::json::{Fields, Object};
@@ -55,7 +57,7 @@ pub struct NetworkConfig {
     /// Whether flannel's rules are written by nftables instead of iptables.
     pub nftables: bool,
     /// The backend.
-    pub backend: VxlanConfig,
+    pub backend: Backend,
     /// What the text says and has no effect, each a sentence for the log.
     pub warnings: Vec<String>,
 }
@@ -108,8 +110,8 @@ pub enum ConfigError {
     },
     /// A backend that there is not.
     #[error(
-        "unknown backend type: {name:?} ({origin}); the one there is: \
-         \"Backend\": {{\"Type\": \"vxlan\"}}"
+        "unknown backend type: {name:?} ({origin}); those there are: \
+         \"Backend\": {{\"Type\": \"vxlan\"}} and {{\"Type\": \"host-gw\"}}"
     )]
     UnknownBackend {
         /// The name, shortened.
@@ -148,7 +150,7 @@ impl NetworkConfig {
         let network = network(&fields)?;
         let subnet_len = subnet_len(&fields, network)?;
         let (subnet_min, subnet_max) = subnet_range(&fields, network, subnet_len)?;
-        let backend = VxlanConfig::from_json(fields.last("Backend"), &mut warnings)?;
+        let backend = backend::read(fields.last("Backend"), &mut warnings)?;
         Ok(Self {
             network: network.subnet,
             subnet_len,

@@ -1,16 +1,12 @@
 //! `Backend`: the settings of the vxlan backend.
 
-use serde_json::Value;
-
 use super::ConfigError;
-use super::json::{Fields, Json};
+use super::json::Fields;
 use crate::mtu::{MAX_UNDERLAY_MTU, MIN_UNDERLAY_MTU};
 use crate::vtep::Vni;
 
 /// Flannel's default, `defaultVNI` in `pkg/backend/vxlan/vxlan.go`.
 const DEFAULT_VNI: u64 = 1;
-
-const RIGHT_BACKEND: &str = "{\"Type\": \"vxlan\"}";
 
 /// The keys of flannel's configuration struct, and `Type`. `Name` and `MacPrefix` are for
 /// Windows only, and count as unknown.
@@ -42,27 +38,14 @@ pub struct VxlanConfig {
 }
 
 impl VxlanConfig {
-    /// Reads the value of `Backend`, and adds to `warnings` what it leaves out of account.
-    pub(super) fn from_json(
-        backend: Option<&Json>,
+    /// Reads the settings, and adds to `warnings` what they leave out of account.
+    pub(super) fn read(
+        fields: &Fields<'_>,
         warnings: &mut Vec<String>,
     ) -> Result<Self, ConfigError> {
-        // Without the key flannel takes `udp`, whatever its documentation says
-        // (`parseBackendType` in `pkg/subnet/config.go`); without `Type`, the empty name.
-        let Some(backend) = backend else {
-            return Err(unknown_backend("udp", "the default without Backend"));
-        };
-        let typed = typed(backend).map_err(within("error decoding Backend property of config"))?;
-        match typed {
-            None => Err(unknown_backend("", "the default without Type")),
-            Some((name, fields)) if name.eq_ignore_ascii_case("vxlan") => {
-                let config = Self::settings(&fields)
-                    .map_err(within("error decoding VXLAN backend config"))?;
-                warnings.extend(fields.unknown(&KEYS));
-                Ok(config)
-            }
-            Some((name, _)) => Err(unknown_backend(name, "Backend.Type")),
-        }
+        let config = Self::settings(fields)?;
+        warnings.extend(fields.unknown(&KEYS));
+        Ok(config)
     }
 
     fn settings(fields: &Fields<'_>) -> Result<Self, ConfigError> {
@@ -87,37 +70,5 @@ impl VxlanConfig {
             learning: fields.boolean("Learning", false)?,
             direct_routing: fields.boolean("DirectRouting", false)?,
         })
-    }
-}
-
-/// The fields of `Backend` and its type, if it has one; `null` has none.
-fn typed(backend: &Json) -> Result<Option<(&str, Fields<'_>)>, ConfigError> {
-    let object = match backend {
-        Json::Object(object) => object,
-        Json::Plain(Value::Null) => return Ok(None),
-        other @ Json::Plain(_) => {
-            return Err(ConfigError::WrongType {
-                key: "Backend".to_owned(),
-                value: other.to_string(),
-                right: RIGHT_BACKEND,
-            });
-        }
-    };
-    let fields = Fields::new("Backend.", object);
-    let name = fields.string("Type", "\"vxlan\"")?;
-    Ok(name.map(|name| (name, fields)))
-}
-
-fn within(message: &'static str) -> impl Fn(ConfigError) -> ConfigError {
-    move |error| ConfigError::Backend {
-        message,
-        error: Box::new(error),
-    }
-}
-
-fn unknown_backend(name: &str, origin: &'static str) -> ConfigError {
-    ConfigError::UnknownBackend {
-        name: name.chars().take(32).collect(),
-        origin,
     }
 }

@@ -4,54 +4,16 @@ mod data;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
 pub use self::data::BackendData;
 
-use crate::config::json::{Json, Object};
+use crate::backend::DATA_KEYS;
+use crate::config::json::Object;
 use crate::subnet::Subnet;
-use crate::vtep::{MacAddr, RemoteVtep, Vni};
-
-/// The keys of [`VxlanData`].
-const VXLAN_KEYS: [&str; 2] = ["VNI", "VtepMAC"];
-
-/// `BackendType` of the leases that are ours.
-const VXLAN: &str = "vxlan";
-
-/// `BackendData` of the vxlan backend. Field order and spelling are read by flannel's
-/// own parser byte for byte (`{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3"}`).
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct VxlanData {
-    /// VNI; flannel ignores a peer's, and tolerates its absence.
-    #[serde(rename = "VNI")]
-    pub vni: u32,
-    /// MAC address of the node's vxlan device.
-    #[serde(rename = "VtepMAC")]
-    pub vtep_mac: MacAddr,
-}
-
-impl<'de> Deserialize<'de> for VxlanData {
-    /// As Go does: keys without regard to ASCII case, and no VNI for `null`.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Exact {
-            #[serde(rename = "VNI", default)]
-            vni: Option<u32>,
-            #[serde(rename = "VtepMAC")]
-            vtep_mac: MacAddr,
-        }
-        let value = Json::deserialize(deserializer)?.into_value(&VXLAN_KEYS);
-        if !value.is_object() {
-            return Err(D::Error::custom("it is no object"));
-        }
-        let Exact { vni, vtep_mac } = Exact::deserialize(value).map_err(D::Error::custom)?;
-        let vni = vni.unwrap_or_default();
-        Ok(Self { vni, vtep_mac })
-    }
-}
+use crate::vtep::MacAddr;
 
 /// What a node publishes of itself: flannel's `LeaseAttrs`, in its field order
 /// (flannel 0.28.9, `pkg/lease/lease.go`).
@@ -63,14 +25,14 @@ pub struct LeaseAttrs {
     /// IPv6 underlay address.
     #[serde(rename = "PublicIPv6", default)]
     pub public_ipv6: Option<Ipv6Addr>,
-    /// `vxlan`, or another backend whose leases are not ours.
+    /// The backend's name; those of other backends are not for us.
     #[serde(
         rename = "BackendType",
         default,
         skip_serializing_if = "String::is_empty"
     )]
     pub backend_type: String,
-    /// The backend's own data; see [`VxlanData`].
+    /// The backend's own data: see [`crate::backend`].
     #[serde(
         rename = "BackendData",
         default,
@@ -102,12 +64,14 @@ pub struct Lease {
 #[derive(Debug, Error)]
 pub enum LeaseError {
     /// A node with another backend. Nothing is wrong with it, and it is not for us.
-    #[error("BackendType of {subnet} is {backend_type:?}, not \"vxlan\"")]
+    #[error("BackendType of {subnet} is {backend_type:?}, not {own:?}")]
     OtherBackend {
         /// The lease.
         subnet: Subnet,
         /// The other backend's name, shortened.
         backend_type: String,
+        /// Our backend's name.
+        own: &'static str,
     },
     /// No data of the backend.
     #[error(
@@ -186,7 +150,7 @@ impl LeaseAttrs {
             let Some(&known) = known else {
                 continue;
             };
-            let value = value.into_value(&VXLAN_KEYS);
+            let value = value.into_value(&DATA_KEYS);
             if !value.is_null() || known == PUBLIC_IP {
                 read.insert(known.to_owned(), value);
             } else if known != BACKEND_TYPE {
@@ -196,70 +160,25 @@ impl LeaseAttrs {
         }
         serde_json::from_value(Value::Object(read))
     }
-
-    /// What a node with the vxlan backend publishes.
-    pub fn vxlan(public_ip: Ipv4Addr, vni: Vni, mac: MacAddr) -> Self {
-        let data = [
-            ("VNI", Value::from(vni.get())),
-            ("VtepMAC", Value::from(mac.to_string())),
-        ];
-        let data = data.map(|(key, value)| (key.to_owned(), value));
-        Self {
-            public_ip,
-            public_ipv6: None,
-            backend_type: VXLAN.to_owned(),
-            backend_data: Some(BackendData::from(&Value::Object(
-                data.into_iter().collect(),
-            ))),
-            backend_v6_data: None,
-        }
-    }
 }
 
 impl Lease {
-    /// The VTEP that this lease names, if it is a vxlan lease in the overlay `network`
-    /// that packets can be sent to. Whether it is the own lease is not looked at.
-    pub fn remote_vtep(&self, network: Subnet) -> Result<RemoteVtep, LeaseError> {
+    /// The IPv4 underlay address of the node, if the subnet is a part of the overlay `network` and
+    /// packets can be sent there.
+    pub(crate) fn underlay(&self, network: Subnet) -> Result<IpAddr, LeaseError> {
         let subnet = self.subnet;
-        let attrs = &self.attrs;
-        if attrs.backend_type != VXLAN {
-            let backend_type = attrs.backend_type.chars().take(32).collect();
-            return Err(LeaseError::OtherBackend {
-                subnet,
-                backend_type,
-            });
-        }
         let is_part = network.covers(subnet) && subnet != network;
         if !(subnet.network().is_ipv4() && is_part) {
             return Err(LeaseError::Subnet { subnet, network });
         }
-        let public_ip = attrs.public_ip;
+        let public_ip = self.attrs.public_ip;
         if !is_host(public_ip) {
             return Err(LeaseError::PublicIp { subnet, public_ip });
         }
         if subnet.contains(public_ip.into()) {
             return Err(LeaseError::PublicIpInSubnet { subnet, public_ip });
         }
-        let mac = self.vtep_mac()?;
-        if !mac.is_unicast() {
-            return Err(LeaseError::Mac { subnet, mac });
-        }
-        let underlay = IpAddr::V4(public_ip);
-        Ok(RemoteVtep { underlay, mac })
-    }
-
-    fn vtep_mac(&self) -> Result<MacAddr, LeaseError> {
-        let subnet = self.subnet;
-        let Some(data) = &self.attrs.backend_data else {
-            return Err(LeaseError::NoBackendData { subnet });
-        };
-        let data =
-            VxlanData::deserialize(data.value()).map_err(|source| LeaseError::BackendData {
-                subnet,
-                value: data.as_str().chars().take(128).collect(),
-                source,
-            })?;
-        Ok(data.vtep_mac)
+        Ok(IpAddr::V4(public_ip))
     }
 }
 
@@ -276,28 +195,6 @@ mod tests {
     use super::*;
 
     const ATTRS: &str = r#"{"PublicIP":"1.2.3.4","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3"}}"#;
-    const MAC: MacAddr = MacAddr([0x12, 0xc6, 0x65, 0x89, 0xb4, 0xe3]);
-
-    fn network() -> Subnet {
-        "10.3.0.0/16".parse().unwrap()
-    }
-
-    /// A good lease of `subnet`, in which `from` is replaced by `to`.
-    fn lease(subnet: &str, from: &str, to: &str) -> Lease {
-        assert!(ATTRS.contains(from), "{from} is not in the text");
-        Lease {
-            subnet: subnet.parse().unwrap(),
-            attrs: serde_json::from_str(&ATTRS.replace(from, to)).unwrap(),
-            ttl_seconds: Some(86_400),
-        }
-    }
-
-    #[test]
-    fn attributes_are_flannels_to_the_byte() {
-        let attrs = LeaseAttrs::vxlan(Ipv4Addr::new(1, 2, 3, 4), Vni::new(1).unwrap(), MAC);
-        assert_eq!(serde_json::to_string(&attrs).unwrap(), ATTRS);
-        assert_eq!(serde_json::from_str::<LeaseAttrs>(ATTRS).unwrap(), attrs);
-    }
 
     #[test]
     fn attributes_are_read_as_go_reads_them() {
@@ -338,190 +235,10 @@ mod tests {
     }
 
     #[test]
-    fn backend_data_is_read_as_go_reads_it() {
-        let read = |data: &str| {
-            let text = format!(
-                r#"{{"PublicIP":"1.2.3.4","BackendType":"vxlan","BackendType":null,"BackendData":{data}}}"#
-            );
-            let attrs = LeaseAttrs::from_json(text.as_bytes()).unwrap();
-            let subnet = "10.3.7.0/24".parse().unwrap();
-            let lease = Lease {
-                subnet,
-                attrs,
-                ttl_seconds: None,
-            };
-            lease
-                .remote_vtep(network())
-                .map(|vtep| vtep.mac.to_string())
-        };
-        for (data, mac) in [
-            (
-                r#"{"vtepmac":"12:c6:65:89:b4:e3"}"#,
-                Some("12:c6:65:89:b4:e3"),
-            ),
-            (
-                r#"{"vni":1,"VTEPMAC":"12-C6-65-89-B4-E3"}"#,
-                Some("12:c6:65:89:b4:e3"),
-            ),
-            (
-                r#"{"VNI":null,"VtepMAC":"12c6.6589.b4e3"}"#,
-                Some("12:c6:65:89:b4:e3"),
-            ),
-            (
-                r#"{"VtepMAC":"02:00:00:00:00:01","vtepmac":"02:00:00:00:00:02"}"#,
-                Some("02:00:00:00:00:02"),
-            ),
-            (
-                r#"{"vtepmac":"02:00:00:00:00:01","VtepMAC":"02:00:00:00:00:02"}"#,
-                Some("02:00:00:00:00:02"),
-            ),
-            (r#"{"VtepMAC":null}"#, None),
-            (r#"{"VNI":"1","VtepMAC":"12:c6:65:89:b4:e3"}"#, None),
-            (
-                r#"{"VtepMAC":"12:c6:65:89:b4:e3"},"backenddata":null"#,
-                None,
-            ),
-            (r#"["1","12:c6:65:89:b4:e3"]"#, None),
-        ] {
-            assert_eq!(read(data).ok().as_deref(), mac, "{data}");
-        }
-    }
-
-    #[test]
     fn bare_attributes_are_flannels_to_the_byte() {
         // `TestEtcdRegistry` of flannel.
         let text = r#"{"PublicIP":"1.2.3.4","PublicIPv6":null}"#;
         let attrs: LeaseAttrs = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&attrs).unwrap(), text);
-    }
-
-    #[test]
-    fn vxlan_lease_names_a_vtep() {
-        let expected = RemoteVtep {
-            underlay: Ipv4Addr::new(1, 2, 3, 4).into(),
-            mac: MAC,
-        };
-        for (from, to) in [
-            ("1", "1"),
-            // A peer's VNI is ignored, and may be missing.
-            (r#""VNI":1,"#, ""),
-            (r#""VNI":1,"#, r#""VNI":4294967295,"#),
-            (r#""VNI":1,"#, r#""More":[],"#),
-            ("12:c6:65:89:b4:e3", "12:C6:65:89:B4:E3"),
-        ] {
-            let vtep = lease("10.3.7.0/24", from, to).remote_vtep(network());
-            assert_eq!(vtep.unwrap(), expected, "{to}");
-        }
-    }
-
-    #[test]
-    fn other_backends_are_told_apart() {
-        for (from, to, other) in [
-            (r#""vxlan""#, r#""host-gw""#, "host-gw"),
-            (r#""vxlan""#, r#""VXLAN""#, "VXLAN"),
-            (r#""BackendType":"vxlan","#, "", ""),
-        ] {
-            match lease("10.3.7.0/24", from, to).remote_vtep(network()) {
-                Err(LeaseError::OtherBackend { backend_type, .. }) => {
-                    assert_eq!(backend_type, other);
-                }
-                result => panic!("{to}: {result:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn what_packets_cannot_be_sent_to_is_refused() {
-        const DATA: &str = r#"{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3"}"#;
-        const IN: &str = "10.3.7.0/24";
-        for (subnet, from, to, expected) in [
-            (
-                IN,
-                "1.2.3.4",
-                "0.0.0.0",
-                "PublicIP of 10.3.7.0/24 is 0.0.0.0; ",
-            ),
-            (
-                IN,
-                "1.2.3.4",
-                "127.0.0.1",
-                "PublicIP of 10.3.7.0/24 is 127.0.0.1; ",
-            ),
-            (
-                IN,
-                "1.2.3.4",
-                "224.0.0.1",
-                "PublicIP of 10.3.7.0/24 is 224.0.0.1; ",
-            ),
-            (
-                IN,
-                "1.2.3.4",
-                "255.255.255.255",
-                "PublicIP of 10.3.7.0/24 is 255.255.255.255; ",
-            ),
-            (
-                IN,
-                "1.2.3.4",
-                "10.3.7.1",
-                "PublicIP of 10.3.7.0/24 is 10.3.7.1, in the lease's own",
-            ),
-            (IN, DATA, "null", "BackendData of 10.3.7.0/24 is missing; "),
-            (IN, DATA, "[]", "BackendData of 10.3.7.0/24 is []; "),
-            (
-                IN,
-                DATA,
-                r#"{"VNI":1}"#,
-                "BackendData of 10.3.7.0/24 is {\"VNI\":1}; ",
-            ),
-            (
-                IN,
-                "12:c6:65:89:b4:e3",
-                "12:c6",
-                "BackendData of 10.3.7.0/24 is {",
-            ),
-            (IN, "12:c6:65", "00:00:00", "ok"),
-            (
-                IN,
-                "12:c6:65:89:b4:e3",
-                "00:00:00:00:00:00",
-                "VtepMAC of 10.3.7.0/24 is 00:00:",
-            ),
-            (
-                IN,
-                "12:c6",
-                "13:c6",
-                "VtepMAC of 10.3.7.0/24 is 13:c6:65:89:b4:e3; ",
-            ),
-            (
-                IN,
-                "12:c6:65:89:b4:e3",
-                "ff:ff:ff:ff:ff:ff",
-                "VtepMAC of 10.3.7.0/24 is ff:ff",
-            ),
-            (
-                "10.4.7.0/24",
-                "1",
-                "1",
-                "subnet 10.4.7.0/24 is not a part of the overlay 10.3.0.0/16",
-            ),
-            (
-                "10.3.0.0/16",
-                "1",
-                "1",
-                "subnet 10.3.0.0/16 is not a part of",
-            ),
-            (
-                "10.2.0.0/15",
-                "1",
-                "1",
-                "subnet 10.2.0.0/15 is not a part of",
-            ),
-            ("0.0.0.0/0", "1", "1", "subnet 0.0.0.0/0 is not a part of"),
-            ("fd00::/64", "1", "1", "subnet fd00::/64 is not a part of"),
-        ] {
-            let result = lease(subnet, from, to).remote_vtep(network());
-            let text = result.map_or_else(|error| error.to_string(), |_| "ok".to_owned());
-            assert!(text.starts_with(expected), "{subnet} {to}: {text}");
-        }
     }
 }

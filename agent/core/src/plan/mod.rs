@@ -4,28 +4,26 @@
 //! kernel and then in the maps, and last what a peer left behind when it moved: its traffic
 //! never meets a gap. A plan may be cut off after any step; the next one finishes it.
 
-mod device;
-mod kernel;
-mod maps;
+mod link;
 mod op;
-mod path_mtu;
 #[cfg(test)]
 mod tests;
 
-pub use op::{KernelOp, MapOp, Op};
-pub use path_mtu::plan_path_mtus;
+pub use crate::datapath::{MapOp, plan_path_mtus};
+pub use op::{KernelOp, Op};
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::backend::{EntryPlan, Peer, Wanted};
+use crate::datapath::MapPlan;
 use crate::desired::Desired;
-use crate::observed::{Observed, ObservedKernel};
+use crate::observed::Observed;
 use crate::peers::Peers;
-use crate::plan::kernel::KernelPlan;
-use crate::plan::maps::MapPlan;
 use crate::state::State;
 use crate::subnet::Subnet;
-use crate::vtep::RemoteVtep;
+use crate::vtep::MacAddr;
 
 /// Steps, in the order in which to take them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -36,56 +34,36 @@ pub struct Plan {
     pub unmapped: Vec<Subnet>,
 }
 
-/// What planning looks at on the desired side.
-#[derive(Clone, Copy)]
-struct Wanted<'a> {
-    network: Subnet,
-    complete: bool,
-    peers: &'a Peers,
-    /// Underlay addresses of peers that packets reach without encap.
-    direct: &'a BTreeSet<IpAddr>,
-}
-
-impl Wanted<'_> {
-    /// Whether packets to this VTEP go past the device. In the kernel everything else is as for
-    /// other peers, so that only the route has to change when the way does.
-    fn is_direct(self, vtep: RemoteVtep) -> bool {
-        self.direct.contains(&vtep.underlay)
-    }
-}
-
-/// No peer is direct.
-static NOBODY: BTreeSet<IpAddr> = BTreeSet::new();
+/// No peer is on a link.
+static NOBODY: BTreeMap<IpAddr, u32> = BTreeMap::new();
 
 /// Plans everything.
 ///
 /// Total: peers outside the network and such as contradict a lower subnet's peer are left out.
 pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     let mut peers = Peers::default();
-    for (&subnet, &vtep) in &desired.peers {
-        if is_plannable(desired.network, subnet, vtep) {
+    for (&subnet, &peer) in &desired.peers {
+        if is_plannable(desired.network, subnet, peer) {
             // `State` never says anything contradictory; of what others say the lowest holds.
-            peers.insert(subnet, vtep);
+            peers.insert(subnet, peer);
         }
     }
     let wanted = Wanted {
         network: desired.network,
         complete: desired.complete,
         peers: &peers,
-        direct: &observed.kernel.on_link,
+        on_link: &observed.kernel.on_link,
     };
-    let mut kernel_ops = Vec::new();
-    let empty = ObservedKernel::default();
-    let kernel = match device::plan(&observed.kernel, desired, &mut kernel_ops) {
-        device::Outcome::Kept => Some(&observed.kernel),
-        device::Outcome::New => Some(&empty),
-        device::Outcome::Blocked => None,
+    let mut link_ops = Vec::new();
+    let kernel = match &desired.link {
+        None => Some(Cow::Borrowed(&observed.kernel)),
+        Some(link) => link::plan(&observed.kernel, link, desired.network, &mut link_ops),
     };
-    let mut plan = Plan {
-        ops: kernel_ops.into_iter().map(Op::Kernel).collect(),
-        unmapped: Vec::new(),
-    };
-    let mut kernel = kernel.map(|kernel| KernelPlan::new(kernel, wanted));
+    let mut plan = Plan::default();
+    plan.extend(link_ops);
+    let mut entries = kernel
+        .as_deref()
+        .and_then(|kernel| desired.backend.entries(kernel, wanted));
     let mut maps = observed
         .maps
         .as_ref()
@@ -93,12 +71,12 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     if let Some(maps) = &mut maps {
         plan.ops.extend(maps.early());
     }
-    if let Some(kernel) = &mut kernel {
-        kernel.remove_stale();
-        plan.ops.extend(kernel.take());
+    if let Some(entries) = &mut entries {
+        entries.remove_stale();
+        plan.extend(entries.take());
     }
-    for (subnet, vtep) in peers.iter() {
-        plan.set(subnet, vtep, kernel.as_mut(), maps.as_mut());
+    for (subnet, peer) in peers.iter() {
+        plan.set(subnet, peer, entries.as_deref_mut(), maps.as_mut());
     }
     plan.finish(maps)
 }
@@ -108,21 +86,30 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
 /// Says for the subnet what [`plan`] would say, in logarithmic time, where the other peers
 /// are as they should be. The exception is a map without room: then all maps are planned.
 /// While there is no usable device, only maps are: making the device replays every peer.
-/// With `DirectRouting` everything is to be planned: this knows nothing of it.
+/// Where the backend asks for ways everything is to be planned: this knows nothing of them.
 pub fn plan_peer(observed: &Observed, state: &State, subnet: Subnet) -> Plan {
     let wanted = Wanted {
         network: state.config().network,
         complete: state.is_complete(),
         peers: state.peers(),
-        direct: &NOBODY,
+        on_link: &NOBODY,
     };
-    let usable = device::is_usable(&observed.kernel, &state.device());
-    plan_one(observed, wanted, usable, subnet)
+    let usable = state
+        .link()
+        .is_none_or(|link| link::is_usable(&observed.kernel, &link));
+    let entries = usable
+        .then(|| state.config().backend.entries(&observed.kernel, wanted))
+        .flatten();
+    plan_one(observed, wanted, entries, subnet)
 }
 
-fn plan_one(observed: &Observed, wanted: Wanted<'_>, usable: bool, subnet: Subnet) -> Plan {
+fn plan_one(
+    observed: &Observed,
+    wanted: Wanted<'_>,
+    mut entries: Option<Box<dyn EntryPlan + '_>>,
+    subnet: Subnet,
+) -> Plan {
     let mut plan = Plan::default();
-    let mut kernel = usable.then(|| KernelPlan::new(&observed.kernel, wanted));
     let mut maps = observed
         .maps
         .as_ref()
@@ -131,14 +118,14 @@ fn plan_one(observed: &Observed, wanted: Wanted<'_>, usable: bool, subnet: Subne
         plan.ops.extend(maps.early());
     }
     let peer = wanted.peers.get(subnet);
-    if let Some(kernel) = &mut kernel
+    if let Some(entries) = &mut entries
         && peer.is_none()
     {
-        kernel.remove_stale_peer(subnet);
-        plan.ops.extend(kernel.take());
+        entries.remove_stale_peer(subnet);
+        plan.extend(entries.take());
     }
-    if let Some(vtep) = peer {
-        plan.set(subnet, vtep, kernel.as_mut(), None);
+    if let Some(peer) = peer {
+        plan.set(subnet, peer, entries.as_deref_mut(), None);
     }
     if let Some(maps) = &mut maps {
         let peers = maps.peers();
@@ -152,18 +139,22 @@ fn plan_one(observed: &Observed, wanted: Wanted<'_>, usable: bool, subnet: Subne
 }
 
 impl Plan {
+    fn extend(&mut self, ops: Vec<KernelOp>) {
+        self.ops.extend(ops.into_iter().map(Op::Kernel));
+    }
+
     fn set(
         &mut self,
         subnet: Subnet,
-        vtep: RemoteVtep,
-        kernel: Option<&mut KernelPlan<'_>>,
+        peer: Peer,
+        entries: Option<&mut (dyn EntryPlan + '_)>,
         maps: Option<&mut MapPlan<'_>>,
     ) {
-        if let Some(kernel) = kernel {
-            kernel.set(subnet, vtep);
-            self.ops.extend(kernel.take());
+        if let Some(entries) = entries {
+            entries.set(subnet, peer);
+            self.extend(entries.take());
         }
-        if let Some(maps) = maps {
+        if let Some((maps, vtep)) = maps.zip(peer.vtep()) {
             self.ops.extend(maps.set(subnet, vtep));
         }
     }
@@ -178,10 +169,10 @@ impl Plan {
     }
 }
 
-fn is_plannable(network: Subnet, subnet: Subnet, vtep: RemoteVtep) -> bool {
+fn is_plannable(network: Subnet, subnet: Subnet, peer: Peer) -> bool {
     let ipv4 = matches!(
-        (subnet.network(), vtep.underlay),
+        (subnet.network(), peer.underlay()),
         (IpAddr::V4(_), IpAddr::V4(_))
     );
-    ipv4 && network.covers(subnet) && vtep.mac.is_unicast()
+    ipv4 && network.covers(subnet) && peer.mac().is_none_or(MacAddr::is_unicast)
 }

@@ -1,133 +1,99 @@
 //! The single steps that a plan is made of.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::fmt;
 
 use ipnetwork::Ipv4Network;
 
-use crate::desired::Device;
-use crate::subnet::Subnet;
-use crate::vtep::{MacAddr, RemoteVtep};
+use crate::backend::{Entry, LinkName, LinkSpec};
+use crate::datapath::MapOp;
 
 /// One netlink request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum KernelOp {
-    /// Create the vxlan device.
-    CreateDevice(Device),
-    /// Remove an incompatible device of our name.
-    RemoveDevice {
-        /// Interface index.
+    /// Create a link.
+    Create(LinkSpec),
+    /// Remove an incompatible link of the same name.
+    Remove {
+        /// Its name.
+        link: LinkName,
+        /// Its interface index.
         ifindex: u32,
     },
-    /// Set the device's MTU, bytes.
-    SetMtu(u32),
-    /// Set the device up.
-    SetUp,
-    /// Add an address to the device.
-    AddAddress(Ipv4Network),
-    /// Remove an address from the device.
-    RemoveAddress(Ipv4Network),
-    /// Permanent neighbour entry on the device; replaces.
-    SetNeighbor {
-        /// First address of the peer's subnet.
-        address: IpAddr,
-        /// MAC address of the peer's device.
-        mac: MacAddr,
+    /// Set a link's MTU.
+    SetMtu {
+        /// The link.
+        link: LinkName,
+        /// Bytes.
+        mtu: u32,
     },
-    /// Remove a neighbour entry.
-    RemoveNeighbor {
-        /// First address of the peer's subnet.
-        address: IpAddr,
+    /// Set a link up.
+    SetUp(LinkName),
+    /// Add an address to a link.
+    AddAddress {
+        /// The link.
+        link: LinkName,
+        /// The address.
+        address: Ipv4Network,
     },
-    /// Permanent FDB entry on the device; replaces.
-    SetFdb {
-        /// MAC address of the peer's device.
-        mac: MacAddr,
-        /// The peer's underlay address.
-        underlay: IpAddr,
+    /// Remove an address from a link.
+    RemoveAddress {
+        /// The link.
+        link: LinkName,
+        /// The address.
+        address: Ipv4Network,
     },
-    /// Remove an FDB entry.
-    RemoveFdb {
-        /// MAC address of the peer's device.
-        mac: MacAddr,
-        /// The peer's underlay address.
-        underlay: IpAddr,
-    },
-    /// Route `<subnet> via <gateway> dev flannel.N onlink`; replaces.
-    SetRoute {
-        /// The peer's subnet.
-        subnet: Subnet,
-        /// First address of it.
-        gateway: Ipv4Addr,
-    },
-    /// Remove a route.
-    RemoveRoute {
-        /// The peer's subnet.
-        subnet: Subnet,
-    },
-    /// Route `<subnet> via <underlay address>`, past the device; replaces.
-    SetDirectRoute {
-        /// The peer's subnet.
-        subnet: Subnet,
-        /// The peer's underlay address.
-        gateway: Ipv4Addr,
-    },
-    /// Remove a route past the device.
-    RemoveDirectRoute {
-        /// The subnet.
-        subnet: Subnet,
-        /// The gateway that it leads to.
-        gateway: Ipv4Addr,
-    },
+    /// Write an entry; replaces.
+    Set(Entry),
+    /// Remove an entry.
+    Unset(Entry),
 }
 
-/// One map write.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum MapOp {
-    /// Write an entry of `vteps`, with a new generation.
-    SetVtep {
-        /// Index.
-        index: u32,
-        /// Where it is.
-        vtep: RemoteVtep,
-        /// A subnet behind it.
-        subnet: Subnet,
-    },
-    /// Clear an entry of `vteps`.
-    ClearVtep {
-        /// Index.
-        index: u32,
-    },
-    /// Say how large an outer packet may be on the way to a VTEP.
-    SetPathMtu {
-        /// Index.
-        index: u32,
-        /// Bytes; `None`: nothing is said.
-        bytes: Option<u32>,
-    },
-    /// Map an outer source to its VTEP.
-    SetSource {
-        /// Underlay address.
-        underlay: IpAddr,
-        /// Index of `vteps`.
-        index: u32,
-    },
-    /// Forget an outer source.
-    RemoveSource {
-        /// Underlay address.
-        underlay: IpAddr,
-    },
-    /// Map a subnet to its VTEP.
-    SetRoute {
-        /// The peer's subnet.
-        subnet: Subnet,
-        /// Index of `vteps`.
-        index: u32,
-    },
-    /// Forget a subnet.
-    RemoveRoute {
-        /// The peer's subnet.
-        subnet: Subnet,
-    },
+impl KernelOp {
+    /// Whether it takes something away.
+    pub fn is_removal(&self) -> bool {
+        match self {
+            Self::Remove { .. } | Self::RemoveAddress { .. } | Self::Unset(_) => true,
+            Self::Create(_)
+            | Self::SetMtu { .. }
+            | Self::SetUp(_)
+            | Self::AddAddress { .. }
+            | Self::Set(_) => false,
+        }
+    }
+
+    /// The overlay's link that it is about, if it is about one.
+    pub fn link(&self) -> Option<&LinkName> {
+        match self {
+            Self::Create(spec) => Some(&spec.name),
+            Self::Remove { link, .. }
+            | Self::SetMtu { link, .. }
+            | Self::SetUp(link)
+            | Self::AddAddress { link, .. }
+            | Self::RemoveAddress { link, .. } => Some(link),
+            Self::Set(entry) | Self::Unset(entry) => entry.link(),
+        }
+    }
+}
+
+/// As an infinitive, for logs.
+impl fmt::Display for KernelOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(spec) => write!(f, "create {} device {}", spec.kind.name(), spec.name),
+            Self::Remove { link, ifindex } => write!(
+                f,
+                "remove the device with interface index {ifindex}, in the way of {link}"
+            ),
+            Self::SetMtu { link, mtu } => write!(f, "set the MTU of {link} to {mtu}"),
+            Self::SetUp(link) => write!(f, "set {link} up"),
+            Self::AddAddress { link, address } => write!(f, "add address {address} to {link}"),
+            Self::RemoveAddress { link, address } => {
+                write!(f, "remove address {address} from {link}")
+            }
+            Self::Set(entry) => write!(f, "set {entry}"),
+            Self::Unset(entry) => write!(f, "remove {entry}"),
+        }
+    }
 }
 
 /// One step.

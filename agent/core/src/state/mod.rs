@@ -3,17 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use twill_packet::vxlan::ENCAP_OVERHEAD;
-
+use crate::backend::{LinkSpec, Peer};
 use crate::config::NetworkConfig;
-use crate::desired::{Desired, Device};
+use crate::desired::Desired;
 use crate::event::Event;
 use crate::lease::{Lease, LeaseError};
-use crate::mtu::{MIN_UNDERLAY_MTU, overlay_mtu};
 use crate::peers::{Objection, Peers};
 use crate::subnet::Subnet;
 use crate::uplink::Uplink;
-use crate::vtep::{MacAddr, RemoteVtep};
+use crate::vtep::MacAddr;
 
 #[cfg(test)]
 mod tests;
@@ -34,8 +32,8 @@ pub enum Change {
 pub struct Conflict {
     /// The subnet that it claims.
     pub subnet: Subnet,
-    /// The VTEP that it names.
-    pub vtep: RemoteVtep,
+    /// The peer that it names.
+    pub peer: Peer,
     /// What speaks against it.
     pub objection: Objection,
 }
@@ -51,7 +49,7 @@ pub struct State {
     seen_macs: BTreeSet<MacAddr>,
     peers: Peers,
     /// Claims that contradict a peer or ourselves, oldest first.
-    contested: Vec<(Subnet, RemoteVtep)>,
+    contested: Vec<(Subnet, Peer)>,
     /// Leases that do not say where the subnet is, and why.
     rejected: BTreeMap<Subnet, LeaseError>,
     complete: bool,
@@ -133,7 +131,7 @@ impl State {
     }
 
     /// The peer that holds a subnet.
-    pub fn peer(&self, subnet: Subnet) -> Option<RemoteVtep> {
+    pub fn peer(&self, subnet: Subnet) -> Option<Peer> {
         self.peers.get(subnet)
     }
 
@@ -149,10 +147,10 @@ impl State {
 
     /// Leases that contradict an older one or ourselves.
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict> {
-        self.contested.iter().filter_map(|&(subnet, vtep)| {
-            self.objection(subnet, vtep).map(|objection| Conflict {
+        self.contested.iter().filter_map(|&(subnet, peer)| {
+            self.objection(subnet, peer).map(|objection| Conflict {
                 subnet,
-                vtep,
+                peer,
                 objection,
             })
         })
@@ -167,41 +165,45 @@ impl State {
     /// The underlay addresses that other nodes publish, whether or not they are peers.
     pub fn elsewhere(&self) -> BTreeSet<Ipv4Addr> {
         let contested = self.contested.iter().copied();
-        let others = self.peers.iter().chain(contested).filter(|(subnet, vtep)| {
-            self.own_subnet != Some(*subnet) && vtep.mac != self.device_mac
+        let others = self.peers.iter().chain(contested).filter(|(subnet, peer)| {
+            self.own_subnet != Some(*subnet) && peer.mac() != Some(self.device_mac)
         });
         others
-            .filter_map(|(_, vtep)| match vtep.underlay {
+            .filter_map(|(_, peer)| match peer.underlay() {
                 IpAddr::V4(address) => Some(address),
                 IpAddr::V6(_) => None,
             })
             .collect()
     }
 
-    /// The vxlan device as it should be.
-    pub fn device(&self) -> Device {
-        let backend = &self.config.backend;
-        // An uplink that became too small is for the run loop to report; the overlay keeps
-        // the least that every host must take.
-        let mtu =
-            overlay_mtu(backend.mtu, self.uplink.mtu).unwrap_or(MIN_UNDERLAY_MTU - ENCAP_OVERHEAD);
-        Device {
-            name: format!("flannel.{}", backend.vni),
-            vni: backend.vni,
-            port: backend.port,
-            local: self.uplink.local,
-            uplink_ifindex: self.uplink.ifindex,
-            mtu,
-            mac: self.device_mac,
-            gbp: backend.gbp,
-            learning: backend.learning,
-        }
+    /// The link that carries the overlay as it should be, if the backend has one.
+    pub fn link(&self) -> Option<LinkSpec> {
+        self.config
+            .backend
+            .link(&self.uplink, self.device_mac, self.own_subnet)
+    }
+
+    /// The overlay's MTU, bytes.
+    pub fn mtu(&self) -> u32 {
+        self.config.backend.mtu(&self.uplink)
+    }
+
+    /// Peers that this node cannot reach, by the nodes that it is on one link with.
+    pub fn unreachable(
+        &self,
+        on_link: &BTreeMap<IpAddr, u32>,
+    ) -> impl Iterator<Item = (Subnet, IpAddr)> {
+        let needed = self.config.backend.needs_one_link();
+        let peers = self.peers.iter().filter(move |_| needed);
+        peers
+            .map(|(subnet, peer)| (subnet, peer.underlay()))
+            .filter(|(_, underlay)| !on_link.contains_key(underlay))
     }
 
     fn add(&mut self, lease: &Lease) -> Change {
         let subnet = lease.subnet;
-        let vtep = match lease.remote_vtep(self.config.network) {
-            Ok(vtep) => vtep,
+        let peer = match self.config.backend.peer(lease, self.config.network) {
+            Ok(peer) => peer,
             Err(why) => {
                 self.rejected.insert(subnet, why);
                 return Change::Nothing;
@@ -209,12 +211,12 @@ impl State {
         };
         self.rejected.remove(&subnet);
         let before = self.peers.get(subnet);
-        if before == Some(vtep) {
+        if before == Some(peer) {
             return Change::Nothing;
         }
         self.contested.retain(|&(other, _)| other != subnet);
         self.peers.remove(subnet);
-        self.offer(subnet, vtep);
+        self.offer(subnet, peer);
         self.changed(subnet, before)
     }
 
@@ -227,7 +229,7 @@ impl State {
 
     /// What to plan after one subnet's claim changed. A claim that went may have stood in
     /// others' way, and then more than one peer changes.
-    fn changed(&mut self, subnet: Subnet, before: Option<RemoteVtep>) -> Change {
+    fn changed(&mut self, subnet: Subnet, before: Option<Peer>) -> Change {
         let now = self.peers.get(subnet);
         if now == before {
             Change::Nothing
@@ -240,10 +242,10 @@ impl State {
 
     fn resync(&mut self, leases: &[Lease]) {
         self.rejected.clear();
-        let mut claims: Vec<(Subnet, RemoteVtep)> = Vec::with_capacity(leases.len());
+        let mut claims: Vec<(Subnet, Peer)> = Vec::with_capacity(leases.len());
         for lease in leases {
-            match lease.remote_vtep(self.config.network) {
-                Ok(vtep) => claims.push((lease.subnet, vtep)),
+            match self.config.backend.peer(lease, self.config.network) {
+                Ok(peer) => claims.push((lease.subnet, peer)),
                 Err(why) => {
                     self.rejected.insert(lease.subnet, why);
                 }
@@ -251,18 +253,18 @@ impl State {
         }
         let readable: BTreeSet<Subnet> = claims.iter().map(|&(subnet, _)| subnet).collect();
         for &subnet in self.rejected.keys().filter(|s| !readable.contains(s)) {
-            claims.extend(self.peers.get(subnet).map(|vtep| (subnet, vtep)));
+            claims.extend(self.peers.get(subnet).map(|peer| (subnet, peer)));
         }
         let before = std::mem::take(&mut self.peers);
         // Whoever was there with the same words is older; of the others the lowest subnet is.
-        claims.sort_by_key(|&(subnet, vtep)| {
-            let new = before.get(subnet) != Some(vtep);
-            (new, subnet, vtep.underlay, vtep.mac)
+        claims.sort_by_key(|&(subnet, peer)| {
+            let new = before.get(subnet) != Some(peer);
+            (new, subnet, peer)
         });
         claims.dedup();
         self.contested.clear();
-        for (subnet, vtep) in claims {
-            self.offer(subnet, vtep);
+        for (subnet, peer) in claims {
+            self.offer(subnet, peer);
         }
         self.complete = true;
     }
@@ -271,8 +273,8 @@ impl State {
     fn arbitrate(&mut self) {
         let accepted = std::mem::take(&mut self.peers);
         let contested = std::mem::take(&mut self.contested);
-        for (subnet, vtep) in accepted.iter().chain(contested) {
-            self.offer(subnet, vtep);
+        for (subnet, peer) in accepted.iter().chain(contested) {
+            self.offer(subnet, peer);
         }
     }
 
@@ -280,35 +282,36 @@ impl State {
     fn settle(&mut self) -> bool {
         let contested = std::mem::take(&mut self.contested);
         let before = contested.len();
-        for (subnet, vtep) in contested {
-            self.offer(subnet, vtep);
+        for (subnet, peer) in contested {
+            self.offer(subnet, peer);
         }
         self.contested.len() < before
     }
 
-    fn offer(&mut self, subnet: Subnet, vtep: RemoteVtep) {
+    fn offer(&mut self, subnet: Subnet, peer: Peer) {
         let accepted =
-            self.own_objection(subnet, vtep).is_none() && self.peers.insert(subnet, vtep);
+            self.own_objection(subnet, peer).is_none() && self.peers.insert(subnet, peer);
         if !accepted {
-            self.contested.push((subnet, vtep));
+            self.contested.push((subnet, peer));
         }
     }
 
     /// What speaks against a contested claim; `None` for our own lease.
-    fn objection(&self, subnet: Subnet, vtep: RemoteVtep) -> Option<Objection> {
-        let objection = self.own_objection(subnet, vtep);
+    fn objection(&self, subnet: Subnet, peer: Peer) -> Option<Objection> {
+        let objection = self.own_objection(subnet, peer);
         match objection {
             Some(_) if self.own_subnet == Some(subnet) => {
-                if self.is_own_mac(vtep.mac) {
+                if peer.mac().is_some_and(|mac| self.is_own_mac(mac)) {
                     None
-                } else if !self.is_own_underlay(vtep.underlay) {
+                } else if !self.is_own_underlay(peer.underlay()) {
                     objection
                 } else {
                     // Until the device was seen nobody knows what ours would say.
-                    (!self.seen_macs.is_empty()).then_some(Objection::OwnLease(vtep.mac))
+                    let mac = peer.mac().filter(|_| !self.seen_macs.is_empty());
+                    mac.map(Objection::OwnLease)
                 }
             }
-            objection => objection.or_else(|| self.peers.objection(subnet, vtep)),
+            objection => objection.or_else(|| self.peers.objection(subnet, peer)),
         }
     }
 
@@ -316,14 +319,18 @@ impl State {
         mac == self.device_mac || self.seen_macs.contains(&mac)
     }
 
-    fn own_objection(&self, subnet: Subnet, vtep: RemoteVtep) -> Option<Objection> {
+    fn own_objection(&self, subnet: Subnet, peer: Peer) -> Option<Objection> {
         match self.own_subnet {
             Some(own) if own.overlaps(subnet) => Some(Objection::OverlapsOwn(own)),
-            _ if self.is_own_underlay(vtep.underlay) => Some(Objection::OwnUnderlay(vtep.underlay)),
+            _ if self.is_own_underlay(peer.underlay()) => {
+                Some(Objection::OwnUnderlay(peer.underlay()))
+            }
             // The other end would take our packets for its own that came back, as the kernel's
             // vxlan_rcv() has it, and drop them.
-            _ if vtep.mac == self.device_mac => Some(Objection::OwnMac(vtep.mac)),
-            _ => None,
+            _ => peer
+                .mac()
+                .filter(|&mac| mac == self.device_mac)
+                .map(Objection::OwnMac),
         }
     }
 
@@ -337,14 +344,10 @@ impl State {
 
 /// What the node should look like, by what is known.
 pub fn desired(state: &State) -> Desired {
-    let address = state.own_subnet.and_then(|own| match own.network() {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    });
     Desired {
         network: state.config.network,
-        device: state.device(),
-        address,
+        backend: state.config.backend.clone(),
+        link: state.link(),
         peers: state.peers.as_map().clone(),
         complete: state.complete,
     }

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
+use crate::backend::Peer;
 use crate::config::NetworkConfig;
 use crate::event::Event;
 use crate::lease::{BackendData, Lease, LeaseAttrs};
@@ -26,11 +27,11 @@ fn mac(n: u8) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, n])
 }
 
-fn at(mac_number: u8, underlay: u8) -> RemoteVtep {
-    RemoteVtep {
+fn at(mac_number: u8, underlay: u8) -> Peer {
+    Peer::Vtep(RemoteVtep {
         underlay: [192, 168, 0, underlay].into(),
         mac: mac(mac_number),
-    }
+    })
 }
 
 fn uplink(address: u8) -> Uplink {
@@ -315,9 +316,11 @@ fn what_others_publish_is_elsewhere_and_our_own_lease_is_not() {
 #[test]
 fn desired_is_flannels_device_and_address() {
     let desired = desired(&state());
-    assert_eq!(desired.device.name, "flannel.1");
-    assert_eq!(desired.device.mtu, 1450);
-    assert_eq!(desired.address, Some(Ipv4Addr::new(10, 244, OWN, 0)));
+    let link = desired.link.unwrap();
+    assert_eq!(link.name.as_str(), "flannel.1");
+    assert_eq!(link.mtu, 1450);
+    let own = Ipv4Addr::new(10, 244, OWN, 0);
+    assert_eq!(link.address, Some(own.into()));
 }
 
 fn some_lease() -> impl Strategy<Value = Lease> {

@@ -106,7 +106,9 @@ mod tests {
         assert_eq!(serde_json::to_string(&lease.attrs).unwrap(), value);
         assert!(lease.ttl_seconds.is_some());
         let network = "10.3.0.0/16".parse().unwrap();
-        assert!(lease.remote_vtep(network).is_ok());
+        let text = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan"}}"#;
+        let config = twill_core::config::NetworkConfig::parse(text).unwrap();
+        assert!(config.backend.peer(&lease, network).is_ok());
     }
 
     #[test]

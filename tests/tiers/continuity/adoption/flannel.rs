@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use twill_agent::store::server::ServerStore;
-use twill_core::lease::LeaseAttrs;
+use twill_core::backend::vxlan;
 use twill_core::vtep::{MacAddr, Vni};
 use twill_testbed::agent::Agent;
 use twill_testbed::lease_server::LeaseServer;
@@ -61,7 +61,7 @@ pub(super) fn state(node: &Namespace) -> Result<Vec<String>> {
 
 /// Registers the node's lease, as flannel has done on a node where it runs.
 fn register(node: &Node, url: &str, peer: &Peer) -> Result<()> {
-    let attrs = LeaseAttrs::vxlan(peer.underlay, Vni::new(VNI.into())?, MacAddr(peer.vtep_mac));
+    let attrs = vxlan::attrs(peer.underlay, Vni::new(VNI.into())?, MacAddr(peer.vtep_mac));
     let subnet = peer.subnet.to_string().parse()?;
     let lease = node.namespace().enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()

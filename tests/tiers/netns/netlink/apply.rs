@@ -4,13 +4,12 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 use twill_agent::netlink::Error;
-use twill_core::observed::{ObservedKernel, ObservedRoute};
+use twill_core::observed::{ObservedDevice, ObservedLink, ObservedRoute};
 use twill_core::plan::KernelOp;
 use twill_core::vtep::MacAddr;
 use twill_testbed::netns::Namespace;
-use twill_testbed::world::OVERLAY_LINK;
 
-use super::{Peer, UPLINK, apply, create, inside, network};
+use super::{Peer, UPLINK, apply, create, inside, link};
 
 const PEERS: [Peer; 3] = [Peer(2), Peer(3), Peer(0x0203)];
 
@@ -23,14 +22,12 @@ fn remove_all() -> Vec<KernelOp> {
 }
 
 /// What is on the device when all peers and nothing else are set.
-fn all_set() -> ObservedKernel {
+fn all_set() -> ObservedLink {
     let route = |peer: &Peer| ObservedRoute {
         gateway: Some(peer.gateway().into()),
         onlink: true,
     };
-    ObservedKernel {
-        device: None,
-        addresses: [].into(),
+    ObservedLink {
         routes: PEERS
             .iter()
             .map(|peer| (peer.subnet(), route(peer)))
@@ -43,14 +40,14 @@ fn all_set() -> ObservedKernel {
             .iter()
             .map(|peer| (peer.mac(), peer.underlay()))
             .collect(),
-        ..ObservedKernel::default()
+        ..ObservedLink::default()
     }
 }
 
 /// What is observed, but for the device itself.
-async fn observe(netlink: &twill_agent::netlink::Netlink) -> Result<ObservedKernel> {
-    let mut observed = netlink.observe(OVERLAY_LINK, network()).await?;
-    assert!(observed.device.take().is_some());
+async fn observe(netlink: &twill_agent::netlink::Netlink) -> Result<ObservedLink> {
+    let mut observed = super::observe(netlink).await?.unwrap();
+    observed.device = ObservedDevice::default();
     Ok(observed)
 }
 
@@ -87,7 +84,7 @@ fn what_is_set_is_observed_and_what_is_removed_is_gone() -> Result<()> {
         // Removing is done when it is gone, however often it is asked.
         for _ in 0..2 {
             apply(&netlink, &remove_all()).await;
-            assert_eq!(observe(&netlink).await?, ObservedKernel::default());
+            assert_eq!(observe(&netlink).await?, ObservedLink::default());
         }
         Ok(())
     })
@@ -118,11 +115,25 @@ fn addresses_come_and_go_and_others_stay() -> Result<()> {
         let own = "10.1.0.0/32".parse()?;
         let foreign = "172.16.0.1/24".parse()?;
         for _ in 0..2 {
-            apply(&netlink, &[KernelOp::AddAddress(own)]).await;
+            apply(
+                &netlink,
+                &[KernelOp::AddAddress {
+                    link: link(),
+                    address: own,
+                }],
+            )
+            .await;
             assert_eq!(observe(&netlink).await?.addresses, [own, foreign].into());
         }
         for _ in 0..2 {
-            apply(&netlink, &[KernelOp::RemoveAddress(own)]).await;
+            apply(
+                &netlink,
+                &[KernelOp::RemoveAddress {
+                    link: link(),
+                    address: own,
+                }],
+            )
+            .await;
             assert_eq!(observe(&netlink).await?.addresses, [foreign].into());
         }
         Ok(())
@@ -181,7 +192,7 @@ fn foreign_entries_are_reported_and_never_touched() -> Result<()> {
         )?;
         let before = everything(namespace)?;
 
-        let mut foreign = ObservedKernel::default();
+        let mut foreign = ObservedLink::default();
         let by: Ipv4Addr = "10.9.0.1".parse()?;
         let route = ObservedRoute {
             gateway: Some(by.into()),
@@ -217,15 +228,15 @@ fn one_failure_stops_nothing_and_names_its_object() -> Result<()> {
         // The kernel refuses a multicast address as neighbour's gateway, and MTU 1.
         let bad = Peer(0xe000);
         let gateway = Ipv4Addr::new(224, 0, 0, 1);
+        ops.insert(1, KernelOp::Set(bad.route(gateway)));
         ops.insert(
-            1,
-            KernelOp::SetRoute {
-                subnet: bad.subnet(),
-                gateway,
+            4,
+            KernelOp::SetMtu {
+                link: link(),
+                mtu: 1,
             },
         );
-        ops.insert(4, KernelOp::SetMtu(1));
-        let errors = netlink.apply(OVERLAY_LINK, &ops).await;
+        let errors = netlink.apply(&ops).await;
         let failed: Vec<_> = errors.iter().map(|(op, _)| op.clone()).collect();
         assert_eq!(failed, [ops[1].clone(), ops[4].clone()], "{errors:?}");
         let texts: Vec<_> = errors
@@ -252,10 +263,9 @@ fn one_failure_stops_nothing_and_names_its_object() -> Result<()> {
 #[test]
 fn without_the_device_setting_fails_and_removing_is_done() -> Result<()> {
     inside(UPLINK, async |_, netlink| {
-        let observed = netlink.observe(OVERLAY_LINK, network()).await?;
-        assert_eq!(observed, ObservedKernel::default());
+        assert_eq!(super::observe(&netlink).await?, None);
         apply(&netlink, &remove_all()).await;
-        let errors = netlink.apply(OVERLAY_LINK, &set_all()).await;
+        let errors = netlink.apply(&set_all()).await;
         assert_eq!(errors.len(), set_all().len());
         assert!(
             errors

@@ -10,7 +10,7 @@ use twill_core::plan::KernelOp;
 use twill_core::vtep::{MacAddr, Vni};
 use twill_testbed::world::{NODE_A, OVERLAY_LINK, PORT, VTEP_MAC_A};
 
-use super::{UPLINK, apply, create, flannel_1, inside, network};
+use super::{UPLINK, apply, create, flannel_1, flannel_1_with, inside, link, observe};
 
 #[test]
 fn the_device_is_flannels_to_the_last_attribute() -> Result<()> {
@@ -18,9 +18,12 @@ fn the_device_is_flannels_to_the_last_attribute() -> Result<()> {
         let device = flannel_1(&netlink).await?;
         let own = "10.1.0.0/32".parse()?;
         let ops = [
-            KernelOp::CreateDevice(device.clone()),
-            KernelOp::SetUp,
-            KernelOp::AddAddress(own),
+            KernelOp::Create(device),
+            KernelOp::SetUp(link()),
+            KernelOp::AddAddress {
+                link: link(),
+                address: own,
+            },
         ];
         apply(&netlink, &ops).await;
 
@@ -46,10 +49,11 @@ fn the_device_is_flannels_to_the_last_attribute() -> Result<()> {
         let accept_ra = "/proc/sys/net/ipv6/conf/flannel.1/accept_ra";
         assert_eq!(namespace.run(&["cat", accept_ra])?, "0\n");
 
-        let observed = netlink.observe(OVERLAY_LINK, network()).await?;
+        let observed = observe(&netlink).await?.unwrap();
+        let uplink = netlink.device("eth0").await?.unwrap();
         assert_eq!(
             observed.device,
-            Some(ObservedDevice {
+            ObservedDevice {
                 ifindex: u32::try_from(ours["ifindex"].as_u64().unwrap())?,
                 kind: "vxlan".to_owned(),
                 mtu: 1450,
@@ -58,12 +62,12 @@ fn the_device_is_flannels_to_the_last_attribute() -> Result<()> {
                 vni: Some(1),
                 port: Some(PORT),
                 local: Some(IpAddr::V4(NODE_A)),
-                uplink_ifindex: Some(device.uplink_ifindex),
+                uplink_ifindex: Some(uplink.ifindex),
                 group: None,
                 l2miss: false,
                 gbp: false,
                 learning: false,
-            })
+            }
         );
         assert_eq!(observed.addresses, [own].into());
         Ok(())
@@ -73,16 +77,18 @@ fn the_device_is_flannels_to_the_last_attribute() -> Result<()> {
 #[test]
 fn options_reach_the_kernel_and_are_read_back() -> Result<()> {
     inside(UPLINK, async |namespace, netlink| {
-        let mut device = flannel_1(&netlink).await?;
-        device.gbp = true;
-        device.learning = true;
-        device.port = Some(4789);
+        let mut device = flannel_1_with(&netlink, |vxlan| {
+            vxlan.gbp = true;
+            vxlan.learning = true;
+            vxlan.port = Some(4789);
+        })
+        .await?;
         device.mtu = 1400;
-        apply(
-            &netlink,
-            &[KernelOp::CreateDevice(device), KernelOp::SetMtu(1300)],
-        )
-        .await;
+        let mtu = KernelOp::SetMtu {
+            link: link(),
+            mtu: 1300,
+        };
+        apply(&netlink, &[KernelOp::Create(device), mtu]).await;
         let text = namespace.run(&["ip", "-d", "link", "show", OVERLAY_LINK])?;
         assert!(text.contains("dstport 4789 ttl auto"), "{text}");
         assert!(
@@ -94,14 +100,14 @@ fn options_reach_the_kernel_and_are_read_back() -> Result<()> {
         assert_eq!((observed.port, observed.mtu), (Some(4789), 1300));
 
         // Without a port it is the kernel's own default.
-        let ops = [KernelOp::RemoveDevice {
+        let ops = [KernelOp::Remove {
+            link: link(),
             ifindex: observed.ifindex,
         }];
         apply(&netlink, &ops).await;
         assert_eq!(netlink.device(OVERLAY_LINK).await?, None);
-        let mut device = flannel_1(&netlink).await?;
-        device.port = None;
-        apply(&netlink, &[KernelOp::CreateDevice(device)]).await;
+        let device = flannel_1_with(&netlink, |vxlan| vxlan.port = None).await?;
+        apply(&netlink, &[KernelOp::Create(device)]).await;
         assert_eq!(
             netlink.device(OVERLAY_LINK).await?.unwrap().port,
             Some(8472)
@@ -114,11 +120,7 @@ fn options_reach_the_kernel_and_are_read_back() -> Result<()> {
 fn a_device_of_another_kind_is_reported_as_what_it_is() -> Result<()> {
     let setup = format!("{UPLINK}\n ip link add name flannel.1 type bridge");
     inside(&setup, async |_, netlink| {
-        let observed = netlink
-            .observe(OVERLAY_LINK, network())
-            .await?
-            .device
-            .unwrap();
+        let observed = observe(&netlink).await?.unwrap().device;
         assert_eq!((observed.kind.as_str(), observed.vni), ("bridge", None));
         Ok(())
     })
@@ -128,12 +130,10 @@ fn a_device_of_another_kind_is_reported_as_what_it_is() -> Result<()> {
 fn an_alternative_name_is_not_our_device() -> Result<()> {
     let setup = format!("{UPLINK}\n ip link property add dev wire altname flannel.1");
     inside(&setup, async |namespace, netlink| {
-        assert_eq!(netlink.observe(OVERLAY_LINK, network()).await?.device, None);
+        assert_eq!(observe(&netlink).await?, None);
         let device = flannel_1(&netlink).await?;
-        let errors = netlink
-            .apply(OVERLAY_LINK, &[KernelOp::CreateDevice(device)])
-            .await;
-        let [(_, Error::CreateDevice { .. })] = &errors[..] else {
+        let errors = netlink.apply(&[KernelOp::Create(device)]).await;
+        let [(_, Error::Op { .. })] = &errors[..] else {
             panic!("{errors:?}")
         };
         namespace.link_json("wire")?;
@@ -173,15 +173,9 @@ fn a_vni_in_use_is_an_error_that_names_the_holder() -> Result<()> {
             ]
         );
 
-        let device = flannel_1(&netlink).await?;
         for port in [Some(8472), None] {
-            let device = twill_core::desired::Device {
-                port,
-                ..device.clone()
-            };
-            let errors = netlink
-                .apply(OVERLAY_LINK, &[KernelOp::CreateDevice(device)])
-                .await;
+            let device = flannel_1_with(&netlink, |vxlan| vxlan.port = port).await?;
+            let errors = netlink.apply(&[KernelOp::Create(device)]).await;
             let [(_, error)] = &errors[..] else {
                 panic!("{errors:?}")
             };
@@ -192,11 +186,9 @@ fn a_vni_in_use_is_an_error_that_names_the_holder() -> Result<()> {
             );
         }
         // Another VNI lives beside it.
-        let device = twill_core::desired::Device {
-            vni: Vni::new(2)?,
-            ..device
-        };
-        apply(&netlink, &[KernelOp::CreateDevice(device)]).await;
+        let vni = Vni::new(2)?;
+        let device = flannel_1_with(&netlink, |vxlan| vxlan.vni = vni).await?;
+        apply(&netlink, &[KernelOp::Create(device)]).await;
         Ok(())
     })
 }
@@ -206,9 +198,9 @@ fn a_port_in_use_is_told_when_the_device_goes_up() -> Result<()> {
     inside(UPLINK, async |_, netlink| {
         let _holder = std::net::UdpSocket::bind(("0.0.0.0", PORT))?;
         let device = flannel_1(&netlink).await?;
-        let ops = [KernelOp::CreateDevice(device), KernelOp::SetUp];
-        let errors = netlink.apply(OVERLAY_LINK, &ops).await;
-        let [(KernelOp::SetUp, Error::PortInUse { .. })] = &errors[..] else {
+        let ops = [KernelOp::Create(device), KernelOp::SetUp(link())];
+        let errors = netlink.apply(&ops).await;
+        let [(KernelOp::SetUp(_), Error::PortInUse { .. })] = &errors[..] else {
             panic!("{errors:?}")
         };
         Ok(())
@@ -220,9 +212,7 @@ fn a_name_that_is_taken_is_an_error_with_the_kernels_reason() -> Result<()> {
     inside(UPLINK, async |_, netlink| {
         create(&netlink).await?;
         let device = flannel_1(&netlink).await?;
-        let errors = netlink
-            .apply(OVERLAY_LINK, &[KernelOp::CreateDevice(device)])
-            .await;
+        let errors = netlink.apply(&[KernelOp::Create(device)]).await;
         let [(_, error)] = errors.try_into().unwrap();
         let text = format!("{:#}", anyhow::Error::from(error));
         assert_eq!(text, "create vxlan device flannel.1: File exists");

@@ -16,7 +16,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 use twill_agent::netlink::Netlink;
-use twill_core::desired::Device;
+use twill_core::backend::{Entry, LinkKind, LinkName, LinkSpec, Out, Route, VxlanLink};
+use twill_core::observed::ObservedLink;
 use twill_core::plan::KernelOp;
 use twill_core::subnet::Subnet;
 use twill_core::vtep::{MacAddr, Vni};
@@ -60,31 +61,58 @@ fn network() -> Subnet {
 }
 
 /// The device of the first node, on `eth0`.
-async fn flannel_1(netlink: &Netlink) -> Result<Device> {
+async fn flannel_1(netlink: &Netlink) -> Result<LinkSpec> {
+    flannel_1_with(netlink, |_| ()).await
+}
+
+/// The same with other properties.
+async fn flannel_1_with(
+    netlink: &Netlink,
+    change: impl FnOnce(&mut VxlanLink),
+) -> Result<LinkSpec> {
     let uplink = netlink.device("eth0").await?.unwrap();
-    Ok(Device {
-        name: OVERLAY_LINK.to_owned(),
+    let mut vxlan = VxlanLink {
         vni: Vni::new(VNI.into())?,
         port: Some(PORT),
         local: NODE_A,
         uplink_ifindex: uplink.ifindex,
-        mtu: 1450,
-        mac: MacAddr(VTEP_MAC_A),
         gbp: false,
         learning: false,
+    };
+    change(&mut vxlan);
+    Ok(LinkSpec {
+        name: link(),
+        mtu: 1450,
+        mac: MacAddr(VTEP_MAC_A),
+        address: None,
+        kind: LinkKind::Vxlan(vxlan),
     })
+}
+
+fn link() -> LinkName {
+    OVERLAY_LINK.into()
+}
+
+/// The device and what hangs on it, if it is there.
+async fn observe(netlink: &Netlink) -> Result<Option<ObservedLink>> {
+    let mut observed = netlink.observe([link()], network()).await?;
+    Ok(observed.links.remove(&link()))
 }
 
 /// Applies all and expects no error.
 async fn apply(netlink: &Netlink, ops: &[KernelOp]) {
-    let errors = netlink.apply(OVERLAY_LINK, ops).await;
+    let errors = netlink.apply(ops).await;
     assert!(errors.is_empty(), "{errors:?}");
 }
 
 /// Creates `flannel.1`, up.
 async fn create(netlink: &Netlink) -> Result<()> {
     let device = flannel_1(netlink).await?;
-    apply(netlink, &[KernelOp::CreateDevice(device), KernelOp::SetUp]).await;
+    apply(
+        netlink,
+        &[KernelOp::Create(device), KernelOp::SetUp(link())],
+    )
+    .await;
     Ok(())
 }
 
@@ -112,35 +140,35 @@ impl Peer {
         Ipv4Addr::new(198, 18, high, low).into()
     }
 
+    fn neighbor(self) -> Entry {
+        Entry::Neighbor {
+            link: link(),
+            address: self.gateway().into(),
+            mac: self.mac(),
+        }
+    }
+
+    fn fdb(self) -> Entry {
+        Entry::Fdb {
+            link: link(),
+            mac: self.mac(),
+            underlay: self.underlay(),
+        }
+    }
+
+    fn route(self, via: Ipv4Addr) -> Entry {
+        Entry::Route(Route {
+            subnet: self.subnet(),
+            via: via.into(),
+            out: Out::Overlay(link()),
+        })
+    }
+
     fn set(self) -> [KernelOp; 3] {
-        [
-            KernelOp::SetNeighbor {
-                address: self.gateway().into(),
-                mac: self.mac(),
-            },
-            KernelOp::SetFdb {
-                mac: self.mac(),
-                underlay: self.underlay(),
-            },
-            KernelOp::SetRoute {
-                subnet: self.subnet(),
-                gateway: self.gateway(),
-            },
-        ]
+        [self.neighbor(), self.fdb(), self.route(self.gateway())].map(KernelOp::Set)
     }
 
     fn remove(self) -> [KernelOp; 3] {
-        [
-            KernelOp::RemoveRoute {
-                subnet: self.subnet(),
-            },
-            KernelOp::RemoveFdb {
-                mac: self.mac(),
-                underlay: self.underlay(),
-            },
-            KernelOp::RemoveNeighbor {
-                address: self.gateway().into(),
-            },
-        ]
+        [self.route(self.gateway()), self.fdb(), self.neighbor()].map(KernelOp::Unset)
     }
 }

@@ -14,7 +14,7 @@ use twill_core::plan::KernelOp;
 use twill_testbed::netns::Namespace;
 use twill_testbed::world::OVERLAY_LINK;
 
-use super::{Peer, UPLINK, apply, create, inside, network};
+use super::{Peer, UPLINK, apply, create, inside, link, network, observe};
 
 /// Time in which an event must come.
 const SOON: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ impl Ear {
     async fn new(netlink: &Netlink, capacity: usize, receive_buffer: usize) -> Result<Self> {
         let (sender, events) = mpsc::channel(capacity);
         let watch = Watch {
-            device: OVERLAY_LINK.to_owned(),
+            device: Some(OVERLAY_LINK.to_owned()),
             network: network(),
             every_route: false,
             receive_buffer,
@@ -157,18 +157,26 @@ fn our_own_changes_are_no_news() -> Result<()> {
         let own: Vec<KernelOp> = (3..500).map(Peer).flat_map(Peer::set).collect();
         apply(&netlink, &own).await;
         ear.hears_nothing("peers that we set").await;
-        apply(&netlink, &[KernelOp::AddAddress("10.1.0.0/32".parse()?)]).await;
+        apply(
+            &netlink,
+            &[KernelOp::AddAddress {
+                link: link(),
+                address: "10.1.0.0/32".parse()?,
+            }],
+        )
+        .await;
         ear.hears_nothing("an address that we added").await;
         // But the last address takes all routes with it, without a word.
-        apply(&netlink, &[KernelOp::RemoveAddress("10.1.0.0/32".parse()?)]).await;
+        apply(
+            &netlink,
+            &[KernelOp::RemoveAddress {
+                link: link(),
+                address: "10.1.0.0/32".parse()?,
+            }],
+        )
+        .await;
         ear.hears("an address that we removed").await;
-        assert!(
-            netlink
-                .observe(OVERLAY_LINK, network())
-                .await?
-                .routes
-                .is_empty()
-        );
+        assert!(observe(&netlink).await?.unwrap().routes.is_empty());
         let own: Vec<KernelOp> = (3..500).map(Peer).flat_map(Peer::remove).collect();
         apply(&netlink, &own).await;
         ear.hears_nothing("peers that we removed").await;

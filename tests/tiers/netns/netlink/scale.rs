@@ -10,7 +10,7 @@ use twill_core::plan::KernelOp;
 use twill_testbed::netns::Namespace;
 use twill_testbed::world::OVERLAY_LINK;
 
-use super::{Peer, UPLINK, apply, create, inside, network};
+use super::{Peer, UPLINK, apply, create, inside, observe};
 
 /// The limits are for a debug build on a busy machine; what is measured is printed.
 const LIMIT: Duration = Duration::from_secs(8);
@@ -51,7 +51,7 @@ fn five_thousand_peers_are_set_and_observed_quickly() -> Result<()> {
         report("5,000 peers, 15,000 requests, applied in", applied);
 
         let start = Instant::now();
-        let observed = netlink.observe(OVERLAY_LINK, network()).await?;
+        let observed = observe(&netlink).await?.unwrap();
         let read = start.elapsed();
         report("5,000 peers observed in", read);
         assert_eq!(
@@ -69,7 +69,7 @@ fn five_thousand_peers_are_set_and_observed_quickly() -> Result<()> {
         }
         let removed = start.elapsed();
         report("5,000 peers removed in", removed);
-        let observed = netlink.observe(OVERLAY_LINK, network()).await?;
+        let observed = observe(&netlink).await?.unwrap();
         assert!(observed.routes.is_empty() && observed.fdb.is_empty());
         assert!(observed.neighbors.is_empty());
         for took in [applied, read, removed] {
@@ -111,7 +111,7 @@ fn fifty_thousand_of_each_are_observed_quickly() -> Result<()> {
         fill_with_routes(namespace, OVERLAY_LINK)?;
 
         let start = Instant::now();
-        let observed = netlink.observe(OVERLAY_LINK, network()).await?;
+        let observed = observe(&netlink).await?.unwrap();
         let read = start.elapsed();
         report(
             "50,000 routes, neighbours and FDB entries observed in",
@@ -156,7 +156,7 @@ async fn best_of_five(netlink: &Netlink) -> Result<Duration> {
     let mut best = Duration::MAX;
     for _ in 0..5 {
         let start = Instant::now();
-        let observed = netlink.observe(OVERLAY_LINK, network()).await?;
+        let observed = observe(netlink).await?.unwrap();
         best = best.min(start.elapsed());
         assert_eq!(observed.routes.len(), 100);
     }

@@ -117,7 +117,7 @@ fn an_expression_finds_nothing_of_the_overlay_and_keeps_what_it_found() -> Resul
     inside(&setup, async |namespace, netlink| {
         let mut terms = UplinkTerms {
             overlay: Some(Overlay {
-                device: "flannel.1".to_owned(),
+                device: Some("flannel.1".to_owned()),
                 pods: "10.244.1.0".parse()?..="10.244.255.255".parse()?,
             }),
             ..UplinkTerms::default()

@@ -85,7 +85,7 @@ impl<'a> Watched<'a> {
         let uplink = netlink.device(UPLINK).await?.context("no uplink")?.ifindex;
         let (sender, events) = mpsc::channel(8);
         let watch = Watch {
-            device: OVERLAY_LINK.to_owned(),
+            device: Some(OVERLAY_LINK.to_owned()),
             network: NETWORK.parse()?,
             every_route: false,
             receive_buffer: RECEIVE_BUFFER_BYTES,

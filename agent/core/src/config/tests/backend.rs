@@ -16,7 +16,7 @@ fn backend_settings_are_read() {
         learning: true,
         direct_routing: true,
     };
-    assert_eq!(config.backend, expected);
+    assert_eq!(config.backend, Backend::Vxlan(expected));
     assert_eq!(config.warnings, [""; 0]);
     for (entries, expected) in [
         (
@@ -46,13 +46,15 @@ fn backend_settings_are_read() {
             default_backend(),
         ),
     ] {
+        let expected = Backend::Vxlan(expected);
         assert_eq!(parse(&with_backend(entries)).backend, expected, "{entries}");
     }
 }
 
 #[test]
 fn bad_backends_are_refused() {
-    let there_is = "; the one there is: \"Backend\": {\"Type\": \"vxlan\"}";
+    let there_is =
+        "; those there are: \"Backend\": {\"Type\": \"vxlan\"} and {\"Type\": \"host-gw\"}";
     for (backend, expected) in [
         (
             "",
@@ -75,8 +77,8 @@ fn bad_backends_are_refused() {
             "unknown backend type: \"\" (Backend.Type)",
         ),
         (
-            r#","Backend":{"Type":"host-gw"}"#,
-            "unknown backend type: \"host-gw\" (Backend.Type)",
+            r#","Backend":{"Type":"ipip"}"#,
+            "unknown backend type: \"ipip\" (Backend.Type)",
         ),
     ] {
         let refusal = refusal(&format!(r#"{{"Network":"10.3.0.0/16"{backend}}}"#));

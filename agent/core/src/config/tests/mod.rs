@@ -51,7 +51,7 @@ fn defaults_are_flannels() {
         subnet_min: Ipv4Addr::new(10, 3, 1, 0),
         subnet_max: Ipv4Addr::new(10, 3, 255, 0),
         nftables: false,
-        backend: default_backend(),
+        backend: Backend::Vxlan(default_backend()),
         warnings: Vec::new(),
     };
     assert_eq!(config, expected);
@@ -125,7 +125,8 @@ fn keys_follow_go() {
         assert_eq!(parse(&text).subnet_len, expected, "{text}");
     }
     let text = with_backend(r#","Type":"udp","TYPE":"vxlan","vni":7,"VNI":8"#);
-    assert_eq!(parse(&text).backend.vni.get(), 8);
+    let vni = parse(&text).backend.vxlan().map(|vxlan| vxlan.vni.get());
+    assert_eq!(vni, Some(8));
 }
 
 #[test]

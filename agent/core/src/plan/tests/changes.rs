@@ -3,7 +3,8 @@
 use crate::observed::Observed;
 use crate::plan::plan;
 use crate::plan::tests::world::{
-    add_foreign, at, check, desired, fresh, mac, parse, route_via, settled, subnet, underlay, vtep,
+    add_foreign, at, check, desired, fresh, mac, overlay, parse, route_via, settled, subnet,
+    underlay, vtep,
 };
 
 #[test]
@@ -206,7 +207,7 @@ fn wrong_route_of_a_peer_is_replaced() {
         route_via("10.244.1.0", false),
     ] {
         let mut observed = settled(&peers);
-        observed.kernel.routes.insert(subnet(1), wrong);
+        overlay(&mut observed).routes.insert(subnet(1), wrong);
         check(
             &observed,
             &desired(&peers),
@@ -219,14 +220,14 @@ fn wrong_route_of_a_peer_is_replaced() {
 fn second_destination_of_a_peer_is_removed() {
     let peers = [(subnet(1), vtep(1))];
     let mut observed = settled(&peers);
-    observed.kernel.fdb.insert((mac(1), underlay(7)));
+    overlay(&mut observed).fdb.insert((mac(1), underlay(7)));
     check(&observed, &desired(&peers), &["remove fdb :1 192.168.0.7"]);
 }
 
 #[test]
 fn neighbor_without_route_goes_with_its_fdb_entry() {
     let mut observed = settled(&[(subnet(1), vtep(1))]);
-    observed.kernel.routes.clear();
+    overlay(&mut observed).routes.clear();
     observed.maps = None;
     check(
         &observed,

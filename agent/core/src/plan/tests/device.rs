@@ -1,7 +1,8 @@
 //! When the device is made, changed and replaced.
 
+use crate::backend::LinkKind;
 use crate::observed::{Observed, ObservedDevice};
-use crate::plan::tests::world::{check, desired, parse, settled, subnet, vtep};
+use crate::plan::tests::world::{check, desired, overlay, parse, settled, subnet, vtep};
 
 const REPLAY: &[&str] = &[
     "remove device 0",
@@ -15,7 +16,7 @@ const REPLAY: &[&str] = &[
 
 fn with_device(change: impl FnOnce(&mut ObservedDevice)) -> Observed {
     let mut observed = settled(&[(subnet(1), vtep(1))]);
-    change(observed.kernel.device.as_mut().unwrap());
+    change(&mut overlay(&mut observed).device);
     observed
 }
 
@@ -28,7 +29,7 @@ fn check_device(change: impl FnOnce(&mut ObservedDevice), expected: &[&str]) {
 #[test]
 fn missing_device_is_made_and_every_peer_replayed() {
     let mut observed = with_device(|_| ());
-    observed.kernel.device = None;
+    observed.kernel.links.clear();
     check(&observed, &desired(&[(subnet(1), vtep(1))]), &REPLAY[1..]);
 }
 
@@ -56,7 +57,8 @@ fn what_flannel_does_not_compare_is_kept() {
 #[test]
 fn port_counts_where_one_is_configured() {
     let mut wanted = desired(&[(subnet(1), vtep(1))]);
-    wanted.device.port = Some(8472);
+    let LinkKind::Vxlan(vxlan) = &mut wanted.link.as_mut().unwrap().kind;
+    vxlan.port = Some(8472);
     check(
         &with_device(|device| device.port = Some(4789)),
         &wanted,
@@ -78,9 +80,12 @@ fn mtu_and_up_are_set_in_place() {
 #[test]
 fn device_of_another_kind_and_name_blocks_the_kernel_side() {
     let mut wanted = desired(&[(subnet(1), vtep(1)), (subnet(2), vtep(2))]);
-    wanted.device.name = "overlay0".to_owned();
+    wanted.link.as_mut().unwrap().name = "overlay0".into();
+    let mut observed = with_device(|device| device.kind = "dummy".to_owned());
+    let link = observed.kernel.links.pop_first().unwrap().1;
+    observed.kernel.links.insert("overlay0".into(), link);
     check(
-        &with_device(|device| device.kind = "dummy".to_owned()),
+        &observed,
         &wanted,
         &[
             "vtep[1] = :2 192.168.0.2",
@@ -93,7 +98,7 @@ fn device_of_another_kind_and_name_blocks_the_kernel_side() {
 #[test]
 fn other_addresses_inside_the_network_go() {
     let mut observed = settled(&[]);
-    observed.kernel.addresses = ["10.244.7.0/32", "10.244.100.0/24", "172.31.0.1/32"]
+    overlay(&mut observed).addresses = ["10.244.7.0/32", "10.244.100.0/24", "172.31.0.1/32"]
         .map(parse)
         .into();
     check(
@@ -110,6 +115,6 @@ fn other_addresses_inside_the_network_go() {
 #[test]
 fn addresses_stay_until_there_is_a_lease() {
     let mut wanted = desired(&[]);
-    wanted.address = None;
+    wanted.link.as_mut().unwrap().address = None;
     check(&settled(&[]), &wanted, &[]);
 }

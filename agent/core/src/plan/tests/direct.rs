@@ -1,15 +1,13 @@
 //! `DirectRouting`: peers on a link of the host are reached without encap.
 
-use std::net::IpAddr;
-
-use crate::observed::Observed;
+use crate::observed::{Observed, UnderlayRoute};
 use crate::plan::plan;
 use crate::plan::tests::world::{apply, check, desired, settled, subnet, underlay, vtep};
 
 fn settled_direct() -> Observed {
     let peers = [(subnet(1), vtep(1)), (subnet(2), vtep(2))];
     let mut observed = settled(&peers);
-    observed.kernel.on_link.insert(underlay(1));
+    observed.kernel.on_link.insert(underlay(1), 2);
     let ops = plan(&observed, &desired(&peers)).ops;
     apply(&mut observed, &ops);
     observed
@@ -19,7 +17,7 @@ fn settled_direct() -> Observed {
 fn a_peer_that_comes_onto_the_link_keeps_all_but_its_routes() {
     let peers = [(subnet(1), vtep(1)), (subnet(2), vtep(2))];
     let mut observed = settled(&peers);
-    observed.kernel.on_link.insert(underlay(1));
+    observed.kernel.on_link.insert(underlay(1), 2);
     check(
         &observed,
         &desired(&peers),
@@ -49,7 +47,7 @@ fn a_peer_that_leaves_the_link_is_encapsulated_again() {
 #[test]
 fn a_new_peer_on_the_link_may_come_encapsulated_too() {
     let mut observed = settled(&[]);
-    observed.kernel.on_link.insert(underlay(1));
+    observed.kernel.on_link.insert(underlay(1), 2);
     check(
         &observed,
         &desired(&[(subnet(1), vtep(1))]),
@@ -77,9 +75,24 @@ fn a_direct_route_goes_with_its_peer_and_follows_it() {
         ],
     );
     let mut observed = settled_direct();
-    let elsewhere: IpAddr = underlay(9);
-    let gone = observed.kernel.direct_routes.insert(subnet(1), elsewhere);
-    assert_eq!(gone, Some(underlay(1)));
+    let via = |number| UnderlayRoute {
+        via: underlay(number),
+        ifindex: 2,
+    };
+    let routes = &mut observed.kernel.underlay_routes;
+    let gone = routes.insert(subnet(1), via(9));
+    assert_eq!(gone, Some(via(1)));
+    check(
+        &observed,
+        &desired(&[(subnet(1), vtep(1)), (subnet(2), vtep(2))]),
+        &["direct route 10.244.1.0/24 via 192.168.0.1"],
+    );
+}
+
+#[test]
+fn a_direct_route_follows_the_interface_that_leads_to_its_peer() {
+    let mut observed = settled_direct();
+    observed.kernel.on_link.insert(underlay(1), 3);
     check(
         &observed,
         &desired(&[(subnet(1), vtep(1)), (subnet(2), vtep(2))]),

@@ -3,6 +3,7 @@
 mod changes;
 mod device;
 mod direct;
+mod host_gw;
 mod properties;
 mod scale;
 mod world;

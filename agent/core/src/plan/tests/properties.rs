@@ -5,13 +5,15 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
+use crate::backend::{Peer, Wanted};
 use crate::desired::Desired;
-use crate::observed::{Observed, ObservedKernel, ObservedMaps};
+use crate::observed::{Observed, ObservedKernel, ObservedLink, ObservedMaps};
 use crate::peers::Peers;
 use crate::plan::tests::world::{
-    add_foreign, apply, at, desired, fresh, mac, parse, route_via, subnet, underlay,
+    add_foreign, apply, at, desired, fresh, link_name, mac, overlay, parse, route_via, subnet,
+    underlay,
 };
-use crate::plan::{NOBODY, Plan, Wanted, plan, plan_one};
+use crate::plan::{NOBODY, Plan, plan, plan_one};
 use crate::subnet::Subnet;
 use crate::vtep::RemoteVtep;
 
@@ -34,7 +36,10 @@ prop_compose! {
     fn some_desired()(
         peers in proptest::collection::btree_map(some_subnet(), some_vtep(), 0..8)
     ) -> Desired {
-        Desired { peers, ..desired(&[]) }
+        {
+            let peers: Vec<_> = peers.into_iter().collect();
+            desired(&peers)
+        }
     }
 }
 
@@ -60,7 +65,7 @@ prop_compose! {
         map_routes in proptest::collection::btree_map(some_subnet(), 0..9_u32, 0..5),
         sources in proptest::collection::btree_map(1..6_u8, 0..9_u32, 0..5),
     ) -> Observed {
-        let kernel = &mut observed.kernel;
+        let kernel = overlay(&mut observed);
         kernel.routes.extend(routes.into_iter().map(|(subnet, (n, onlink))| {
             (subnet, route_via(&format!("10.244.{n}.0"), onlink))
         }));
@@ -76,8 +81,8 @@ prop_compose! {
 
 fn peers_of(desired: &Desired) -> Peers {
     let mut peers = Peers::default();
-    for (&subnet, &vtep) in &desired.peers {
-        peers.insert(subnet, vtep);
+    for (&subnet, &peer) in &desired.peers {
+        peers.insert(subnet, peer);
     }
     peers
 }
@@ -88,15 +93,19 @@ fn expected_kernel(reached: &ObservedKernel, peers: &Peers) -> ObservedKernel {
     let ops = plan(&expected, &desired(&[])).ops;
     apply(&mut expected, &ops);
     add_foreign(&mut expected);
-    let mut kernel = expected.kernel;
-    kernel.device.clone_from(&reached.device);
-    for (subnet, vtep) in peers.iter() {
+    let link = overlay(&mut expected);
+    link.device.clone_from(&reached.links[&link_name()].device);
+    for (subnet, vtep) in peers.vteps() {
         let gateway = subnet.network().to_string();
-        kernel.routes.insert(subnet, route_via(&gateway, true));
-        kernel.neighbors.insert(subnet.network(), vtep.mac);
-        kernel.fdb.insert((vtep.mac, vtep.underlay));
+        link.routes.insert(subnet, route_via(&gateway, true));
+        link.neighbors.insert(subnet.network(), vtep.mac);
+        link.fdb.insert((vtep.mac, vtep.underlay));
     }
-    kernel
+    expected.kernel
+}
+
+fn on_overlay(kernel: &ObservedKernel) -> &ObservedLink {
+    &kernel.links[&link_name()]
 }
 
 /// What the maps say, whatever the indices are.
@@ -114,7 +123,7 @@ fn check_maps(
     unmapped: &[Subnet],
 ) -> Result<(), TestCaseError> {
     let mapped: BTreeMap<_, _> = peers
-        .iter()
+        .vteps()
         .filter(|(subnet, _)| !unmapped.contains(subnet))
         .map(|(subnet, vtep)| (subnet, Some(vtep)))
         .collect();
@@ -150,7 +159,7 @@ proptest! {
         let maps = observed.maps.as_ref().unwrap();
         check_maps(maps, &peers, &unmapped)?;
         let roomy = peers.len() <= maps.route_capacity as usize
-            && peers.vtep_count() <= maps.vtep_capacity as usize;
+            && peers.node_count() <= maps.vtep_capacity as usize;
         prop_assert_eq!(unmapped.is_empty(), roomy);
         prop_assert_eq!(plan(&observed, &desired), Plan { ops: vec![], unmapped });
     }
@@ -204,7 +213,7 @@ proptest! {
         let Plan { ops, unmapped } = plan(&observed, &desired);
         apply(&mut observed, &ops);
         let expected = expected_kernel(&observed.kernel, &peers);
-        let kernel = &observed.kernel;
+        let (expected, kernel) = (on_overlay(&expected), on_overlay(&observed.kernel));
         // Beside what is expected, only such entries may remain as nothing marks as ours.
         for (subnet, route) in &expected.routes {
             prop_assert_eq!(kernel.routes.get(subnet), Some(route));
@@ -229,14 +238,15 @@ proptest! {
         let mut reached = observed.clone();
         let Plan { ops, unmapped } = plan(&observed, &desired);
         apply(&mut reached, &ops);
-        for (subnet, route) in &observed.kernel.routes {
-            prop_assert_eq!(reached.kernel.routes.get(subnet), Some(route));
+        let (link, link_after) = (on_overlay(&observed.kernel), on_overlay(&reached.kernel));
+        for (subnet, route) in &link.routes {
+            prop_assert_eq!(link_after.routes.get(subnet), Some(route));
         }
-        for (address, mac) in &observed.kernel.neighbors {
-            let kept = reached.kernel.neighbors.get(address) == Some(mac);
+        for (address, mac) in &link.neighbors {
+            let kept = link_after.neighbors.get(address) == Some(mac);
             prop_assert!(kept || peers.starts_at(*address));
         }
-        for &(mac, underlay) in observed.kernel.fdb.difference(&reached.kernel.fdb) {
+        for &(mac, underlay) in link.fdb.difference(&link_after.fdb) {
             prop_assert!(peers.has_mac(mac), "{} {}", mac, underlay);
         }
         let (before, after) = (observed.maps.as_ref().unwrap(), reached.maps.as_ref().unwrap());
@@ -245,7 +255,7 @@ proptest! {
         for (subnet, vtep) in &was {
             prop_assert!(peers.get(*subnet).is_some() || is.get(subnet) == Some(vtep));
         }
-        for (subnet, vtep) in peers.iter().filter(|(subnet, _)| !unmapped.contains(subnet)) {
+        for (subnet, vtep) in peers.vteps().filter(|(subnet, _)| !unmapped.contains(subnet)) {
             prop_assert_eq!(is.get(&subnet), Some(&Some(vtep)));
         }
         for subnet in &unmapped {
@@ -268,12 +278,12 @@ proptest! {
         let mut peers = peers_of(&before);
         let old = peers.remove(subnet);
         if let Some(vtep) = vtep {
-            peers.insert(subnet, vtep);
+            peers.insert(subnet, vtep.into());
         }
         after.peers = peers.as_map().clone();
         // Damage to this one peer's entries belongs to its plan too.
-        if let Some(old) = old.filter(|old| !peers.has_vtep(*old)) {
-            let kernel = &mut observed.kernel;
+        if let Some(old) = old.filter(|old| !peers.has(*old)).and_then(Peer::vtep) {
+            let kernel = observed.kernel.links.get_mut(&link_name()).unwrap();
             let maps = observed.maps.as_mut().unwrap();
             let lost = |bit: u8| damage & (1 << bit) != 0;
             if lost(0) { kernel.routes.remove(&subnet); }
@@ -281,10 +291,10 @@ proptest! {
             if lost(2) { kernel.fdb.remove(&(old.mac, old.underlay)); }
             if lost(3) { maps.sources.remove(&old.underlay); }
         }
-        let wanted = Wanted { network: after.network, complete, peers: &peers, direct: &NOBODY };
+        let wanted = Wanted { network: after.network, complete, peers: &peers, on_link: &NOBODY };
         let full = plan(&observed, &after);
         // What stale entries leave no room for is everybody's affair.
         prop_assume!(complete || full.unmapped.is_empty());
-        prop_assert_eq!(plan_one(&observed, wanted, true, subnet), full);
+        prop_assert_eq!(plan_one(&observed, wanted, after.backend.entries(&observed.kernel, wanted), subnet), full);
     }
 }

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use crate::backend::Wanted;
 use crate::desired::Desired;
 use crate::peers::Peers;
 use crate::plan::tests::world::{apply, desired, fresh, parse};
-use crate::plan::{NOBODY, Wanted, plan, plan_one};
+use crate::plan::{NOBODY, plan, plan_one};
 use crate::subnet::Subnet;
 use crate::vtep::{MacAddr, RemoteVtep};
 
@@ -32,8 +33,7 @@ fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {
 fn fifty_thousand_peers_are_planned_at_once() {
     let wanted = Desired {
         network: parse("10.0.0.0/8"),
-        peers: (0..PEERS).map(peer).collect(),
-        ..desired(&[])
+        ..desired(&(0..PEERS).map(peer).collect::<Vec<_>>())
     };
     let mut observed = fresh(PEERS, PEERS);
     let (first, first_time) = timed(|| plan(&observed, &wanted));
@@ -51,18 +51,22 @@ fn fifty_thousand_peers_are_planned_at_once() {
     assert_eq!(removal.ops.len(), 6 * PEERS as usize);
 
     let mut peers = Peers::default();
-    for (&subnet, &vtep) in &wanted.peers {
-        peers.insert(subnet, vtep);
+    for (&subnet, &peer) in &wanted.peers {
+        peers.insert(subnet, peer);
     }
     let (gone, _) = peer(PEERS / 2);
     peers.remove(gone);
+    let backend = &wanted.backend;
     let wanted = Wanted {
         network: wanted.network,
         complete: true,
         peers: &peers,
-        direct: &NOBODY,
+        on_link: &NOBODY,
     };
-    let (single, single_time) = timed(|| plan_one(&observed, wanted, true, gone));
+    let (single, single_time) = timed(|| {
+        let entries = backend.entries(&observed.kernel, wanted);
+        plan_one(&observed, wanted, entries, gone)
+    });
     assert_eq!(single.ops.len(), 6);
 
     // A square would take minutes; the margin is for a busy machine.

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::desired::{Desired, Device};
-use crate::observed::{Observed, ObservedMaps, ObservedRoute};
+use crate::backend::{Backend, Entry, LinkKind, LinkName, LinkSpec, Out, Peer, Route, VxlanLink};
+use crate::config::VxlanConfig;
+use crate::desired::Desired;
+use crate::observed::{Observed, ObservedLink, ObservedMaps, ObservedRoute};
 use crate::plan::{KernelOp, MapOp, Op, plan};
 use crate::simulate::apply_op;
 use crate::subnet::Subnet;
@@ -40,28 +42,54 @@ pub(super) fn vtep(n: u8) -> RemoteVtep {
     at(n, n)
 }
 
-pub(super) fn device() -> Device {
-    Device {
-        name: "flannel.1".to_owned(),
+pub(super) fn link_name() -> LinkName {
+    "flannel.1".into()
+}
+
+pub(super) fn vxlan() -> VxlanConfig {
+    VxlanConfig {
         vni: Vni::new(1).unwrap(),
         port: None,
-        local: Ipv4Addr::new(192, 168, 0, 100),
-        uplink_ifindex: 2,
-        mtu: 1450,
-        mac: mac(100),
+        mtu: None,
         gbp: false,
         learning: false,
+        direct_routing: false,
+    }
+}
+
+fn link() -> LinkSpec {
+    LinkSpec {
+        name: link_name(),
+        mtu: 1450,
+        mac: mac(100),
+        address: Some(parse("10.244.100.0/32")),
+        kind: LinkKind::Vxlan(VxlanLink {
+            vni: Vni::new(1).unwrap(),
+            port: None,
+            local: Ipv4Addr::new(192, 168, 0, 100),
+            uplink_ifindex: 2,
+            gbp: false,
+            learning: false,
+        }),
     }
 }
 
 pub(super) fn desired(peers: &[(Subnet, RemoteVtep)]) -> Desired {
     Desired {
         network: parse("10.244.0.0/16"),
-        device: device(),
-        address: Some(Ipv4Addr::new(10, 244, 100, 0)),
-        peers: peers.iter().copied().collect(),
+        backend: Backend::Vxlan(vxlan()),
+        link: Some(link()),
+        peers: peers
+            .iter()
+            .map(|&(subnet, vtep)| (subnet, Peer::Vtep(vtep)))
+            .collect(),
         complete: true,
     }
+}
+
+/// The link that carries the overlay.
+pub(super) fn overlay(observed: &mut Observed) -> &mut ObservedLink {
+    observed.kernel.links.get_mut(&link_name()).unwrap()
 }
 
 /// A node without a device, with empty maps of the given numbers of entries.
@@ -99,7 +127,7 @@ pub(super) fn route_via(gateway: &str, onlink: bool) -> ObservedRoute {
 
 /// Entries on the device that look much like ours and are not.
 pub(super) fn add_foreign(observed: &mut Observed) {
-    let kernel = &mut observed.kernel;
+    let kernel = overlay(observed);
     kernel.fdb.extend([
         (MacAddr([0; 6]), parse("198.51.100.1")),
         (MacAddr([0x33, 0x33, 0, 0, 0, 1]), parse("198.51.100.1")),
@@ -136,26 +164,22 @@ pub(super) fn check(observed: &Observed, desired: &Desired, expected: &[&str]) {
 fn describe(op: &Op) -> String {
     match op {
         Op::Kernel(op) => match op {
-            KernelOp::CreateDevice(device) => format!("create {}", device.name),
-            KernelOp::RemoveDevice { ifindex } => format!("remove device {ifindex}"),
-            KernelOp::SetMtu(mtu) => format!("mtu {mtu}"),
-            KernelOp::SetUp => "up".to_owned(),
-            KernelOp::AddAddress(address) => format!("address {address}"),
-            KernelOp::RemoveAddress(address) => format!("remove address {address}"),
-            KernelOp::SetNeighbor { address, mac } => format!("neighbor {address} {}", last(*mac)),
-            KernelOp::RemoveNeighbor { address } => format!("remove neighbor {address}"),
-            KernelOp::SetFdb { mac, underlay } => format!("fdb {} {underlay}", last(*mac)),
-            KernelOp::RemoveFdb { mac, underlay } => {
-                format!("remove fdb {} {underlay}", last(*mac))
+            KernelOp::Create(spec) => format!("create {}", spec.name),
+            KernelOp::Remove { ifindex, .. } => format!("remove device {ifindex}"),
+            KernelOp::SetMtu { mtu, .. } => format!("mtu {mtu}"),
+            KernelOp::SetUp(_) => "up".to_owned(),
+            KernelOp::AddAddress { address, .. } => format!("address {address}"),
+            KernelOp::RemoveAddress { address, .. } => format!("remove address {address}"),
+            KernelOp::Set(entry) => describe_entry(entry),
+            KernelOp::Unset(Entry::Neighbor { address, .. }) => {
+                format!("remove neighbor {address}")
             }
-            KernelOp::SetRoute { subnet, gateway } => format!("route {subnet} via {gateway}"),
-            KernelOp::RemoveRoute { subnet } => format!("remove route {subnet}"),
-            KernelOp::SetDirectRoute { subnet, gateway } => {
-                format!("direct route {subnet} via {gateway}")
-            }
-            KernelOp::RemoveDirectRoute { subnet, gateway } => {
-                format!("remove direct route {subnet} via {gateway}")
-            }
+            KernelOp::Unset(Entry::Route(Route {
+                subnet,
+                out: Out::Overlay(_),
+                ..
+            })) => format!("remove route {subnet}"),
+            KernelOp::Unset(entry) => format!("remove {}", describe_entry(entry)),
         },
         Op::Map(op) => match op {
             MapOp::SetVtep { index, vtep, .. } => {
@@ -167,6 +191,17 @@ fn describe(op: &Op) -> String {
             MapOp::RemoveSource { underlay } => format!("remove source[{underlay}]"),
             MapOp::SetRoute { subnet, index } => format!("route[{subnet}] = {index}"),
             MapOp::RemoveRoute { subnet } => format!("remove route[{subnet}]"),
+        },
+    }
+}
+
+fn describe_entry(entry: &Entry) -> String {
+    match entry {
+        Entry::Neighbor { address, mac, .. } => format!("neighbor {address} {}", last(*mac)),
+        Entry::Fdb { mac, underlay, .. } => format!("fdb {} {underlay}", last(*mac)),
+        Entry::Route(Route { subnet, via, out }) => match out {
+            Out::Overlay(_) => format!("route {subnet} via {via}"),
+            Out::Underlay { .. } => format!("direct route {subnet} via {via}"),
         },
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::observed::ObservedMaps;
-use crate::plan::{MapOp, Op};
+use super::{MapOp, ObservedMaps};
+use crate::plan::Op;
 
 /// The steps that make the maps say what the routes say: underlay address → MTU of the route to
 /// it, bytes, where it has one. VTEPs at addresses that were not `asked` for stay as they are.

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::observed::ObservedMaps;
-use crate::plan::{MapOp, Op, Wanted};
+use super::{MapOp, ObservedMaps};
+use crate::backend::{Peer, Wanted};
+use crate::plan::Op;
 use crate::subnet::Subnet;
 use crate::vtep::RemoteVtep;
 
@@ -13,7 +14,7 @@ use crate::vtep::RemoteVtep;
 /// An entry of `vteps` is cleared only when no route leads to it any more: before the
 /// insertions where all its subnets are gone, after them where one of them moves. Only where
 /// the map is full does a moving subnet lose its route for a moment; the kernel forwards then.
-pub(super) struct MapPlan<'a> {
+pub(crate) struct MapPlan<'a> {
     observed: &'a ObservedMaps,
     wanted: Wanted<'a>,
     /// The one subnet that is planned; `None` for all.
@@ -47,7 +48,7 @@ impl<'a> MapPlan<'a> {
     }
 
     /// Plans all entries.
-    pub(super) fn full(observed: &'a ObservedMaps, wanted: Wanted<'a>) -> Self {
+    pub(crate) fn full(observed: &'a ObservedMaps, wanted: Wanted<'a>) -> Self {
         let mut plan = Self::new(observed, wanted, None);
         let admitted = plan.admit();
         let stale = plan.keep(&admitted);
@@ -59,7 +60,7 @@ impl<'a> MapPlan<'a> {
     }
 
     /// Plans one subnet's entries, or all where the maps may have no room for everybody.
-    pub(super) fn single(observed: &'a ObservedMaps, wanted: Wanted<'a>, subnet: Subnet) -> Self {
+    pub(crate) fn single(observed: &'a ObservedMaps, wanted: Wanted<'a>, subnet: Subnet) -> Self {
         let mut plan = Self::new(observed, wanted, Some(subnet));
         if plan.only_one(subnet).is_some() {
             plan
@@ -69,25 +70,32 @@ impl<'a> MapPlan<'a> {
     }
 
     /// The peers to [`MapPlan::set`].
-    pub(super) fn peers(&self) -> Vec<(Subnet, RemoteVtep)> {
+    pub(crate) fn peers(&self) -> Vec<(Subnet, RemoteVtep)> {
         let peers = self.wanted.peers;
         match self.only {
             Some(subnet) => peers
                 .get(subnet)
+                .and_then(Peer::vtep)
                 .map(|vtep| (subnet, vtep))
                 .into_iter()
                 .collect(),
-            None => peers.iter().collect(),
+            None => peers.vteps().collect(),
         }
     }
 
+    /// Whether packets to this VTEP go past the device. In the kernel everything else is as for
+    /// other peers, so that only the route has to change when the way does.
+    fn is_direct(&self, vtep: RemoteVtep) -> bool {
+        self.wanted.direct(vtep.underlay).is_some()
+    }
+
     /// What to do before any insertion.
-    pub(super) fn early(&mut self) -> impl Iterator<Item = Op> + use<> {
+    pub(crate) fn early(&mut self) -> impl Iterator<Item = Op> + use<> {
         std::mem::take(&mut self.early).into_iter().map(Op::Map)
     }
 
     /// A peer's insertions: VTEP, source, route.
-    pub(super) fn set(
+    pub(crate) fn set(
         &mut self,
         subnet: Subnet,
         vtep: RemoteVtep,
@@ -111,7 +119,7 @@ impl<'a> MapPlan<'a> {
             }
             let has_route = self.observed.routes.get(&subnet) == Some(&index)
                 && !self.evicted.contains(&subnet);
-            if !has_route && !self.wanted.is_direct(vtep) {
+            if !has_route && !self.is_direct(vtep) {
                 ops.push(MapOp::SetRoute { subnet, index });
             }
         }
@@ -119,7 +127,7 @@ impl<'a> MapPlan<'a> {
     }
 
     /// What to do after all insertions, and the peers that have no entries.
-    pub(super) fn finish(self) -> (impl Iterator<Item = Op>, Vec<Subnet>) {
+    pub(crate) fn finish(self) -> (impl Iterator<Item = Op>, Vec<Subnet>) {
         let late = self.late.into_iter().map(Op::Map);
         (late, self.unmapped.into_iter().collect())
     }
@@ -128,7 +136,7 @@ impl<'a> MapPlan<'a> {
     fn only_one(&mut self, subnet: Subnet) -> Option<()> {
         let (observed, peers) = (self.observed, self.wanted.peers);
         if exceeds(peers.len(), observed.route_capacity)
-            || exceeds(peers.vtep_count(), observed.vtep_capacity)
+            || exceeds(peers.node_count(), observed.vtep_capacity)
         {
             return None;
         }
@@ -139,7 +147,7 @@ impl<'a> MapPlan<'a> {
             // Some had no room, and may have now.
             return None;
         }
-        let Some(vtep) = peers.get(subnet) else {
+        let Some(vtep) = peers.get(subnet).and_then(Peer::vtep) else {
             if let Some(old) = old.filter(|_| self.wanted.complete) {
                 self.early.push(MapOp::RemoveRoute { subnet });
                 let ops = self.retire(old);
@@ -173,11 +181,11 @@ impl<'a> MapPlan<'a> {
         let Some(&vtep) = self.observed.vteps.get(&index) else {
             return Vec::new();
         };
-        if self.wanted.peers.has_vtep(vtep) {
+        if self.wanted.peers.has(vtep.into()) {
             return Vec::new();
         }
         let underlay = vtep.underlay;
-        let is_source = self.wanted.peers.mac_at(underlay).is_none()
+        let is_source = !self.wanted.peers.is_at(underlay)
             && self.observed.sources.get(&underlay) == Some(&index);
         let source = is_source.then_some(MapOp::RemoveSource { underlay });
         source
@@ -191,7 +199,7 @@ impl<'a> MapPlan<'a> {
     fn admit(&mut self) -> BTreeSet<IpAddr> {
         let mut admitted = BTreeSet::new();
         let mut mapped = 0;
-        for (subnet, vtep) in self.wanted.peers.iter() {
+        for (subnet, vtep) in self.wanted.peers.vteps() {
             let known = admitted.contains(&vtep.underlay);
             let full = exceeds(mapped + 1, self.observed.route_capacity)
                 || (!known && exceeds(admitted.len() + 1, self.observed.vtep_capacity));
@@ -211,7 +219,7 @@ impl<'a> MapPlan<'a> {
         for (&index, &vtep) in &self.observed.vteps {
             let right = index < self.observed.vtep_capacity
                 && admitted.contains(&vtep.underlay)
-                && self.wanted.peers.has_vtep(vtep)
+                && self.wanted.peers.has(vtep.into())
                 && !self.index.contains_key(&vtep.underlay);
             if right {
                 self.index.insert(vtep.underlay, index);
@@ -226,10 +234,9 @@ impl<'a> MapPlan<'a> {
     fn sort_routes(&mut self) -> BTreeMap<u32, Vec<Subnet>> {
         let mut movers: BTreeMap<u32, Vec<Subnet>> = BTreeMap::new();
         for (&subnet, &index) in &self.observed.routes {
-            let peer = self.wanted.peers.get(subnet);
-            let mapped = |&vtep: &RemoteVtep| {
-                !self.unmapped.contains(&subnet) && !self.wanted.is_direct(vtep)
-            };
+            let peer = self.wanted.peers.get(subnet).and_then(Peer::vtep);
+            let mapped =
+                |&vtep: &RemoteVtep| !self.unmapped.contains(&subnet) && !self.is_direct(vtep);
             match peer.filter(mapped) {
                 Some(vtep) if self.index.get(&vtep.underlay) == Some(&index) => {}
                 Some(_) => movers.entry(index).or_default().push(subnet),
@@ -302,7 +309,7 @@ impl<'a> MapPlan<'a> {
     fn assign(&mut self, occupied: &BTreeSet<u32>) {
         let capacity = self.observed.vtep_capacity;
         let mut free = (0..capacity).filter(|index| !occupied.contains(index));
-        for (subnet, vtep) in self.wanted.peers.iter() {
+        for (subnet, vtep) in self.wanted.peers.vteps() {
             if self.unmapped.contains(&subnet) || self.index.contains_key(&vtep.underlay) {
                 continue;
             }
@@ -324,10 +331,10 @@ impl<'a> MapPlan<'a> {
         let removals = |op: &&MapOp| matches!(op, MapOp::RemoveRoute { .. });
         let removed = self.early.iter().filter(removals).count();
         let mut routes = observed.routes.len() - removed;
-        for (subnet, vtep) in self.wanted.peers.iter() {
+        for (subnet, vtep) in self.wanted.peers.vteps() {
             let has_route =
                 observed.routes.contains_key(&subnet) && !self.evicted.contains(&subnet);
-            if has_route || self.unmapped.contains(&subnet) || self.wanted.is_direct(vtep) {
+            if has_route || self.unmapped.contains(&subnet) || self.is_direct(vtep) {
                 continue;
             }
             if exceeds(routes + 1, observed.route_capacity) {
