@@ -11,6 +11,7 @@ use twill_testbed::netns::Namespace;
 use twill_testbed::wait::wait_for;
 use twill_testbed::world::OVERLAY_LINK;
 
+use crate::rules::tables;
 use crate::scene::PATIENCE;
 
 /// More steps than anything here has.
@@ -109,7 +110,7 @@ pub(crate) fn state(agent: &Agent, node: &Namespace) -> Result<Value> {
         "routes": show(&format!("ip route show dev {OVERLAY_LINK}"))?,
         "neighbours": show(&format!("ip neigh show dev {OVERLAY_LINK}"))?,
         "fdb": show(&format!("bridge fdb show dev {OVERLAY_LINK}"))?,
-        "rules": show("nft --stateless list ruleset")?,
+        "rules": tables(node)?,
         "vteps": vteps,
         "attached": attached,
         "pins": pins(&agent.pins())?,

@@ -14,6 +14,7 @@ mod device;
 mod identity;
 mod pins;
 mod restart;
+mod rules;
 mod scene;
 mod store;
 mod switch;

@@ -14,6 +14,7 @@ use twill_testbed::wait::wait_until;
 use twill_testbed::world::{NETWORK, NODE_A, NODE_B, OVERLAY_LINK, PORT, VNI};
 use twill_tests::required;
 
+use crate::rules::tables_but_timeouts;
 use crate::scene::{Alone, PATIENCE, wait_fast};
 
 const FLAGS: [&str; 1] = ["--ip-masq"];
@@ -109,14 +110,7 @@ impl Host {
             .map(|words| node.run(&words.split_whitespace().collect::<Vec<_>>()))
             .collect::<Result<Vec<_>>>()?;
         if rules {
-            let rules = node.run(&["nft", "--stateless", "list", "ruleset"])?;
-            // The order of the tables says nothing, and is that of their making.
-            let mut tables: Vec<_> = rules.split("\ntable ").map(str::trim).collect();
-            if let Some(first) = tables.first_mut() {
-                *first = first.trim_start_matches("table ");
-            }
-            tables.sort_unstable();
-            state.extend(tables.into_iter().map(str::to_owned));
+            state.extend(tables_but_timeouts(node)?);
         }
         Ok(state)
     }
