@@ -79,6 +79,7 @@ fn read(message: &LinkMessage) -> (u32, HostLink) {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Controller(master) => link.master = Some(*master),
+            LinkAttribute::MaxMtu(bytes) => link.max_mtu = Some(*bytes),
             // Of a veth the kernel always says where its other end is, unless it is here.
             LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
             LinkAttribute::LinkInfo(_) => {

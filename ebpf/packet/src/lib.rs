@@ -32,3 +32,4 @@ impl Wire for transport::UdpHeader {}
 impl Wire for transport::IcmpError {}
 impl Wire for vxlan::VxlanHeader {}
 impl Wire for vxlan::OuterTail {}
+impl Wire for vxlan::Headers {}

@@ -54,6 +54,18 @@ pub struct OuterTail {
     pub ethernet: EthernetHeader,
 }
 
+/// Every header from the outer IP header to the inner one, both without options.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Headers {
+    /// Outer IP.
+    pub outer: Ipv4Header,
+    /// What is between them.
+    pub tail: OuterTail,
+    /// Inner IP.
+    pub inner: Ipv4Header,
+}
+
 impl OuterTail {
     /// Whether the outer UDP checksum is right if the inner TCP or UDP checksum is: by the headers
     /// alone. What a right checksum covers sums up with its pseudo header to nothing, so the

@@ -58,6 +58,10 @@ pub struct Frame<const SPLIT: bool> {
     md: *mut xdp_md,
 }
 
+/// A question to the kernel's routing, and its answer: 64 bytes that large programs, of whose
+/// stack kernels before 6.6 leave them little, keep elsewhere.
+pub type FibParams = bpf_fib_lookup;
+
 /// What the kernel's routing says of a destination.
 pub enum Fib {
     /// Route and neighbour are there.
@@ -200,6 +204,17 @@ impl Packet {
         self.get(offset)
     }
 
+    /// Copies a part of the packet to another place than the stack; `false` where it ends before.
+    #[inline(always)]
+    pub fn load<T: Wire>(&self, offset: u32, to: &mut T) -> bool {
+        let to = core::ptr::from_mut(to).cast();
+        // SAFETY: `to` points to `size_of::<T>()` writable bytes, of which any pattern is a value;
+        // the helper checks the range.
+        unsafe {
+            helpers::bpf_skb_load_bytes(self.skb.cast(), offset, to, size_of::<T>() as u32) == 0
+        }
+    }
+
     /// Writes a value into the packet; `false` where the kernel could not make it writable.
     #[inline(always)]
     pub fn store<T>(&self, offset: u32, value: &T) -> bool {
@@ -334,16 +349,15 @@ impl Packet {
     /// kernel looks it up before anything else (`bpf_ipv4_fib_lookup`, `net/core/filter.c`,
     /// v6.12; the same since 4.18).
     #[inline(always)]
-    pub fn has_interface(&self, ifindex: u32) -> bool {
+    pub fn has_interface(&self, params: &mut FibParams, ifindex: u32) -> bool {
         // SAFETY: the struct is plain integers; all zero is a value.
-        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        *params = unsafe { core::mem::zeroed() };
         params.family = AF_INET;
         params.ifindex = ifindex;
-        let len = size_of::<bpf_fib_lookup>() as i32;
-        // SAFETY: `params` is a whole `bpf_fib_lookup` on our stack.
-        let answer = unsafe {
-            helpers::bpf_fib_lookup(self.skb.cast(), &raw mut params, len, BPF_FIB_LOOKUP_DIRECT)
-        };
+        let len = size_of::<FibParams>() as i32;
+        // SAFETY: `params` is a whole `bpf_fib_lookup`.
+        let answer =
+            unsafe { helpers::bpf_fib_lookup(self.skb.cast(), params, len, BPF_FIB_LOOKUP_DIRECT) };
         answer != -ENODEV
     }
 
@@ -356,20 +370,36 @@ impl Packet {
     /// the first gateway of several would always be taken.
     #[inline(always)]
     pub fn leaves_by(&self, source: Be32, destination: Be32, ports: (Be16, Be16)) -> Fib {
-        self.ask_fib(LOOPBACK_IFINDEX, source, destination, ports)
+        // SAFETY: the struct is plain integers; all zero is a value.
+        let mut params: FibParams = unsafe { core::mem::zeroed() };
+        self.ask_fib(&mut params, LOOPBACK_IFINDEX, source, destination, ports)
     }
 
     /// Asks the kernel where it forwards a packet to `destination` that came in by `ifindex`.
     #[inline(always)]
-    pub fn forwards_to(&self, ifindex: u32, source: Be32, destination: Be32) -> Fib {
+    pub fn forwards_to(
+        &self,
+        params: &mut FibParams,
+        ifindex: u32,
+        source: Be32,
+        destination: Be32,
+    ) -> Fib {
         let no_ports = (Be16::from_host(0), Be16::from_host(0));
-        self.ask_fib(ifindex, source, destination, no_ports)
+        // SAFETY: the struct is plain integers; all zero is a value.
+        *params = unsafe { core::mem::zeroed() };
+        self.ask_fib(params, ifindex, source, destination, no_ports)
     }
 
+    /// `params` is all zero.
     #[inline(always)]
-    fn ask_fib(&self, ifindex: u32, source: Be32, destination: Be32, ports: (Be16, Be16)) -> Fib {
-        // SAFETY: the struct is plain integers; all zero is a value.
-        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    fn ask_fib(
+        &self,
+        params: &mut FibParams,
+        ifindex: u32,
+        source: Be32,
+        destination: Be32,
+        ports: (Be16, Be16),
+    ) -> Fib {
         params.family = AF_INET;
         params.l4_protocol = twill_packet::ipv4::IpProtocol::UDP.0;
         // Any length that fits: it makes the kernel answer with the route's MTU.
@@ -379,9 +409,9 @@ impl Packet {
         params.dport = ports.1.to_network();
         params.__bindgen_anon_3.ipv4_src = source.to_network();
         params.__bindgen_anon_4.ipv4_dst = destination.to_network();
-        let len = size_of::<bpf_fib_lookup>() as i32;
-        // SAFETY: `params` is a whole `bpf_fib_lookup` on our stack.
-        let answer = unsafe { helpers::bpf_fib_lookup(self.skb.cast(), &raw mut params, len, 0) };
+        let len = size_of::<FibParams>() as i32;
+        // SAFETY: `params` is a whole `bpf_fib_lookup`.
+        let answer = unsafe { helpers::bpf_fib_lookup(self.skb.cast(), params, len, 0) };
         match answer {
             0 => Fib::Found(NextHop {
                 ifindex: params.ifindex,

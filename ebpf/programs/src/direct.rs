@@ -180,7 +180,10 @@ fn is_home(
     }
     // As a reply would be forwarded.
     let (peer, pod) = (flow.ip.destination(), flow.ip.source());
-    match packet.forwards_to(config.overlay_ifindex, peer, pod) {
+    let Some(params) = maps::scratch_fib() else {
+        return false;
+    };
+    match packet.forwards_to(params, config.overlay_ifindex, peer, pod) {
         Fib::Found(next) => next.mac == mac && place::leads_to(next.ifindex, ifindex),
         Fib::NoNeighbour | Fib::Unusable => false,
     }

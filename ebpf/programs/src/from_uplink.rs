@@ -282,12 +282,14 @@ fn is_proven(packet: &Packet, flow: &Flow) -> bool {
     } else {
         !flow.is_error()
     };
-    let outer = packet.get::<Ipv4Header>(ETHERNET_LEN);
-    let tail = packet.get::<OuterTail>(ETHERNET_LEN + IPV4_LEN);
-    has_checksum
-        && outer
-            .zip(tail)
-            .is_some_and(|(outer, tail)| tail.is_checksum_right(&outer, &flow.ip))
+    // Not on the stack, of which kernels before 6.6 leave little to a program of this size.
+    let Some(headers) = maps::scratch_headers().filter(|_| has_checksum) else {
+        return false;
+    };
+    packet.load(ETHERNET_LEN, headers)
+        && headers
+            .tail
+            .is_checksum_right(&headers.outer, &headers.inner)
 }
 
 /// The record that this packet may go by; a first packet may make one, a last one ends it. `now`

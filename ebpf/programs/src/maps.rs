@@ -13,6 +13,9 @@ use twill_abi::{
     Address, CONFIG_KEY_AGENT, CONFIG_KEY_OPERATOR, Config, Counter, FlowTuple, LocalPod, Mapping,
     Pending, Permit, RouteKey, Stranger, VethFlags, Vtep, VtepCounter, VtepState, maps,
 };
+use twill_packet::vxlan::Headers;
+
+use crate::access::FibParams;
 
 const NO_PREALLOC: usize = maps::NO_PREALLOC as usize;
 /// `BPF_ANY`: create or replace.
@@ -222,6 +225,33 @@ pub fn scratch() -> Option<&'static mut Permit> {
     let permit = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: the entry is this CPU's own, and no program of ours runs inside another.
     Some(unsafe { &mut *permit })
+}
+
+/// The same place for a question to the kernel's routing, while nothing else is in it.
+#[inline(always)]
+pub fn scratch_fib() -> Option<&'static mut FibParams> {
+    // SAFETY: plain integers, of which any bit pattern is a value.
+    unsafe { scratch_as() }
+}
+
+/// The same place for headers, while nothing else is in it.
+#[inline(always)]
+pub fn scratch_headers() -> Option<&'static mut Headers> {
+    // SAFETY: plain bytes, of which any pattern is a value.
+    unsafe { scratch_as() }
+}
+
+/// # Safety
+///
+/// Any bit pattern must be a value of `T`, and nothing else of ours in use there.
+#[inline(always)]
+unsafe fn scratch_as<T>() -> Option<&'static mut T> {
+    const { assert!(size_of::<T>() <= size_of::<Permit>()) };
+    const { assert!(align_of::<T>() <= align_of::<Permit>()) };
+    let place = SCRATCH.get_ptr_mut(0)?.cast::<T>();
+    // SAFETY: the entry is this CPU's own, no program of ours runs inside another, and the caller
+    // answers for `T`.
+    Some(unsafe { &mut *place })
 }
 
 /// A counter of this CPU.

@@ -25,14 +25,17 @@ pub fn is_there(packet: &Packet, config: &Config, permit: &mut Permit, now: u64)
     }
     permit.look_at_ns = now + LOOK_NS;
     let (ifindex, mac) = (permit.ifindex, permit.pod_mac);
+    let Some(params) = maps::scratch_fib() else {
+        return false;
+    };
     // What is redirected to a veth that is gone is lost.
-    if !packet.has_interface(ifindex) {
+    if !packet.has_interface(params, ifindex) {
         return false;
     }
     let place = maps::local_pod(&permit.pod.local);
     let (source, destination) = (permit.wire.remote, permit.wire.local);
     let (source, destination) = (source.last_word(), destination.last_word());
-    match packet.forwards_to(config.overlay_ifindex, source, destination) {
+    match packet.forwards_to(params, config.overlay_ifindex, source, destination) {
         // The neighbour table does not know which port of a bridge has a MAC address.
         Fib::Found(next) => {
             next.mac == mac

@@ -26,6 +26,8 @@ pub struct HostLink {
     pub up: bool,
     /// Whether the other end of a veth is in another network namespace.
     pub peer_elsewhere: bool,
+    /// The largest MTU that it may be given, in bytes, where the kernel says.
+    pub max_mtu: Option<u32>,
     /// IPv4 addresses, each with the prefix length of its network. Of bridges with veths for
     /// ports at least.
     pub addresses: BTreeSet<Ipv4Network>,

@@ -38,9 +38,19 @@ pub enum NeverFast {
         /// Name of the program.
         program: String,
     },
+    /// An XDP program of the pod's own, at its end of the veth: a redirected packet comes in
+    /// behind it.
+    PodProgram {
+        /// Name of the veth.
+        link: String,
+    },
     /// The operator's word.
     Excluded,
 }
+
+/// What a veth may be given as MTU, bytes, while no XDP program is at its other end; with one it
+/// is what such a program can take (`veth_xdp_set()` in `drivers/net/veth.c`, v6.1 to v6.18).
+const VETH_MAX_MTU: u32 = 65535;
 
 impl NeverFast {
     /// The name in metrics and in `twillctl`.
@@ -49,6 +59,7 @@ impl NeverFast {
             Self::ForeignQdisc { .. } => "foreign_qdisc",
             Self::ForeignFilter { .. } => "foreign_filter",
             Self::ForeignProgram { .. } => "foreign_program",
+            Self::PodProgram { .. } => "pod_program",
             Self::Excluded => "excluded",
         }
     }
@@ -85,6 +96,12 @@ impl fmt::Display for NeverFast {
                 write!(
                     f,
                     "{link} has the TCX program {program}, which fast packets would skip"
+                )
+            }
+            Self::PodProgram { link } => {
+                write!(
+                    f,
+                    "the pod behind {link} has an XDP program, which fast packets would skip"
                 )
             }
             Self::Excluded => f.write_str("excluded by the operator"),
@@ -129,9 +146,17 @@ pub(super) fn judge(
 ) -> Option<NeverFast> {
     let excluded = rules.excluded.include(veth).then_some(NeverFast::Excluded);
     excluded
+        .or_else(|| pod_program(veth))
         .or_else(|| foreign(rules, ifindex, veth, Some(&rules.our_filters)))
         // No program of ours belongs on a bridge.
         .or_else(|| bridge.and_then(|(ifindex, bridge)| foreign(rules, ifindex, bridge, None)))
+}
+
+fn pod_program(veth: &HostLink) -> Option<NeverFast> {
+    let limited = veth.max_mtu.is_some_and(|max| max != VETH_MAX_MTU);
+    limited.then(|| NeverFast::PodProgram {
+        link: veth.name.clone(),
+    })
 }
 
 impl Excluded {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use twill_abi::maps::MAPS;
 use twill_testbed::pod::Pod;
@@ -200,6 +200,27 @@ fn a_filter_in_a_shared_block_is_seen() -> Result<()> {
     })
 }
 
+#[test]
+fn a_pods_own_xdp_program_keeps_it_slow() -> Result<()> {
+    on_a_node(async |watched| {
+        let pod = with_pod(watched, Delegate::Bridge).await?;
+        let mut ebpf = object()?;
+        let program: &mut Xdp = ebpf.program_mut("guard").unwrap().try_into()?;
+        load_program(|| program.load())?;
+        let mut attached = None;
+        watched.change(|_| {
+            let attach = || program.attach("eth0", XdpMode::Driver);
+            attached = Some(pod.namespace().enter(attach)??);
+            Ok(())
+        })?;
+        let expected = ["Bridge pod_program"];
+        watched.sees("a program in the pod", &expected).await?;
+        let link = attached.context("nothing is attached")?;
+        watched.change(|_| Ok(program.detach(link)?))?;
+        watched.sees("it is gone", &["Bridge"]).await
+    })
+}
+
 /// Attaches one of our programs as the agent does where the kernel has no TCX.
 fn attach(
     ebpf: &mut Ebpf,
@@ -220,13 +241,17 @@ fn attach(
     Ok(())
 }
 
-fn load() -> Result<Ebpf> {
+fn object() -> Result<Ebpf> {
     let path = std::env::var_os("TWILL_BPF_OBJECT").context("TWILL_BPF_OBJECT names the object")?;
     let mut loader = EbpfLoader::new();
     for map in MAPS {
         loader.map_max_entries(map.name, map.max_entries.min(4096));
     }
-    let mut ebpf = loader.load(&std::fs::read(path)?)?;
+    Ok(loader.load(&std::fs::read(path)?)?)
+}
+
+fn load() -> Result<Ebpf> {
+    let mut ebpf = object()?;
     for name in ["from_pod", "to_pod"] {
         let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into()?;
         load_program(|| program.load())?;

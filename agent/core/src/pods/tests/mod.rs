@@ -109,18 +109,22 @@ fn any_link() -> impl Strategy<Value = HostLink> {
         prop::collection::btree_set(route.prop_map(subnet), 0..3),
         prop::collection::btree_set(qdisc, 0..3),
         prop::collection::btree_set(filter, 0..3),
+        prop::option::of(prop::sample::select(vec![65535_u32, 3506])),
     )
         .prop_map(
-            |(kind, master, peer_elsewhere, addresses, routes, qdiscs, filters)| HostLink {
-                name: "any".to_owned(),
-                kind: kind.to_owned(),
-                master,
-                up: peer_elsewhere,
-                peer_elsewhere,
-                addresses,
-                routes,
-                qdiscs,
-                filters,
+            |(kind, master, peer_elsewhere, addresses, routes, qdiscs, filters, max_mtu)| {
+                HostLink {
+                    name: "any".to_owned(),
+                    kind: kind.to_owned(),
+                    master,
+                    up: peer_elsewhere,
+                    peer_elsewhere,
+                    max_mtu,
+                    addresses,
+                    routes,
+                    qdiscs,
+                    filters,
+                }
             },
         )
 }
@@ -140,7 +144,7 @@ proptest! {
             let veth = &host.links[&ifindex];
             prop_assert!(veth.kind == "veth" && veth.peer_elsewhere && ifindex != UPLINK);
             let bridge = veth.master.filter(|_| pod.wiring == Wiring::Bridge);
-            let mut clean = true;
+            let mut clean = veth.max_mtu.is_none_or(|max_mtu| max_mtu == 65535);
             for ifindex in [Some(ifindex), bridge].into_iter().flatten() {
                 let link = &host.links[&ifindex];
                 clean &= !rules.foreign_programs.contains_key(&ifindex);

@@ -186,6 +186,23 @@ fn the_operator_excludes_by_name_or_address() {
 }
 
 #[test]
+fn a_pods_own_program_shows_in_what_its_veth_may_carry() {
+    let why = "the pod behind veth0 has an XDP program, which fast packets would skip";
+    for (max_mtu, expected) in [
+        (None, None),
+        (Some(65535), None),
+        // Without fragments, and with them.
+        (Some(3506), Some(why)),
+        (Some(73138), Some(why)),
+    ] {
+        let change = |host: &mut HostLinks, _: &mut Rules| {
+            host.links.get_mut(&VETH).unwrap().max_mtu = max_mtu;
+        };
+        check_slow(&format!("{max_mtu:?}"), change, [expected, None]);
+    }
+}
+
+#[test]
 fn the_operators_word_comes_first_and_the_bridge_last() {
     let everything = |host: &mut HostLinks, rules: &mut Rules| {
         for ifindex in [VETH, CNI0] {
@@ -205,7 +222,8 @@ fn the_operators_word_comes_first_and_the_bridge_last() {
         rules.excluded.links.clear();
         let (ifindex, name) = match &why {
             NeverFast::Excluded => continue,
-            NeverFast::ForeignQdisc { link, .. }
+            NeverFast::PodProgram { link }
+            | NeverFast::ForeignQdisc { link, .. }
             | NeverFast::ForeignFilter { link, .. }
             | NeverFast::ForeignProgram { link, .. } => {
                 (if link == "cni0" { CNI0 } else { VETH }, why.label())
