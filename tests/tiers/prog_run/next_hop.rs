@@ -278,11 +278,11 @@ fn by_the_gateway(name: &str, lab: &Lab, mac: [u8; 6]) -> Case {
 fn rules_hold_that_the_kernel_s_packets_meet_and_no_others() {
     let Some(lab) = Lab::open() else { return };
     ip(&format!(
-        "route add {NODE_B}/32 via {GATEWAY} table 77\nrule add ipproto udp dport {PORT} lookup 77\n"
+        "route add {NODE_B}/32 via {GATEWAY} table 77\nrule add ipproto 17 dport {PORT} lookup 77\n"
     ));
     check(&lab, &by_the_gateway("by its port", &lab, GATEWAY_MAC));
     ip(&format!(
-        "rule del ipproto udp dport {PORT} lookup 77\nrule add iif lo lookup 77\n"
+        "rule del ipproto 17 dport {PORT} lookup 77\nrule add iif lo lookup 77\n"
     ));
     check(&lab, &by_the_gateway("from this host", &lab, GATEWAY_MAC));
     ip("rule del iif lo lookup 77\nrule add oif eth0 lookup 77\nrule add dport 1 lookup 77\n");

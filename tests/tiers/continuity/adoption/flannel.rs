@@ -52,11 +52,12 @@ pub(super) fn state(node: &Namespace) -> Result<Vec<String>> {
         "ip -4 route show table all".to_owned(),
         format!("ip neigh show dev {OVERLAY_LINK}"),
         format!("bridge fdb show dev {OVERLAY_LINK}"),
-        "tc qdisc show".to_owned(),
     ];
     let run = |words: &String| node.run(&words.split_whitespace().collect::<Vec<_>>());
     let mut state: Vec<_> = words.iter().map(run).collect::<Result<_>>()?;
-    state.extend(tables_but_timeouts(node)?);
+    state.push(tables_but_timeouts(node)?.join("\n"));
+    // The last: some compare all but it.
+    state.push(run(&"tc qdisc show".to_owned())?);
     Ok(state)
 }
 
