@@ -62,6 +62,13 @@ pub struct Frame<const SPLIT: bool> {
 /// stack kernels before 6.6 leave them little, keep elsewhere.
 pub type FibParams = bpf_fib_lookup;
 
+/// Such a question that asks nothing yet, for the stack.
+#[inline(always)]
+pub fn fib_params() -> FibParams {
+    // SAFETY: the struct is plain integers; all zero is a value.
+    unsafe { core::mem::zeroed() }
+}
+
 /// What the kernel's routing says of a destination.
 pub enum Fib {
     /// Route and neighbour are there.
@@ -350,8 +357,7 @@ impl Packet {
     /// v6.12; the same since 4.18).
     #[inline(always)]
     pub fn has_interface(&self, params: &mut FibParams, ifindex: u32) -> bool {
-        // SAFETY: the struct is plain integers; all zero is a value.
-        *params = unsafe { core::mem::zeroed() };
+        *params = fib_params();
         params.family = AF_INET;
         params.ifindex = ifindex;
         let len = size_of::<FibParams>() as i32;
@@ -370,9 +376,13 @@ impl Packet {
     /// the first gateway of several would always be taken.
     #[inline(always)]
     pub fn leaves_by(&self, source: Be32, destination: Be32, ports: (Be16, Be16)) -> Fib {
-        // SAFETY: the struct is plain integers; all zero is a value.
-        let mut params: FibParams = unsafe { core::mem::zeroed() };
-        self.ask_fib(&mut params, LOOPBACK_IFINDEX, source, destination, ports)
+        self.ask_fib(
+            &mut fib_params(),
+            LOOPBACK_IFINDEX,
+            source,
+            destination,
+            ports,
+        )
     }
 
     /// Asks the kernel where it forwards a packet to `destination` that came in by `ifindex`.
@@ -385,8 +395,7 @@ impl Packet {
         destination: Be32,
     ) -> Fib {
         let no_ports = (Be16::from_host(0), Be16::from_host(0));
-        // SAFETY: the struct is plain integers; all zero is a value.
-        *params = unsafe { core::mem::zeroed() };
+        *params = fib_params();
         self.ask_fib(params, ifindex, source, destination, no_ports)
     }
 

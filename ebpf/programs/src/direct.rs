@@ -15,7 +15,7 @@ use twill_packet::ethernet::{ETHERNET_LEN, EthernetHeader};
 use twill_packet::ipv4::{IPV4_LEN, IPV4_TAIL_OFFSET, IpProtocol, Ipv4Header, Rewrite};
 use twill_packet::transport::IcmpError;
 
-use crate::access::{Fib, Packet};
+use crate::access::{Fib, Packet, fib_params};
 use crate::encap::Failure;
 use crate::flow::Flow;
 use crate::settings::{self, Settings};
@@ -180,10 +180,7 @@ fn is_home(
     }
     // As a reply would be forwarded.
     let (peer, pod) = (flow.ip.destination(), flow.ip.source());
-    let Some(params) = maps::scratch_fib() else {
-        return false;
-    };
-    match packet.forwards_to(params, config.overlay_ifindex, peer, pod) {
+    match packet.forwards_to(&mut fib_params(), config.overlay_ifindex, peer, pod) {
         Fib::Found(next) => next.mac == mac && place::leads_to(next.ifindex, ifindex),
         Fib::NoNeighbour | Fib::Unusable => false,
     }
