@@ -10,7 +10,7 @@ use twill_testbed::agent::Agent;
 use twill_testbed::cluster::Cluster;
 use twill_testbed::netns::Prefix;
 use twill_testbed::topology::UnderlayOptions;
-use twill_testbed::wait::wait_until;
+use twill_testbed::wait::{wait_for, wait_until};
 use twill_testbed::world::{NODE_A, UPLINK};
 use twill_tests::{load_program, required};
 
@@ -118,6 +118,13 @@ impl Attached {
             mode: shown["mode"].as_u64().context("no mode")?,
         })
     }
+
+    /// A node is ready before its guard is attached, where the machine is slow.
+    fn soon(arena: &Arena) -> Result<Self> {
+        wait_for("the guard is attached", SECONDS, || {
+            Self::of(arena).map(Some)
+        })
+    }
 }
 
 #[test]
@@ -127,7 +134,7 @@ fn the_link_outlives_the_daemon_and_is_taken_over() -> Result<()> {
     }
     let flags = ["--guard=count", "--guard-attach=native"];
     let mut arena = Arena::of(1, &flags)?;
-    let first = Attached::of(&arena)?;
+    let first = Attached::soon(&arena)?;
     arena.cluster.members[0].agent.kill()?;
     ensure!(
         shown(&arena)?["prog"]["id"] == first.program,
@@ -136,7 +143,7 @@ fn the_link_outlives_the_daemon_and_is_taken_over() -> Result<()> {
     let agent = &mut arena.cluster.members[0].agent;
     agent.start_again()?;
     agent.wait_ready()?;
-    let second = Attached::of(&arena)?;
+    let second = Attached::soon(&arena)?;
     ensure!(second.program != first.program, "{first:?} {second:?}");
     // In place: the link is the same, and no packet met an uplink without a guard.
     ensure!(
