@@ -1,19 +1,16 @@
 //! Twill's agent: the parts that touch the world, each its own kind.
 //!
-//! `run` alone knows them all, and `noise` for the tests; they never import one another.
+//! `run` alone knows them all, and `noise` for the tests; they never import one another. What is a
+//! crate of its own, because more than the daemon needs it, has its old name here.
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod args;
 mod complaint;
-mod crash;
 pub mod ctl;
-pub mod datapath;
 pub mod files;
-pub mod instance;
 pub mod netfilter;
-pub mod netlink;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod noise;
 mod open_files;
@@ -21,3 +18,8 @@ mod random;
 pub mod run;
 pub mod serve;
 pub mod store;
+
+pub use twill_core::instance;
+pub use twill_datapath as datapath;
+use twill_datapath::crash;
+pub use twill_netlink as netlink;

@@ -16,7 +16,7 @@ pub(crate) fn bpf_target() -> PathBuf {
     root().join("target/bpf")
 }
 
-/// The built BPF programs at a path that does not change; `agent/build.rs` embeds them from here.
+/// The built BPF programs at a path that does not change; `agent/datapath/build.rs` embeds them from here.
 pub(crate) fn bpf_object() -> PathBuf {
     bpf_target().join("twill.o")
 }

@@ -17,14 +17,14 @@ const ITS_OWN: [&str; 5] = [
     "core/src/config",
     "core/src/datapath",
     "core/src/vtep.rs",
-    "src/datapath",
+    "datapath/src",
 ];
 
 /// What else may: peers that must not contradict each other, rtnetlink's own attribute of a like
 /// name, and tests.
 const ALLOWED: [&str; 4] = [
     "core/src/peers.rs",
-    "src/netlink/neigh.rs",
+    "netlink/src/neigh.rs",
     "tests.rs",
     "/tests/",
 ];

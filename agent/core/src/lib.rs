@@ -18,6 +18,7 @@ pub mod desired;
 pub mod docker_opts;
 pub mod event;
 pub mod forward;
+pub mod instance;
 pub mod lease;
 pub mod lease_key;
 pub mod mtu;

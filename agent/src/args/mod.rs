@@ -65,7 +65,7 @@ in the environment instead, as FLANNELD_PUBLIC_IP for --public-ip.";
 #[command(
     name = "twilld",
     version,
-    long_version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TWILL_BUILD"), ")"),
+    long_version = crate::datapath::object::BUILD,
     after_help = EXIT_CODES,
     args_conflicts_with_subcommands = true,
     args_override_self = true

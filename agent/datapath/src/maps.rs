@@ -4,6 +4,7 @@
 //! else is reported as a VTEP that is nowhere, so that the plan writes it again.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -24,7 +25,6 @@ use super::Sizes;
 use super::operator::Override;
 use super::settings::Settings;
 use super::vtep_entry::{self, mapped_prefix, remote};
-use crate::random;
 
 /// How long a permit shall stay where there are more flows than there is room for: new ones are
 /// made no faster than would fill the map once in this time, nanoseconds.
@@ -35,6 +35,11 @@ const STAY_NS: u64 = 1_000_000_000;
 fn permit_pace(permits: u32, cpus: u64) -> u32 {
     let pace = STAY_NS.saturating_mul(cpus) / u64::from(permits.max(1));
     u32::try_from(pace).unwrap_or(u32::MAX)
+}
+
+/// What flows are hashed with: any number, from the system's chance.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// How many CPUs may run programs; where that cannot be read, as few as there can be.
@@ -162,7 +167,7 @@ impl Maps {
             config.flags |= CONFIG_FLAG_EXCLUSIONS;
         }
         config.flow_seed = match before.flow_seed {
-            0 => random::number(),
+            0 => seed(),
             seed => seed,
         };
         config.permit_pace_ns = self.permit_pace_ns;

@@ -76,7 +76,7 @@ pub(super) fn load(
     }
 
     if let Err(error) = xdp::load(&mut ebpf) {
-        warn!(error = %super::chain(&error), "guard not loaded for XDP");
+        warn!(error = %crate::chain(&error), "guard not loaded for XDP");
     }
 
     let mut map_ids = Vec::new();

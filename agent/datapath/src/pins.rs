@@ -29,7 +29,7 @@ use twill_abi::{ABI_VERSION, MapSpec};
 
 use super::tcx;
 use crate::crash;
-use crate::instance::InstanceName;
+use twill_core::instance::InstanceName;
 
 /// Only root looks at maps.
 const DIRECTORY_MODE: u32 = 0o700;

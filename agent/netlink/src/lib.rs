@@ -5,6 +5,7 @@
 //! hang on, [`monitor`] tells when something changed that may matter. Nothing here decides what
 //! should be, and nothing is changed that no step names.
 
+#![forbid(unsafe_code)]
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "rtnetlink's messages and attributes are open enums of dozens, of which we use few"
@@ -18,7 +19,7 @@ mod message;
 pub mod monitor;
 mod neigh;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod noise;
+pub mod noise;
 mod outbox;
 mod path_mtu;
 mod pods;

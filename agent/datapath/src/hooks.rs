@@ -382,7 +382,7 @@ fn pin_program(program: &mut SchedClassifier, pin: &Path) {
         })
     });
     if let Err(error) = pinned {
-        let error = super::chain(&error);
+        let error = crate::chain(&error);
         warn!(pin = %pin.display(), error, "pin the program of the tc filter");
     }
 }

@@ -1,9 +1,9 @@
-//! What the kernel sends, for [`crate::noise`].
+//! What the kernel sends, for the fuzz targets.
 
 use super::message::{attribute, split};
 
 /// A datagram of netlink: its messages, what an error says, and the typed message.
-pub(crate) fn datagram(bytes: &[u8]) {
+pub fn datagram(bytes: &[u8]) {
     let mut read = 0;
     for message in split(bytes).flatten() {
         read += message.payload.len();

@@ -26,7 +26,8 @@ fn main() -> Result<()> {
         format!("BPF programs {:016x}", fingerprint(&object))
     };
     let build = format!(
-        "{}, {}, {programs}",
+        "{} ({}, {}, {programs})",
+        variable("CARGO_PKG_VERSION")?,
         variable("TARGET")?,
         variable("PROFILE")?
     );
@@ -48,7 +49,7 @@ fn object() -> Result<Vec<u8>> {
         );
         return Ok(bytes);
     }
-    let folder = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("../target/bpf");
+    let folder = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("../../target/bpf");
     let built = folder.join("twill.o");
     if built.is_file() {
         println!("cargo::rerun-if-changed={}", built.display());

@@ -4,17 +4,17 @@
 /// A step is done.
 #[cfg(not(feature = "crash-points"))]
 #[inline]
-pub(crate) fn point(_step: &str) {}
+pub fn point(_step: &str) {}
 
 /// How many steps of many may be done in one go.
 #[cfg(not(feature = "crash-points"))]
 #[inline]
-pub(crate) fn at_once(many: usize) -> usize {
+pub fn at_once(many: usize) -> usize {
     many.max(1)
 }
 
 #[cfg(feature = "crash-points")]
-pub(crate) use armed::{at_once, point};
+pub use armed::{at_once, point};
 
 #[cfg(feature = "crash-points")]
 mod armed {
@@ -26,7 +26,7 @@ mod armed {
     static DONE: AtomicU64 = AtomicU64::new(0);
 
     /// A step is done; if it is the one, the process ends here.
-    pub(crate) fn point(step: &str) {
+    pub fn point(step: &str) {
         let done = DONE.fetch_add(1, Ordering::Relaxed) + 1;
         let last = env::var("TWILL_CRASH_AFTER").ok();
         if last.and_then(|last| last.parse().ok()) == Some(done) {
@@ -38,7 +38,7 @@ mod armed {
     }
 
     /// One at a time, so that it can be cut off after each.
-    pub(crate) fn at_once(_many: usize) -> usize {
+    pub fn at_once(_many: usize) -> usize {
         1
     }
 }

@@ -3,7 +3,10 @@
 //! Nothing here carries a packet, and nothing here is needed for one: what is pinned
 //! goes on without the agent, and without BPF the kernel's vxlan device carries all.
 
+#![forbid(unsafe_code)]
+
 pub mod bpffs;
+pub mod crash;
 pub mod exclusions;
 pub mod filter;
 pub mod guard;
@@ -40,8 +43,6 @@ use twill_abi::{Config, Mode, Program};
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
 
-use crate::crash;
-use crate::instance::InstanceName;
 use bpffs::BpffsError;
 use exclusions::Exclusions;
 use filter::{FilterError, Slot};
@@ -54,6 +55,7 @@ use pins::{PinError, Pins};
 use probe::ProbeError;
 use settings::Settings;
 use tcx::{Links, TcxError};
+use twill_core::instance::InstanceName;
 
 /// How the datapath is set up.
 #[derive(Clone, Debug)]

@@ -8,6 +8,10 @@ use twill_abi::{ABI_VERSION, ABI_VERSION_SYMBOL, MAPS, MapSpec};
 /// The object as `cargo xtask build` made it; empty in a binary built without it.
 pub const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/twill.o"));
 
+/// What `--version` says: the version, for which target and how it was built, and with which
+/// programs.
+pub const BUILD: &str = env!("TWILL_BUILD");
+
 /// Why the object cannot be used.
 #[derive(Debug, Error)]
 pub enum ObjectError {
