@@ -3,17 +3,21 @@
 use anyhow::{Result, bail};
 
 use crate::setup::Purpose;
-use crate::{abi, build, console, named_tests, process, seams, setup};
+use crate::{abi, build, chart, console, named_tests, process, seams, setup};
 
 type Check = fn() -> Result<()>;
 
 /// Every check, by what it says while it runs.
-const CHECKS: [(&str, Check); 7] = [
+const CHECKS: [(&str, Check); 8] = [
     ("check the formatting", formatting),
     ("compare docs/abi.md with the source", abi::check),
     (
         "look for the tests that docs/compatibility.md names",
         named_tests::check,
+    ),
+    (
+        "compare docs/kubernetes.md with the chart's values",
+        chart::check,
     ),
     ("look for types of a backend outside of it", seams::check),
     ("lint everything that runs on the host", host),

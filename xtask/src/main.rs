@@ -9,6 +9,7 @@
 mod abi;
 mod bench;
 mod build;
+mod chart;
 mod console;
 mod demo;
 mod fuzz;
@@ -63,6 +64,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Compare docs/abi.md with the types that kernel and userspace share
     Abi(abi::Args),
+    /// Compare the plain manifest and the table of values with charts/twill
+    Chart(chart::Args),
 }
 
 fn main() -> ExitCode {
@@ -85,6 +88,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench(args) => return bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args)?,
         Task::Abi(args) => abi::run(args)?,
+        Task::Chart(args) => chart::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -53,6 +53,10 @@ pub(crate) struct Built {
     pub(crate) docker: Option<PathBuf>,
     /// The folder of real CNI plugins, the same.
     pub(crate) cni: Option<PathBuf>,
+    /// Helm, the same.
+    pub(crate) helm: Option<PathBuf>,
+    /// The folder of flannel's charts, the same.
+    pub(crate) flannel_charts: Option<PathBuf>,
 }
 
 impl Built {
@@ -73,6 +77,12 @@ impl Built {
         }
         if let Some(cni) = &self.cni {
             command.env(setup::cni::VARIABLE, cni);
+        }
+        if let Some(helm) = &self.helm {
+            command.env(setup::helm::VARIABLE, helm);
+        }
+        if let Some(charts) = &self.flannel_charts {
+            command.env(setup::flannel_charts::VARIABLE, charts);
         }
     }
 }
@@ -118,6 +128,8 @@ pub(crate) fn build(toolchain: &setup::Toolchain, profile: Profile) -> Result<Bu
         flanneld: None,
         docker: None,
         cni: None,
+        helm: None,
+        flannel_charts: None,
     })
 }
 

@@ -6,8 +6,10 @@
 pub(crate) mod cni;
 mod compiler;
 pub(crate) mod docker;
+pub(crate) mod flannel_charts;
 pub(crate) mod flanneld;
 mod golang;
+pub(crate) mod helm;
 mod linker;
 mod plan;
 mod system;
@@ -54,6 +56,8 @@ pub(crate) fn run() -> Result<()> {
     let flanneld = flanneld::provide()?;
     let cni = cni::provide()?;
     let docker = docker::provide()?;
+    let helm = helm::provide()?;
+    let charts = flannel_charts::provide()?;
     let kernels = kernels::provide()?;
     console::step("everything is here");
     console::note(&format!("BPF compiler: {}", toolchain.compiler));
@@ -61,6 +65,8 @@ pub(crate) fn run() -> Result<()> {
     console::note(&format!("flanneld: {}", flanneld.display()));
     console::note(&format!("CNI: {}", cni.display()));
     console::note(&format!("Docker: {}", docker.display()));
+    console::note(&format!("Helm: {}", helm.display()));
+    console::note(&format!("flannel's charts: {}", charts.display()));
     console::note(&format!("kernels: {}", kernels.display()));
     Ok(())
 }

@@ -102,6 +102,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             .contains(&Tier::Flanneld)
             .then(|| had(setup::docker::provide()))
             .flatten(),
+        helm: tiers
+            .contains(&Tier::Chart)
+            .then(|| had(setup::helm::provide()))
+            .flatten(),
+        flannel_charts: tiers
+            .contains(&Tier::Chart)
+            .then(|| had(setup::flannel_charts::provide()))
+            .flatten(),
         ..build::build(&toolchain, args.profile)?
     };
     Ok(report(&run_tiers(&tiers, Some(&built), args)?, begin))

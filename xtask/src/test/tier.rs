@@ -13,6 +13,8 @@ use crate::kernels::Extent;
 pub(crate) enum Tier {
     /// Unit and property tests, beside the code; needs nothing
     Unit,
+    /// The chart beside those of flannel, rendered
+    Chart,
     /// Each BPF program run on single packets; needs root
     ProgRun,
     /// Real packets between network namespaces; needs root
@@ -78,6 +80,7 @@ impl Tier {
     pub(super) fn runs(self) -> Runs {
         match self {
             Self::Unit => Runs::Workspace,
+            Self::Chart => tiers("chart"),
             Self::ProgRun => tiers("prog_run"),
             Self::Netns => tiers("netns"),
             Self::Permits => tiers("permits"),
@@ -99,6 +102,7 @@ impl Tier {
     pub(super) fn proves(self) -> &'static str {
         match self {
             Self::Unit => "logic, parsing, planning, configuration",
+            Self::Chart => "the chart renders what flannel's does, and the plain manifest is its",
             Self::ProgRun => "every program, verdict, byte and counter",
             Self::Netns => "real packets, against the kernel's own vxlan device",
             Self::Permits => "fast flows live and end as on the stock kernel path",
@@ -124,7 +128,7 @@ impl Tier {
 
     /// Whether its tests hold servers and networks to seconds of real time.
     pub(super) fn takes_real_time(self) -> bool {
-        self.privileged() && self != Self::ProgRun && !self.boots_kernels()
+        self.privileged() && !matches!(self, Self::Chart | Self::ProgRun) && !self.boots_kernels()
     }
 
     /// What its test of this name takes of the machine.
@@ -143,9 +147,12 @@ impl Tier {
             },
             Self::Permits | Self::Guard | Self::E2e | Self::ProgRun => Needs::units(2),
             Self::Bench => Needs::ALONE,
-            Self::Unit | Self::Netns | Self::Flanneld | Self::KernelsBrief | Self::Kernels => {
-                Needs::units(1)
-            }
+            Self::Unit
+            | Self::Chart
+            | Self::Netns
+            | Self::Flanneld
+            | Self::KernelsBrief
+            | Self::Kernels => Needs::units(1),
         }
     }
 
@@ -158,7 +165,8 @@ impl Tier {
         Duration::from_mins(match self {
             Self::Continuity | Self::Bench => 8,
             Self::Unit | Self::KernelsBrief | Self::Kernels => 60,
-            Self::ProgRun
+            Self::Chart
+            | Self::ProgRun
             | Self::Netns
             | Self::Permits
             | Self::Guard
@@ -204,6 +212,7 @@ mod tests {
         assert_eq!(in_order(&asked, false), [Tier::Unit, Tier::E2e]);
         let usual = [
             Tier::Unit,
+            Tier::Chart,
             Tier::ProgRun,
             Tier::Netns,
             Tier::Permits,
