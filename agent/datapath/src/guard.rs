@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use aya::Ebpf;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 use twill_abi::{Guard, Program};
 
 use super::chain;
-use super::hooks::{Interface, Interfaces};
 use super::pins::{AttachmentKind, Pins, XdpKind};
-use super::tcx::{self, Links};
-use super::xdp::{self, XdpError};
+use super::programs::Programs;
+use crate::attach::tcx::{self, Links};
+use crate::attach::xdp::{self, XdpError};
+use crate::place::{Interface, Interfaces};
 
 /// How long until XDP is asked for again where it could not be had.
 const RETRY: Duration = Duration::from_mins(1);
@@ -84,7 +84,7 @@ impl Post {
     pub(super) fn at_xdp(
         &mut self,
         options: GuardOptions,
-        ebpf: &mut Ebpf,
+        programs: &mut Programs,
         pins: &Pins,
         interfaces: &Interfaces,
         links: &mut Links,
@@ -123,7 +123,7 @@ impl Post {
             self.place = GuardPlace::at("tc", Some(reason.clone()));
             return None;
         }
-        match ensure(ebpf, pins, uplink, kind, links) {
+        match ensure(programs, pins, uplink, kind, links) {
             Ok((pin, program_id)) => {
                 self.program_id = program_id;
                 let by = format!("xdp-{}", kind.label());
@@ -162,14 +162,14 @@ impl GuardPlace {
 }
 
 fn ensure(
-    ebpf: &mut Ebpf,
+    programs: &mut Programs,
     pins: &Pins,
     interface: &Interface,
     kind: XdpKind,
     links: &mut Links,
 ) -> Result<(PathBuf, u32), XdpError> {
     let name = Program::Guard.label();
-    let program = xdp::program(ebpf)?;
+    let program = programs.guard().ok_or(XdpError::NotLoaded)?;
     let id = program.info().map_err(XdpError::Load)?.id();
     let pin = pins.xdp(name, interface.ifindex, kind);
     if let Some(held) = links.remove(&pin) {

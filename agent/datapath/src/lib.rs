@@ -5,57 +5,56 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attach;
 pub mod bpffs;
 pub mod crash;
+pub mod error;
 pub mod exclusions;
-pub mod filter;
 pub mod guard;
-pub mod hooks;
 pub mod maps;
 pub mod object;
 pub mod operator;
 pub mod permits;
+pub mod pinned;
 pub mod pins;
+pub mod place;
+pub mod pod_lock;
 pub mod probe;
+pub mod programs;
 pub mod reader;
 pub mod settings;
 pub mod source_ports;
 pub mod stats;
 pub mod strangers;
-pub mod tcx;
-pub mod xdp;
 
 mod load;
 mod undisturbed;
 mod vtep_entry;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::PathBuf;
 
 use aya::maps::Map;
-use aya::programs::ProgramError;
-use aya::{Ebpf, EbpfError};
 use ipnetwork::Ipv4Network;
-use thiserror::Error;
 use tracing::{debug, warn};
 use twill_abi::{Config, Mode, Program};
+use twill_core::instance::InstanceName;
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
 
-use bpffs::BpffsError;
+use attach::filter::Slot;
+use attach::tcx::Links;
+use attach::{AttachBy, Attacher, Attachment};
 use exclusions::Exclusions;
-use filter::{FilterError, Slot};
 use guard::{GuardOptions, GuardPlace, Post};
-use hooks::{AttachBy, Attacher, Attachment, HOOKS, Hook, Interface, Interfaces, Place};
-use maps::{Maps, MapsError};
-use object::ObjectError;
+use maps::Maps;
 use permits::{Permits, VethUse};
 use pins::{PinError, Pins};
-use probe::ProbeError;
+use place::{HOOKS, Hook, Interface, Interfaces, Place};
+use programs::Programs;
 use settings::Settings;
-use tcx::{Links, TcxError};
-use twill_core::instance::InstanceName;
+
+pub use error::{DatapathError, chain};
 
 /// How the datapath is set up.
 #[derive(Clone, Debug)]
@@ -98,119 +97,11 @@ impl Default for Sizes {
     }
 }
 
-/// Why BPF does not work, or not as it should.
-#[derive(Debug, Error)]
-pub enum DatapathError {
-    /// There is no BPF file system.
-    #[error(transparent)]
-    Bpffs(#[from] BpffsError),
-    /// The object cannot be used.
-    #[error(transparent)]
-    Object(#[from] ObjectError),
-    /// Something about the pins.
-    #[error(transparent)]
-    Pins(#[from] PinError),
-    /// Something about a map.
-    #[error(transparent)]
-    Maps(#[from] MapsError),
-    /// We may not load programs.
-    #[error(
-        "load a BPF program (it takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or CAP_SYS_ADMIN)"
-    )]
-    MayNotLoad(#[source] ProgramError),
-    /// The kernel has no BPF for traffic control.
-    #[error("the kernel does not know BPF programs for traffic control")]
-    OldKernel,
-    /// The kernel lacks something that no program can do without.
-    #[error(transparent)]
-    Kernel(#[from] ProbeError),
-    /// The kernel refuses maps or programs.
-    #[error("load the BPF object")]
-    Load {
-        /// Why.
-        #[source]
-        source: Box<EbpfError>,
-    },
-    /// The verifier refuses a program.
-    #[error("load the program {program}: the verifier says {reason:?}")]
-    Verifier {
-        /// Its name.
-        program: &'static str,
-        /// The verifier's last words.
-        reason: String,
-        /// The kernel's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// The object lacks a program.
-    #[error("the BPF object has no program {0}")]
-    NoProgram(&'static str),
-    /// A program cannot be looked at.
-    #[error("look at the program {program}")]
-    Inspect {
-        /// Its name.
-        program: &'static str,
-        /// Why not.
-        #[source]
-        source: ProgramError,
-    },
-    /// Neither way of attaching works.
-    #[error("attach {program}: {}", both(tcx.as_deref(), filter.as_deref()))]
-    Attach {
-        /// Name of the program.
-        program: &'static str,
-        /// Why not by TCX, if that was tried.
-        tcx: Option<Box<TcxError>>,
-        /// Why not by a filter, if that was tried.
-        filter: Option<Box<FilterError>>,
-    },
-    /// Something about a tc filter.
-    #[error(transparent)]
-    Filter(#[from] FilterError),
-    /// Something about a TCX hook.
-    #[error(transparent)]
-    Tcx(#[from] TcxError),
-}
-
-impl DatapathError {
-    /// Whether nobody knows what is attached: neither that something is missing nor that it is
-    /// there. A later look will tell.
-    pub fn says_nothing(&self) -> bool {
-        if let Self::Attach { tcx: Some(tcx), .. } = self {
-            return matches!(**tcx, TcxError::Query { .. });
-        }
-        matches!(
-            self,
-            Self::Tcx(TcxError::Query { .. })
-                | Self::Filter(FilterError::Socket(_) | FilterError::List { .. })
-        )
-    }
-
-    /// The name of this kind of error in counts and metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Bpffs(_) => "bpffs",
-            Self::Object(_) => "bpf_object",
-            Self::Pins(_) => "pins",
-            Self::Maps(_) => "maps",
-            Self::MayNotLoad(_) => "permission",
-            Self::OldKernel | Self::Kernel(_) => "old_kernel",
-            Self::Load { .. } => "bpf_load",
-            Self::Verifier { .. } => "verifier",
-            Self::NoProgram(_) => "no_program",
-            Self::Inspect { .. } => "inspect_program",
-            Self::Attach { .. } => "attach",
-            Self::Filter(_) => "tc_filter",
-            Self::Tcx(_) => "tcx",
-        }
-    }
-}
-
 /// The programs and maps of one agent, in the kernel.
 pub struct Datapath {
     options: Options,
     pins: Pins,
-    ebpf: Ebpf,
+    programs: Programs,
     maps: Maps,
     permits: Permits,
     exclusions: Exclusions,
@@ -259,7 +150,7 @@ impl Datapath {
         Ok(Self {
             options: options.clone(),
             pins,
-            ebpf: loaded.ebpf,
+            programs: loaded.programs,
             maps: loaded.maps,
             permits: loaded.permits,
             exclusions: loaded.exclusions,
@@ -313,10 +204,10 @@ impl Datapath {
     /// Programs of others on the TCX hooks of these interfaces, by interface index: the name of
     /// one, where there is one. An interface that could not be looked at is left out.
     pub fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, Option<String>> {
-        let ours = hooks::programs_with(&self.our_maps);
+        let ours = attach::programs_with(&self.our_maps);
         let mut foreign = BTreeMap::new();
         for interface in interfaces {
-            match hooks::foreign_program(interface, &ours) {
+            match attach::foreign_program(interface, &ours) {
                 Ok(name) => drop(foreign.insert(interface.ifindex, name)),
                 Err(error) => {
                     debug!(interface = interface.name, error = %chain(&error), "not looked at");
@@ -338,7 +229,7 @@ impl Datapath {
         self.keep_pins()?;
         let guard_pin = self.post.at_xdp(
             self.options.guard,
-            &mut self.ebpf,
+            &mut self.programs,
             &self.pins,
             interfaces,
             &mut self.links,
@@ -355,7 +246,7 @@ impl Datapath {
         let mut wanted: Vec<PathBuf> = guard_pin.iter().cloned().collect();
         let mut unseen = BTreeSet::new();
         for hook in HOOKS {
-            let program = load::classifier(&mut self.ebpf, hook.program.label())?;
+            let program = self.programs.classifier(hook.program)?;
             for interface in interfaces.at(hook.place) {
                 match attacher.ensure(hook, interface, program).await {
                     Ok((attachment, pin)) => {
@@ -416,9 +307,9 @@ impl Datapath {
         Ok(())
     }
 
-    /// Pins the maps again where somebody removed their pins, or the whole file system: what is
+    /// Pins maps and programs again where somebody removed their pins, or the whole file system: what is
     /// in use lives on, but the next start would not find it.
-    fn keep_pins(&self) -> Result<(), DatapathError> {
+    fn keep_pins(&mut self) -> Result<(), DatapathError> {
         let folder = if self.fresh {
             self.pins.next()
         } else {
@@ -437,7 +328,7 @@ impl Datapath {
             }
         }
         if lost.is_empty() {
-            return Ok(());
+            return self.programs.keep_pinned(&folder);
         }
         warn!(pins = %folder.display(), maps = lost.len(), "pins of maps were removed; pinning them again");
         bpffs::ensure(&self.options.bpffs)?;
@@ -445,7 +336,7 @@ impl Datapath {
         for (name, id) in lost {
             pins::pin_map(*id, &folder.join(name))?;
         }
-        Ok(())
+        self.programs.keep_pinned(&folder)
     }
 
     /// Where the guard is.
@@ -489,7 +380,7 @@ pub async fn detach_all(pins: &Pins) -> Vec<Removal> {
     for pin in attachments {
         removals.push(Removal {
             what: format!("detach {} from interface {}", pin.program, pin.ifindex),
-            result: hooks::detach(&pin, &our_maps).await,
+            result: attach::detach(&pin, &our_maps).await,
         });
         crash::point("detach");
     }
@@ -513,28 +404,4 @@ fn before(attached: &[Attachment], hook: &Hook, interface: &Interface) -> Option
     let there =
         |old: &&Attachment| old.program == hook.program.label() && old.ifindex == interface.ifindex;
     attached.iter().find(there).cloned()
-}
-
-fn both(tcx: Option<&TcxError>, filter: Option<&FilterError>) -> String {
-    let causes = tcx
-        .map(|error| chain(error))
-        .into_iter()
-        .chain(filter.map(|error| chain(error)));
-    causes.collect::<Vec<_>>().join("; and ")
-}
-
-/// An error with all its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Some libraries repeat the cause in the text.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

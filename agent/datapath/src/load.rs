@@ -5,28 +5,31 @@
 //! beside it: indices in one map mean entries of another, so that a mixture of old and
 //! new would send packets to the wrong node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use aya::maps::{Map, MapData};
-use aya::programs::{ProgramError, ProgramType, SchedClassifier};
+use aya::EbpfLoader;
+use aya::maps::{Map, MapData, MapInfo, loaded_maps};
+use aya::programs::{ProgramError, ProgramInfo, ProgramType, loaded_programs};
 use aya::sys::is_program_supported;
-use aya::{Ebpf, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::{debug, info, warn};
 use twill_abi::MapSpec;
 
 use super::exclusions::Exclusions;
-use super::hooks::HOOKS;
 use super::maps::{Maps, MapsError};
 use super::operator::Switch;
 use super::permits::Permits;
-use super::pins::{self, Entries, Pins};
+use super::pins::{self, AttachmentKind, Entries, PinError, Pins};
 use super::undisturbed::{self, Undisturbed};
-use super::{DatapathError, Options, Sizes, probe, xdp};
+use super::{Options, Sizes, probe};
+use crate::attach::{tcx, xdp};
+use crate::error::{DatapathError, chain};
+use crate::place::HOOKS;
+use crate::programs::{Programs, classifier};
 
 /// Programs in the kernel, not attached yet.
 pub(super) struct Loaded {
-    pub(super) ebpf: Ebpf,
+    pub(super) programs: Programs,
     pub(super) maps: Maps,
     pub(super) permits: Permits,
     pub(super) exclusions: Exclusions,
@@ -76,7 +79,7 @@ pub(super) fn load(
     }
 
     if let Err(error) = xdp::load(&mut ebpf) {
-        warn!(error = %crate::chain(&error), "guard not loaded for XDP");
+        warn!(error = %chain(&error), "guard not loaded for XDP");
     }
 
     let mut map_ids = Vec::new();
@@ -98,10 +101,11 @@ pub(super) fn load(
             Err(error) => debug!(%error, "read the operator's override"),
         }
     }
+    let programs = Programs::pin(&mut ebpf, &directory)?;
     let permits = Permits::open(&mut take)?;
     let exclusions = Exclusions::open(&options.exclude, &mut take)?;
     Ok(Loaded {
-        ebpf,
+        programs,
         maps,
         permits,
         exclusions,
@@ -109,20 +113,6 @@ pub(super) fn load(
         map_ids,
         fresh,
     })
-}
-
-/// A program of the object by name.
-pub(super) fn classifier<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut SchedClassifier, DatapathError> {
-    ebpf.program_mut(name)
-        .ok_or(DatapathError::NoProgram(name))?
-        .try_into()
-        .map_err(|source| DatapathError::Inspect {
-            program: name,
-            source,
-        })
 }
 
 fn can_continue(
@@ -154,7 +144,7 @@ fn can_continue(
         );
         return Ok(false);
     }
-    if !pins.serve_what_is_attached()? {
+    if !serve_what_is_attached(pins)? {
         warn!(
             "programs are attached that use other maps than the pinned ones: starting with new maps"
         );
@@ -174,6 +164,46 @@ fn can_continue(
     }
     info!(pins = %pins.current().display(), "continuing with the pinned maps");
     Ok(true)
+}
+
+/// Whether the programs that the pins of this ABI version know as attached use the maps that
+/// are pinned beside them. A start that was cut off while it exchanged one set for another
+/// leaves maps of both, which must not be taken for one: an index in a map of one means
+/// nothing in the other's.
+fn serve_what_is_attached(pins: &Pins) -> Result<bool, PinError> {
+    let folder = pins.current();
+    let mut programs = BTreeSet::new();
+    for pin in pins::list(&folder)?
+        .iter()
+        .filter_map(|path| pins::attachment(path))
+    {
+        // A pin that is none of ours says nothing about the maps; attaching replaces it.
+        let program = match pin.kind {
+            AttachmentKind::Tcx | AttachmentKind::Xdp(_) => {
+                tcx::program_of(&pin.path).ok().flatten()
+            }
+            AttachmentKind::Filter { .. } => {
+                let program = ProgramInfo::from_pin(&pin.path);
+                program.ok().map(|program| program.id())
+            }
+        };
+        programs.extend(program);
+    }
+    let used: BTreeSet<u32> = loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|program| programs.contains(&program.id()))
+        .filter_map(|program| program.map_ids().ok().flatten())
+        .flatten()
+        .collect();
+    let pinned = pins::map_ids_in(&folder)?;
+    let is_known = |map: &MapInfo| {
+        let name = map.name_as_str();
+        name.is_some_and(|name| twill_abi::MAPS.iter().any(|spec| spec.name == name))
+    };
+    Ok(loaded_maps()
+        .filter_map(Result::ok)
+        .filter(|map| used.contains(&map.id()) && is_known(map))
+        .all(|map| pinned.contains(&map.id())))
 }
 
 impl Sizes {

@@ -153,37 +153,70 @@ impl Permits {
 
     /// Writes what each pod's veth may do, and ends the permits of all others.
     pub fn set_pods(&mut self, pods: &BTreeMap<u32, VethUse>) -> Result<(), MapsError> {
+        let mut known = self.veths()?;
+        for (&ifindex, &pod) in pods {
+            if known.remove(&ifindex) != Some(flags_of(pod)) {
+                self.write(ifindex, pod)?;
+            }
+        }
+        for &ifindex in known.keys() {
+            self.erase(ifindex)?;
+        }
+        self.end_lost()
+    }
+
+    /// Writes what one pod's veth may do; the others stay what they are.
+    pub fn add_pod(&mut self, ifindex: u32, pod: VethUse) -> Result<(), MapsError> {
+        if self.veth_flags(ifindex)? != flags_of(pod) {
+            self.write(ifindex, pod)?;
+        }
+        self.end_lost()
+    }
+
+    /// Forgets the veths of pods, and ends their permits; those of all others stay.
+    pub fn remove_pods(
+        &mut self,
+        ifindexes: impl IntoIterator<Item = u32>,
+    ) -> Result<(), MapsError> {
+        for ifindex in ifindexes {
+            self.erase(ifindex)?;
+        }
+        self.end_lost()
+    }
+
+    /// What every pod's veth may do, `VETH_FLAG_*`, by interface index.
+    pub fn veths(&self) -> Result<BTreeMap<u32, u32>, MapsError> {
         let mut known = BTreeMap::new();
         for entry in &self.veths {
-            let (ifindex, flags) = entry.map_err(|source| MapsError::Read {
+            let (ifindex, value) = entry.map_err(|source| MapsError::Read {
                 map: VETH_FLAGS.name,
                 source,
             })?;
-            known.insert(ifindex, flags.flags);
+            known.insert(ifindex, value.flags);
         }
-        let write = |ifindex: u32| {
-            move |source| MapsError::Write {
-                map: VETH_FLAGS.name,
-                what: format!("interface {ifindex}"),
-                source,
-            }
+        Ok(known)
+    }
+
+    fn write(&mut self, ifindex: u32, pod: VethUse) -> Result<(), MapsError> {
+        let value = VethFlags {
+            flags: flags_of(pod),
+            reserved: 0,
         };
-        for (&ifindex, &pod) in pods {
-            let flags = flags_of(pod);
-            if known.remove(&ifindex) == Some(flags) {
-                continue;
-            }
-            let value = VethFlags { flags, reserved: 0 };
-            self.veths
-                .insert(ifindex, value, 0)
-                .map_err(write(ifindex))?;
-            // Also a veth that is new: its index may have been another's.
-            self.lost.insert(ifindex);
-        }
-        for &ifindex in known.keys() {
-            self.lost.insert(ifindex);
-            gone(self.veths.remove(&ifindex)).map_err(write(ifindex))?;
-        }
+        self.veths
+            .insert(ifindex, value, 0)
+            .map_err(unwritten(ifindex))?;
+        // Also a veth that is new: its index may have been another's.
+        self.lost.insert(ifindex);
+        Ok(())
+    }
+
+    fn erase(&mut self, ifindex: u32) -> Result<(), MapsError> {
+        self.lost.insert(ifindex);
+        gone(self.veths.remove(&ifindex)).map_err(unwritten(ifindex))
+    }
+
+    /// Ends the permits of veths that are not what they were.
+    fn end_lost(&mut self) -> Result<(), MapsError> {
         if !self.lost.is_empty() {
             let lost = self.lost.clone();
             // First, or a record could be made of a place that is no more.
@@ -192,6 +225,14 @@ impl Permits {
             self.lost.clear();
         }
         Ok(())
+    }
+}
+
+fn unwritten(ifindex: u32) -> impl FnOnce(MapError) -> MapsError {
+    move |source| MapsError::Write {
+        map: VETH_FLAGS.name,
+        what: format!("interface {ifindex}"),
+        source,
     }
 }
 

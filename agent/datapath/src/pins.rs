@@ -9,7 +9,8 @@
 //!                                    an XDP link
 //!         filter_<program>_<ifindex>_<priority>_<handle>
 //!                                    the program of a tc filter
-//!         next/<map>                 a new set of maps, until the programs use it
+//!         prog_<program>             every program that can be attached
+//!         next/                      a new set of maps and programs, until they are attached
 //! ```
 //!
 //! Everything below `<instance>` is ours; nothing outside is ever touched.
@@ -20,14 +21,13 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapData, MapError, MapInfo, loaded_maps};
-use aya::programs::{ProgramInfo, loaded_programs};
+use aya::maps::{MapData, MapError, MapInfo};
+use aya::programs::ProgramError;
 use aya::sys::SyscallError;
 use nix::errno::Errno;
 use thiserror::Error;
 use twill_abi::{ABI_VERSION, MapSpec};
 
-use super::tcx;
 use crate::crash;
 use twill_core::instance::InstanceName;
 
@@ -136,6 +136,15 @@ pub enum PinError {
         #[source]
         source: aya::pin::PinError,
     },
+    /// The pin of a program cannot be opened.
+    #[error("open the program pinned at {path}")]
+    OpenProgram {
+        /// The pin.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: ProgramError,
+    },
     /// A pin cannot be removed.
     #[error("remove the pin {path}")]
     Remove {
@@ -210,6 +219,11 @@ impl Pins {
             .join(format!("xdp_{program}_{ifindex}_{kind}"))
     }
 
+    /// The pin of a program, in a folder of an ABI version.
+    pub fn program(folder: &Path, program: &str) -> PathBuf {
+        folder.join(format!("prog_{program}"))
+    }
+
     /// The pin of a tc filter's program.
     pub fn filter(&self, program: &str, ifindex: u32, priority: u16, handle: u32) -> PathBuf {
         self.current()
@@ -267,44 +281,7 @@ impl Pins {
         Ok(ids)
     }
 
-    /// Whether the programs that the pins of this ABI version know as attached use the maps that
-    /// are pinned beside them. A start that was cut off while it exchanged one set for another
-    /// leaves maps of both, which must not be taken for one: an index in a map of one means
-    /// nothing in the other's.
-    pub fn serve_what_is_attached(&self) -> Result<bool, PinError> {
-        let folder = self.current();
-        let mut programs = BTreeSet::new();
-        for pin in list(&folder)?.iter().filter_map(|path| attachment(path)) {
-            // A pin that is none of ours says nothing about the maps; attaching replaces it.
-            let program = match pin.kind {
-                AttachmentKind::Tcx | AttachmentKind::Xdp(_) => {
-                    tcx::program_of(&pin.path).ok().flatten()
-                }
-                AttachmentKind::Filter { .. } => {
-                    let program = ProgramInfo::from_pin(&pin.path);
-                    program.ok().map(|program| program.id())
-                }
-            };
-            programs.extend(program);
-        }
-        let used: BTreeSet<u32> = loaded_programs()
-            .filter_map(Result::ok)
-            .filter(|program| programs.contains(&program.id()))
-            .filter_map(|program| program.map_ids().ok().flatten())
-            .flatten()
-            .collect();
-        let pinned = map_ids_in(&folder)?;
-        let is_known = |map: &MapInfo| {
-            let name = map.name_as_str();
-            name.is_some_and(|name| twill_abi::MAPS.iter().any(|spec| spec.name == name))
-        };
-        Ok(loaded_maps()
-            .filter_map(Result::ok)
-            .filter(|map| used.contains(&map.id()) && is_known(map))
-            .all(|map| pinned.contains(&map.id())))
-    }
-
-    /// Makes the maps of [`Self::next`] the current ones.
+    /// Makes the maps and programs of [`Self::next`] the current ones.
     pub fn promote(&self) -> Result<(), PinError> {
         for from in list(&self.next())? {
             let Some(name) = from.file_name() else {
@@ -358,7 +335,7 @@ impl Pins {
 }
 
 /// Identities of the maps that are pinned in a folder.
-fn map_ids_in(folder: &Path) -> Result<BTreeSet<u32>, PinError> {
+pub(super) fn map_ids_in(folder: &Path) -> Result<BTreeSet<u32>, PinError> {
     let mut ids = BTreeSet::new();
     for path in list(folder)? {
         let known = twill_abi::MAPS.iter().any(|spec| path.ends_with(spec.name));
@@ -428,6 +405,13 @@ impl PinError {
             }
             // It takes no file.
             Self::PinProgram { .. } => false,
+            Self::OpenProgram { source, .. } => {
+                if let ProgramError::SyscallError(SyscallError { io_error, .. }) = source {
+                    is_shortage(io_error)
+                } else {
+                    false
+                }
+            }
             Self::MakeDirectory { source, .. }
             | Self::List { source, .. }
             | Self::Remove { source, .. }
@@ -530,7 +514,7 @@ pub(super) fn attachment(path: &Path) -> Option<AttachmentPin> {
 }
 
 /// What a folder holds, in the order of names; nothing if it is not there.
-fn list(directory: &Path) -> Result<Vec<PathBuf>, PinError> {
+pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, PinError> {
     let error = |source| PinError::List {
         path: directory.to_owned(),
         source,

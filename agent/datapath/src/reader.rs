@@ -236,7 +236,7 @@ impl VtepStates {
 }
 
 /// What `make` makes of the maps that it takes.
-fn opened<T>(
+pub(crate) fn opened<T>(
     pins: &Pins,
     make: impl FnOnce(&mut dyn FnMut(&'static str) -> Result<Map, MapsError>) -> Result<T, MapsError>,
 ) -> Result<T, ReaderError> {

@@ -23,9 +23,9 @@ use ipnetwork::Ipv4Network;
 use regex::Regex;
 use twill_abi::{FastPath, Guard};
 
-use crate::datapath::filter::Slot;
+use crate::datapath::attach::AttachBy;
+use crate::datapath::attach::filter::Slot;
 use crate::datapath::guard::{GuardAttach, GuardOptions};
-use crate::datapath::hooks::AttachBy;
 use crate::datapath::{Options, Sizes};
 use crate::instance::InstanceName;
 use crate::netlink::UplinkChoice;
@@ -325,11 +325,11 @@ pub struct AgentArgs {
     )]
     pub attach_by: AttachBy,
     /// Priority of our tc filters, where they are used; lower ones run first.
-    #[arg(long, value_name = "NUMBER", default_value_t = 50,
+    #[arg(long, value_name = "NUMBER", default_value_t = Slot::default().priority,
           value_parser = clap::value_parser!(u16).range(1..), help_heading = DATAPATH)]
     pub tc_priority: u16,
     /// Handle of our tc filters, where they are used.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1,
+    #[arg(long, value_name = "NUMBER", default_value_t = Slot::default().handle,
           value_parser = clap::value_parser!(u32).range(1..), help_heading = DATAPATH)]
     pub tc_handle: u32,
     /// Room for other nodes in the maps.

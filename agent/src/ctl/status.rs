@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::permits::{self, PermitCounts};
 use super::{Place, table};
-use crate::datapath::hooks::Attachment;
+use crate::datapath::attach::Attachment;
 use crate::datapath::pins::{AttachmentKind, AttachmentPin};
 use crate::datapath::reader::{PinnedSettings, Reader, VtepStates, Way};
 use crate::files::status::{self, FastPathStatus, GuardStatus, Liveness, PodStatus, Status};

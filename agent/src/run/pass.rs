@@ -24,7 +24,7 @@ use super::pods::Surroundings;
 use super::report::Outcome;
 use crate::crash;
 use crate::datapath::chain;
-use crate::datapath::hooks::{Interface, Interfaces};
+use crate::datapath::place::{Interface, Interfaces};
 use crate::datapath::settings::{KERNEL_VXLAN_PORT, Settings};
 use crate::files::{host, subnet_env};
 use crate::netlink::monitor::Monitor;

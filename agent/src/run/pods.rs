@@ -12,8 +12,8 @@ use super::bpf::Bpf;
 use super::failures::Failures;
 use super::grace::Grace;
 use crate::args::AgentArgs;
-use crate::datapath::hooks::Interface;
 use crate::datapath::permits::VethUse;
+use crate::datapath::place::Interface;
 use crate::netlink::Netlink;
 
 /// What judging pods needs to know of the node.

@@ -6,7 +6,7 @@ use twill_core::pods::{OurFilters, judge_uplink};
 use twill_core::uplink::{Ways, sample};
 
 use super::agent::Agent;
-use crate::datapath::hooks::Interface;
+use crate::datapath::place::Interface;
 
 impl Agent {
     /// Looks for qdiscs, filters and programs of others on the uplink.

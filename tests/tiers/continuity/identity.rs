@@ -33,7 +33,8 @@ impl Identities {
                 if name.starts_with("link_") || name.starts_with("xdp_") {
                     let link = FdLink::from(PinnedLink::from_pin(&path)?);
                     found.links.insert(name, link.info()?.id());
-                } else if path.is_file() {
+                // Each start brings programs of its own.
+                } else if path.is_file() && !name.starts_with("prog_") {
                     found.maps.insert(name, MapInfo::from_pin(&path)?.id());
                 }
             }

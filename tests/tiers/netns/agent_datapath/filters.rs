@@ -1,7 +1,7 @@
 //! Filters of traffic control: replaced in place, never taken from anybody.
 
 use anyhow::{Context as _, Result};
-use twill_agent::datapath::hooks::AttachBy;
+use twill_agent::datapath::attach::AttachBy;
 use twill_agent::datapath::{Datapath, DatapathError, Options, detach_all};
 use twill_tests::required;
 

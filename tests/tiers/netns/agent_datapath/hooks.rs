@@ -5,8 +5,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use nix::net::if_::if_nametoindex;
-use twill_agent::datapath::hooks::{AttachBy, Interface, Interfaces};
+use twill_agent::datapath::attach::AttachBy;
 use twill_agent::datapath::pins::Pins;
+use twill_agent::datapath::place::{Interface, Interfaces};
 use twill_agent::datapath::{Datapath, detach_all};
 use twill_testbed::wait::wait_until;
 use twill_tests::required;
@@ -38,13 +39,15 @@ fn comes_back(by: AttachBy) -> Result<()> {
         // The link is open here, and a filter needs no pin: nothing stops, and the pin comes
         // back.
         fs::remove_file(&pin)?;
+        let program = Pins::program(&lab.pins().current(), "from_pod");
+        fs::remove_file(&program)?;
         assert_eq!(
             lab.attached("flannel.7")?,
             [("to_overlay".to_owned(), expected[0])]
         );
         datapath.attach(&interfaces).await?;
         assert_eq!(ids(&datapath), expected);
-        assert!(pin.exists());
+        assert!(pin.exists() && program.exists());
         assert_eq!(
             lab.attached("flannel.7")?,
             [("to_overlay".to_owned(), expected[0])]

@@ -4,5 +4,6 @@ mod lab;
 
 mod filters;
 mod hooks;
+mod pinned;
 mod sets;
 mod signals;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use twill_abi::maps::PERMITS_POD;
 use twill_abi::{Be16, FlowTuple, PERMIT_FLAG_DIRECT, Permit};
 use twill_agent::datapath::Datapath;
-use twill_agent::datapath::hooks::AttachBy;
+use twill_agent::datapath::attach::AttachBy;
 use twill_agent::datapath::reader::Reader;
 use twill_tests::required;
 

@@ -9,7 +9,7 @@ use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use twill_agent::datapath::Datapath;
-use twill_agent::datapath::hooks::AttachBy;
+use twill_agent::datapath::attach::AttachBy;
 use twill_tests::required;
 
 use super::lab::Lab;

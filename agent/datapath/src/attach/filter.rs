@@ -16,7 +16,7 @@ use netlink_packet_route::tc::{TcAttribute, TcFilterBpf, TcFilterBpfOption, TcMe
 use nix::errno::Errno;
 use thiserror::Error;
 
-use super::hooks::Interface;
+use crate::place::Interface;
 
 /// Where our filter stands among those of an interface.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,6 +25,15 @@ pub struct Slot {
     pub priority: u16,
     /// Handle.
     pub handle: u32,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            priority: 50,
+            handle: 1,
+        }
+    }
 }
 
 /// A filter that stands in a slot.

@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use thiserror::Error;
 use tracing::warn;
 
-use super::hooks::{Hook, Interface, Turn};
-use super::pins::{self, PinError};
+use crate::pins::{self, PinError};
+use crate::place::{Hook, Interface, Turn};
 
 /// The links that this process has open, by their pins: while it runs, a program stays attached
 /// even if somebody removes the pin.
@@ -232,7 +232,7 @@ pub fn keep_pinned(links: &mut Links, pin: &Path) -> Result<(), TcxError> {
 }
 
 /// Pins a link, and holds it.
-pub(super) fn pinned(link: FdLink, pin: &Path) -> Result<FdLink, TcxError> {
+pub(crate) fn pinned(link: FdLink, pin: &Path) -> Result<FdLink, TcxError> {
     let pinned = link.pin(pin).map_err(|source| TcxError::Pin {
         pin: pin.to_owned(),
         source,
@@ -258,7 +258,7 @@ pub fn program_of(path: &Path) -> Result<Option<u32>, TcxError> {
 }
 
 /// The link pinned at `path`; `None` if nothing is.
-pub(super) fn open(path: &Path) -> Result<Option<FdLink>, TcxError> {
+pub(crate) fn open(path: &Path) -> Result<Option<FdLink>, TcxError> {
     match PinnedLink::from_pin(path) {
         Ok(pinned) => Ok(Some(FdLink::from(pinned))),
         Err(LinkError::SyscallError(SyscallError { io_error, .. }))

@@ -12,10 +12,10 @@ use nix::errno::Errno;
 use thiserror::Error;
 use tracing::debug;
 
-use super::hooks::Interface;
-use super::pins::{self, PinError, XdpKind};
 use super::tcx::{self, TcxError};
-use super::undisturbed;
+use crate::pins::{self, PinError, XdpKind};
+use crate::place::Interface;
+use crate::undisturbed;
 
 /// The guard's forms: for kernels from 5.18 on, which may keep a frame in several pieces, and for
 /// older ones.
@@ -85,7 +85,7 @@ fn refusal(interface: &str, kind: XdpKind, errno: Errno) -> String {
 
 /// Brings the guard into the kernel, in the form that it takes. To be called while the object has
 /// its maps.
-pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), XdpError> {
+pub(crate) fn load(ebpf: &mut Ebpf) -> Result<(), XdpError> {
     let mut refused = XdpError::NoProgram;
     for form in FORMS {
         let program: &mut Xdp = ebpf
@@ -104,7 +104,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), XdpError> {
 }
 
 /// The guard, if it was loaded.
-pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
+pub(crate) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
     let loaded = ebpf.programs_mut().find_map(|(name, program)| {
         let program: &mut Xdp = program.try_into().ok()?;
         (FORMS.contains(&name) && program.fd().is_ok()).then_some(program)
@@ -115,7 +115,7 @@ pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
 /// Makes sure that the link runs this program; [`None`] if the link is cut off from its interface.
 /// It keeps its program then, so only the attempt tells: `bpf_xdp_link_update()` in
 /// `net/core/dev.c`, v6.12, which disturbs no driver where the program is this one already.
-pub(super) fn update(program: &mut Xdp, link: FdLink) -> Result<Option<FdLink>, XdpError> {
+pub(crate) fn update(program: &mut Xdp, link: FdLink) -> Result<Option<FdLink>, XdpError> {
     let updated = XdpLink::try_from(link)
         .ok()
         .and_then(|link| program.attach_to_link(link).ok())
@@ -126,7 +126,7 @@ pub(super) fn update(program: &mut Xdp, link: FdLink) -> Result<Option<FdLink>, 
 
 /// Attaches the program and pins the link at `pin`, which is given; if one of `old`, links of the
 /// same mode to this interface, still stands, the program takes the place of that link's.
-pub(super) fn attach(
+pub(crate) fn attach(
     program: &mut Xdp,
     interface: &Interface,
     kind: XdpKind,

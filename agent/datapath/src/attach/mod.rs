@@ -1,4 +1,9 @@
-//! Which program belongs where; keeping it there; taking it away again.
+//! Programs where they belong: put there, kept there, taken away again. What is attached comes from
+//! [`Programs`], so it is all the same who loaded it.
+
+pub mod filter;
+pub mod tcx;
+pub mod xdp;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,116 +12,12 @@ use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs}
 use nix::net::if_::if_indextoname;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
-use twill_abi::Program;
 
-use super::DatapathError;
-use super::filter::{self, Filter, FilterError, Slot};
-use super::pins::{self, AttachmentKind, AttachmentPin, PinError, Pins};
-use super::tcx::{self, Links, OnHook, TcxError};
-
-/// Which interface a program belongs on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Place {
-    /// The kernel's vxlan device.
-    Overlay,
-    /// The underlay interface.
-    Uplink,
-    /// The host-side veth of every pod.
-    Pod,
-}
-
-/// A program and where it belongs.
-#[derive(Clone, Copy, Debug)]
-pub struct Hook {
-    /// The program; its label is its name in the object.
-    pub program: Program,
-    /// The interface.
-    pub place: Place,
-    /// Which way packets go.
-    pub direction: TcAttachType,
-    /// Before or after the programs of others.
-    pub turn: Turn,
-}
-
-/// When a program runs, of those on one hook.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Turn {
-    /// Before all others: nobody else's verdict hides packets from it.
-    First,
-    /// After all others: it sees only what they let pass.
-    Last,
-}
-
-/// Every program that is attached by traffic control.
-pub const HOOKS: &[Hook] = &[
-    Hook {
-        program: Program::ToOverlay,
-        place: Place::Overlay,
-        direction: TcAttachType::Egress,
-        turn: Turn::First,
-    },
-    Hook {
-        program: Program::FromUplink,
-        place: Place::Uplink,
-        direction: TcAttachType::Ingress,
-        turn: Turn::First,
-    },
-    Hook {
-        program: Program::ToUplink,
-        place: Place::Uplink,
-        direction: TcAttachType::Egress,
-        // What another program drops must not count as having left.
-        turn: Turn::Last,
-    },
-    Hook {
-        program: Program::FromPod,
-        place: Place::Pod,
-        direction: TcAttachType::Ingress,
-        turn: Turn::First,
-    },
-    Hook {
-        program: Program::ToPod,
-        place: Place::Pod,
-        direction: TcAttachType::Egress,
-        turn: Turn::First,
-    },
-];
-
-/// An interface, by name and index as they were when somebody looked.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Interface {
-    /// Name.
-    pub name: String,
-    /// Interface index.
-    pub ifindex: u32,
-}
-
-/// The interfaces of each [`Place`].
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Interfaces {
-    /// The kernel's vxlan device.
-    pub overlay: Interface,
-    /// The underlay interface.
-    pub uplink: Interface,
-    /// The host-side veths of pods that may be fast.
-    pub pods: Vec<Interface>,
-    /// The host-side veths of other pods, which only may not speak to the nodes' VXLAN port.
-    pub watched: Vec<Interface>,
-    /// The uplink's kind, as `veth`, or its driver.
-    pub uplink_kind: String,
-    /// Whether its packets have no Ethernet header.
-    pub bare_uplink: bool,
-}
-
-impl Interfaces {
-    pub(super) fn at(&self, place: Place) -> &[Interface] {
-        match place {
-            Place::Overlay => std::slice::from_ref(&self.overlay),
-            Place::Uplink => std::slice::from_ref(&self.uplink),
-            Place::Pod => &self.pods,
-        }
-    }
-}
+use self::filter::{Filter, FilterError, Slot};
+use self::tcx::{Links, OnHook, TcxError};
+use crate::error::{DatapathError, chain};
+use crate::pins::{self, AttachmentKind, AttachmentPin, PinError, Pins};
+use crate::place::{Hook, Interface};
 
 /// Which ways of attaching are tried.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -161,21 +62,21 @@ pub struct Attachment {
 }
 
 /// What attaching needs to know.
-pub(super) struct Attacher<'a> {
-    pub(super) pins: &'a Pins,
-    pub(super) by: AttachBy,
-    pub(super) slot: Slot,
+pub(crate) struct Attacher<'a> {
+    pub(crate) pins: &'a Pins,
+    pub(crate) by: AttachBy,
+    pub(crate) slot: Slot,
     /// Identities of maps that only our programs use.
-    pub(super) our_maps: &'a BTreeSet<u32>,
+    pub(crate) our_maps: &'a BTreeSet<u32>,
     /// What was attached before, to tell a start from a repair.
-    pub(super) before: &'a [Attachment],
+    pub(crate) before: &'a [Attachment],
     /// The TCX links that are open.
-    pub(super) links: &'a mut Links,
+    pub(crate) links: &'a mut Links,
 }
 
 impl Attacher<'_> {
     /// Makes sure that the program is attached where it belongs, once.
-    pub(super) async fn ensure(
+    pub(crate) async fn ensure(
         &mut self,
         hook: &Hook,
         interface: &Interface,
@@ -298,7 +199,7 @@ impl Attacher<'_> {
 
     /// Detaches whatever our pins stand for and is not in `wanted`. Interfaces that could not be
     /// looked at keep what they have.
-    pub(super) async fn prune(
+    pub(crate) async fn prune(
         &mut self,
         wanted: &[PathBuf],
         unseen: &BTreeSet<u32>,
@@ -382,13 +283,13 @@ fn pin_program(program: &mut SchedClassifier, pin: &Path) {
         })
     });
     if let Err(error) = pinned {
-        let error = crate::chain(&error);
+        let error = chain(&error);
         warn!(pin = %pin.display(), error, "pin the program of the tc filter");
     }
 }
 
 /// Detaches what `pin` stands for, if it is ours, and removes the pin.
-pub(super) async fn detach(
+pub(crate) async fn detach(
     pin: &AttachmentPin,
     our_maps: &BTreeSet<u32>,
 ) -> Result<(), DatapathError> {
@@ -424,7 +325,7 @@ pub(super) async fn detach(
 }
 
 /// The name of a TCX program on the interface that is not one of `ours`, if there is one.
-pub(super) fn foreign_program(
+pub(crate) fn foreign_program(
     interface: &Interface,
     ours: &BTreeSet<u32>,
 ) -> Result<Option<String>, TcxError> {
@@ -461,7 +362,7 @@ fn is_ours(filter: &Filter, our_maps: &BTreeSet<u32>) -> bool {
 
 /// Identities of the programs that use one of our maps: they are ours, for nobody else can open
 /// those. One walk over all of the host's programs, of which there may be thousands.
-pub(super) fn programs_with(our_maps: &BTreeSet<u32>) -> BTreeSet<u32> {
+pub(crate) fn programs_with(our_maps: &BTreeSet<u32>) -> BTreeSet<u32> {
     let uses_our_maps = |program: &ProgramInfo| {
         program
             .map_ids()
