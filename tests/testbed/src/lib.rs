@@ -20,6 +20,7 @@ pub mod etcd;
 pub mod flanneld;
 pub mod forge;
 pub mod gso;
+pub mod kubernetes;
 pub mod lease_server;
 pub mod netns;
 pub mod packet;

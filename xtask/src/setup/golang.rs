@@ -2,7 +2,8 @@
 //! to fetch a newer one by itself, a newer one that it fetches as a module.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,6 +71,50 @@ impl Go {
     /// What the module proxy serves of a module, unpacked.
     pub(super) fn download(&self, module: &str, folder: &Path) -> Result<Download> {
         download(self.command(folder), module)
+    }
+}
+
+/// What Go has compiled, for as long as something big is built: Kubernetes' is 8 GiB, of use to
+/// nothing else once its programs are there. One who has set `GOCACHE` keeps it.
+pub(super) struct BuildCache {
+    folder: Option<PathBuf>,
+    /// Held: nobody else removes it meanwhile.
+    _lock: File,
+}
+
+impl BuildCache {
+    /// One in the cache; what an aborted run left there is used. Waits while somebody else has it.
+    pub(super) fn new(cache: &Path) -> Result<Self> {
+        fs::create_dir_all(cache).with_context(|| format!("make {}", cache.display()))?;
+        let path = cache.join("go-build.lock");
+        let lock = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+        lock.lock()
+            .with_context(|| format!("lock {}", path.display()))?;
+        let kept = env::var_os("GOCACHE").is_some_and(|value| !value.is_empty());
+        Ok(Self {
+            folder: (!kept).then(|| cache.join("go-build")),
+            _lock: lock,
+        })
+    }
+
+    /// Has `go` use it.
+    pub(super) fn describe(&self, command: &mut Command) {
+        if let Some(folder) = &self.folder {
+            command.env("GOCACHE", folder);
+        }
+    }
+
+    /// Removes it.
+    pub(super) fn leave(self) -> Result<()> {
+        let Some(folder) = self.folder else {
+            return Ok(());
+        };
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", folder.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 

@@ -9,7 +9,11 @@ pub(crate) mod docker;
 pub(crate) mod flannel_charts;
 pub(crate) mod flanneld;
 mod golang;
+<<<<<<< HEAD
 pub(crate) mod helm;
+=======
+pub(crate) mod kubernetes;
+>>>>>>> 2b4e748 (testbed, xtask: a real control plane of Kubernetes for tests)
 mod linker;
 mod plan;
 mod system;
@@ -55,6 +59,7 @@ pub(crate) fn run() -> Result<()> {
     let toolchain = ensure(Purpose::Kernels)?;
     let flanneld = flanneld::provide()?;
     let cni = cni::provide()?;
+    let kubernetes = kubernetes::provide()?;
     let docker = docker::provide()?;
     let helm = helm::provide()?;
     let charts = flannel_charts::provide()?;
@@ -64,6 +69,9 @@ pub(crate) fn run() -> Result<()> {
     console::note(&format!("BPF linker: {}", toolchain.linker.display()));
     console::note(&format!("flanneld: {}", flanneld.display()));
     console::note(&format!("CNI: {}", cni.display()));
+    for folder in &kubernetes {
+        console::note(&format!("Kubernetes: {}", folder.display()));
+    }
     console::note(&format!("Docker: {}", docker.display()));
     console::note(&format!("Helm: {}", helm.display()));
     console::note(&format!("flannel's charts: {}", charts.display()));

@@ -55,7 +55,7 @@ const fn cni_plugin(program: &'static str) -> Tool {
     }
 }
 
-const fn file(path: &'static str, package: &'static str) -> Tool {
+pub(super) const fn file(path: &'static str, package: &'static str) -> Tool {
     Tool {
         program: path,
         package,
@@ -131,7 +131,7 @@ pub(super) fn missing(purpose: Purpose, compiler: Option<&Compiler>) -> Vec<&'st
 }
 
 impl Tool {
-    fn is_there(&self) -> bool {
+    pub(super) fn is_there(&self) -> bool {
         match self.kind {
             Kind::Command => process::find(self.program).is_some(),
             Kind::File => Path::new(self.program).exists(),

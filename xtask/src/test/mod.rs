@@ -12,7 +12,6 @@ mod tier;
 mod words;
 
 use std::io::stdout;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -94,9 +93,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         flanneld: beside_flanneld
             .then(|| had(setup::flanneld::provide()))
             .flatten(),
-        cni: tiers
-            .contains(&Tier::E2e)
+        cni: (tiers.iter())
+            .any(|tier| matches!(tier, Tier::E2e | Tier::Kubernetes))
             .then(|| had(setup::cni::provide()))
+            .flatten(),
+        kubernetes: tiers
+            .contains(&Tier::Kubernetes)
+            .then(|| had(setup::kubernetes::provide()))
             .flatten(),
         docker: tiers
             .contains(&Tier::Flanneld)
@@ -116,7 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// What could be had; without it the tests that need it fail, and the others do not.
-fn had(provided: Result<PathBuf>) -> Option<PathBuf> {
+fn had<T>(provided: Result<T>) -> Option<T> {
     provided.inspect_err(console::error).ok()
 }
 

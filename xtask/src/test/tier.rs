@@ -29,6 +29,8 @@ pub(crate) enum Tier {
     Continuity,
     /// Hosts with flanneld's flags and a real etcd; needs root
     Flanneld,
+    /// A real Kubernetes on this machine; needs root
+    Kubernetes,
     /// The bench sees what is slow, and leaves nothing behind; needs root
     Bench,
     /// The part of `kernels` that takes minutes: every program loaded, and most run; needs root
@@ -76,6 +78,10 @@ const ALONE: [(Tier, &str); 4] = [
     (Tier::Flanneld, "scale::"),
 ];
 
+/// Tests of the tier `kubernetes`, by how their names begin, that bring up a whole cluster; the
+/// others have a control plane alone.
+const CLUSTER: &str = "cluster::";
+
 impl Tier {
     pub(super) fn runs(self) -> Runs {
         match self {
@@ -88,6 +94,7 @@ impl Tier {
             Self::E2e => tiers("e2e"),
             Self::Continuity => tiers("continuity"),
             Self::Flanneld => tiers("flanneld"),
+            Self::Kubernetes => tiers("kubernetes"),
             Self::Bench => Runs::Target(Target {
                 name: "harness",
                 package: "twill-bench",
@@ -110,6 +117,7 @@ impl Tier {
             Self::E2e => "whole nodes with real servers and CNI plugins",
             Self::Continuity => "no packet lost over restart, crash, upgrade and accident",
             Self::Flanneld => "a drop-in for flanneld on hosts with etcd",
+            Self::Kubernetes => "a cluster's network, on a real Kubernetes",
             Self::Bench => "the bench tells slow from fast, and cleans up",
             Self::KernelsBrief => "every program on every kernel, agents on this one alone",
             Self::Kernels => "every program and the tiers above, on every kernel",
@@ -118,7 +126,10 @@ impl Tier {
 
     /// Whether some of its tests run a real flanneld.
     pub(super) fn beside_flanneld(self) -> bool {
-        matches!(self, Self::E2e | Self::Continuity | Self::Flanneld)
+        matches!(
+            self,
+            Self::E2e | Self::Continuity | Self::Flanneld | Self::Kubernetes
+        )
     }
 
     /// Whether it boots other kernels.
@@ -145,7 +156,14 @@ impl Tier {
                 share: Share::Units(3),
                 turn: Some("load"),
             },
-            Self::Permits | Self::Guard | Self::E2e | Self::ProgRun => Needs::units(2),
+            // A whole cluster, with processes for a machine of its own.
+            Self::Kubernetes if test.starts_with(CLUSTER) => Needs {
+                share: Share::Units(4),
+                turn: Some("cluster"),
+            },
+            Self::Permits | Self::Guard | Self::E2e | Self::ProgRun | Self::Kubernetes => {
+                Needs::units(2)
+            }
             Self::Bench => Needs::ALONE,
             Self::Unit
             | Self::Chart
@@ -163,7 +181,7 @@ impl Tier {
             return Duration::from_mins(30);
         }
         Duration::from_mins(match self {
-            Self::Continuity | Self::Bench => 8,
+            Self::Continuity | Self::Kubernetes | Self::Bench => 8,
             Self::Unit | Self::KernelsBrief | Self::Kernels => 60,
             Self::Chart
             | Self::ProgRun
@@ -220,6 +238,7 @@ mod tests {
             Tier::E2e,
             Tier::Continuity,
             Tier::Flanneld,
+            Tier::Kubernetes,
         ];
         let plain = [usual.as_slice(), &[Tier::KernelsBrief]].concat();
         assert_eq!(in_order(&[], false), plain);
