@@ -53,15 +53,12 @@ pub(crate) struct Built {
     pub(crate) docker: Option<PathBuf>,
     /// The folder of real CNI plugins, the same.
     pub(crate) cni: Option<PathBuf>,
-<<<<<<< HEAD
     /// Helm, the same.
     pub(crate) helm: Option<PathBuf>,
     /// The folder of flannel's charts, the same.
     pub(crate) flannel_charts: Option<PathBuf>,
-=======
     /// The folders of Kubernetes' programs, the same.
     pub(crate) kubernetes: Option<[PathBuf; 3]>,
->>>>>>> 2b4e748 (testbed, xtask: a real control plane of Kubernetes for tests)
 }
 
 impl Built {
@@ -83,16 +80,14 @@ impl Built {
         if let Some(cni) = &self.cni {
             command.env(setup::cni::VARIABLE, cni);
         }
-<<<<<<< HEAD
         if let Some(helm) = &self.helm {
             command.env(setup::helm::VARIABLE, helm);
         }
         if let Some(charts) = &self.flannel_charts {
             command.env(setup::flannel_charts::VARIABLE, charts);
-=======
+        }
         if let Some(folders) = &self.kubernetes {
             command.envs(setup::kubernetes::VARIABLES.iter().zip(folders));
->>>>>>> 2b4e748 (testbed, xtask: a real control plane of Kubernetes for tests)
         }
     }
 }
@@ -138,12 +133,9 @@ pub(crate) fn build(toolchain: &setup::Toolchain, profile: Profile) -> Result<Bu
         flanneld: None,
         docker: None,
         cni: None,
-<<<<<<< HEAD
         helm: None,
         flannel_charts: None,
-=======
         kubernetes: None,
->>>>>>> 2b4e748 (testbed, xtask: a real control plane of Kubernetes for tests)
     })
 }
 

@@ -9,11 +9,8 @@ pub(crate) mod docker;
 pub(crate) mod flannel_charts;
 pub(crate) mod flanneld;
 mod golang;
-<<<<<<< HEAD
 pub(crate) mod helm;
-=======
 pub(crate) mod kubernetes;
->>>>>>> 2b4e748 (testbed, xtask: a real control plane of Kubernetes for tests)
 mod linker;
 mod plan;
 mod system;
