@@ -13,6 +13,7 @@ mod chart;
 mod console;
 mod demo;
 mod fuzz;
+mod image;
 mod interrupt;
 mod kernels;
 mod lint;
@@ -66,6 +67,8 @@ enum Task {
     Abi(abi::Args),
     /// Compare the plain manifest and the table of values with charts/twill
     Chart(chart::Args),
+    /// Make the image as an OCI archive, without a container engine
+    Image(image::Args),
 }
 
 fn main() -> ExitCode {
@@ -89,6 +92,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Fuzz(args) => fuzz::run(&args)?,
         Task::Abi(args) => abi::run(args)?,
         Task::Chart(args) => chart::run(args)?,
+        Task::Image(args) => image::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -31,6 +31,7 @@ pub mod simulate;
 pub mod state;
 pub mod subnet;
 pub mod subnet_env;
+pub mod sysctl;
 pub mod underlay_address;
 pub mod uplink;
 pub mod vtep;

@@ -10,6 +10,7 @@ use netlink_packet_route::link::{
 use nix::errno::Errno;
 use twill_core::backend::{LinkKind, LinkSpec, VxlanLink};
 use twill_core::observed::ObservedDevice;
+use twill_core::sysctl::NET_FOLDERS;
 use twill_core::vtep::MacAddr;
 
 use super::error::Failure;
@@ -329,8 +330,11 @@ pub(super) fn set_up(ifindex: u32) -> Request {
 /// Makes the device deaf to IPv6 router advertisements, as flannel does. Best effort: a kernel
 /// without IPv6 has no such switch, and nothing else depends on it.
 pub(super) fn refuse_router_advertisements(name: &str) {
-    let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
-    if let Err(error) = std::fs::write(&path, "0") {
-        tracing::debug!(%path, %error, "accept_ra stays as it is");
+    for folder in NET_FOLDERS {
+        let path = format!("{folder}/ipv6/conf/{name}/accept_ra");
+        match std::fs::write(&path, "0") {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(%path, %error, "accept_ra stays as it is"),
+        }
     }
 }

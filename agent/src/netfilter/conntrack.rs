@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use tracing::info;
+use twill_core::sysctl::NET_FOLDERS;
 
-const DIRECTORY: &str = "/proc/sys/net/netfilter";
 const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
 const UDP: &str = "nf_conntrack_udp_timeout";
 const UDP_STREAM: &str = "nf_conntrack_udp_timeout_stream";
@@ -103,7 +103,11 @@ pub struct Conntrack {
 impl Default for Conntrack {
     fn default() -> Self {
         Self {
-            directory: PathBuf::from(DIRECTORY),
+            directory: NET_FOLDERS
+                .iter()
+                .map(|folder| Path::new(folder).join("netfilter"))
+                .find(|folder| folder.is_dir())
+                .unwrap_or_else(|| Path::new("/proc/sys/net/netfilter").to_owned()),
         }
     }
 }

@@ -22,16 +22,16 @@ pub(crate) const ALWAYS: [Meant; 11] = [
     (
         r"\[kube-flannel\]\.securityContext\.capabilities\.add$",
         r#"^\["NET_ADMIN","NET_RAW"\]$"#,
-        r#"^\["BPF","PERFMON","NET_ADMIN","NET_RAW"\]$"#,
+        r#"^\["BPF","PERFMON","SYS_ADMIN","NET_ADMIN","NET_RAW"\]$"#,
     ),
     (r"initContainers\[mount-bpffs\]$", "nothing", "privileged"),
     (
-        r"\[kube-flannel\]\.volumeMounts\[(run-twill|state-twill|bpffs)\]$",
+        r"\[kube-flannel\]\.volumeMounts\[(run-twill|state-twill|bpffs|sysctl-net)\]$",
         "nothing",
         "mountPath",
     ),
     (
-        r"spec\.volumes\[(run-twill|state-twill|bpffs)\]$",
+        r"spec\.volumes\[(run-twill|state-twill|bpffs|sysctl-net)\]$",
         "nothing",
         "hostPath",
     ),

@@ -22,7 +22,7 @@ fn each_profile_has_its_rights() {
         (
             "bpf",
             false,
-            json!(["BPF", "PERFMON", "NET_ADMIN", "NET_RAW"]),
+            json!(["BPF", "PERFMON", "SYS_ADMIN", "NET_ADMIN", "NET_RAW"]),
             Some("HostToContainer"),
             true,
         ),

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use crate::{console, places, process, setup};
+use crate::{console, image, places, process, setup};
 
 pub(crate) use artifacts::Artifacts;
 pub(crate) use programs::environment;
@@ -33,6 +33,8 @@ pub(crate) struct Profile {
 impl Profile {
     /// What is measured is what is shipped.
     pub(crate) const RELEASE: Self = Self { release: true };
+    /// For trying things out.
+    pub(crate) const DEBUG: Self = Self { release: false };
 
     fn flag(self) -> Option<&'static str> {
         self.release.then_some("--release")
@@ -53,6 +55,8 @@ pub(crate) struct Built {
     pub(crate) docker: Option<PathBuf>,
     /// The folder of real CNI plugins, the same.
     pub(crate) cni: Option<PathBuf>,
+    /// The image's archive, where tests need it and it could be made.
+    pub(crate) image: Option<PathBuf>,
     /// Helm, the same.
     pub(crate) helm: Option<PathBuf>,
     /// The folder of flannel's charts, the same.
@@ -79,6 +83,9 @@ impl Built {
         }
         if let Some(cni) = &self.cni {
             command.env(setup::cni::VARIABLE, cni);
+        }
+        if let Some(image) = &self.image {
+            command.env(image::VARIABLE, image);
         }
         if let Some(helm) = &self.helm {
             command.env(setup::helm::VARIABLE, helm);
@@ -133,6 +140,7 @@ pub(crate) fn build(toolchain: &setup::Toolchain, profile: Profile) -> Result<Bu
         flanneld: None,
         docker: None,
         cni: None,
+        image: None,
         helm: None,
         flannel_charts: None,
         kubernetes: None,

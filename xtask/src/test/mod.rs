@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::build::{Built, Profile};
 use crate::setup::Purpose;
-use crate::{build, console, kernels, privilege, process, setup};
+use crate::{build, console, image, kernels, privilege, process, setup};
 use libtest::Count;
 use summary::Outcome;
 use tier::{Runs, Target, Tier};
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .then(|| build::build_next(&toolchain, args.profile))
         .transpose()?;
     let beside_flanneld = tiers.iter().any(|tier| tier.beside_flanneld());
-    let built = Built {
+    let mut built = Built {
         next,
         flanneld: beside_flanneld
             .then(|| had(setup::flanneld::provide()))
@@ -115,6 +115,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             .flatten(),
         ..build::build(&toolchain, args.profile)?
     };
+    if tiers.contains(&Tier::Image) {
+        built.image = had(image::make(&built, image::NAME));
+    }
     Ok(report(&run_tiers(&tiers, Some(&built), args)?, begin))
 }
 

@@ -15,6 +15,8 @@ pub(crate) enum Tier {
     Unit,
     /// The chart beside those of flannel, rendered
     Chart,
+    /// The image, run with the rights of the manifests; needs root
+    Image,
     /// Each BPF program run on single packets; needs root
     ProgRun,
     /// Real packets between network namespaces; needs root
@@ -87,6 +89,7 @@ impl Tier {
         match self {
             Self::Unit => Runs::Workspace,
             Self::Chart => tiers("chart"),
+            Self::Image => tiers("image"),
             Self::ProgRun => tiers("prog_run"),
             Self::Netns => tiers("netns"),
             Self::Permits => tiers("permits"),
@@ -110,6 +113,7 @@ impl Tier {
         match self {
             Self::Unit => "logic, parsing, planning, configuration",
             Self::Chart => "the chart renders what flannel's does, and the plain manifest is its",
+            Self::Image => "every name starts, with a manifest's rights and a read-only root",
             Self::ProgRun => "every program, verdict, byte and counter",
             Self::Netns => "real packets, against the kernel's own vxlan device",
             Self::Permits => "fast flows live and end as on the stock kernel path",
@@ -167,6 +171,7 @@ impl Tier {
             Self::Bench => Needs::ALONE,
             Self::Unit
             | Self::Chart
+            | Self::Image
             | Self::Netns
             | Self::Flanneld
             | Self::KernelsBrief
@@ -184,6 +189,7 @@ impl Tier {
             Self::Continuity | Self::Kubernetes | Self::Bench => 8,
             Self::Unit | Self::KernelsBrief | Self::Kernels => 60,
             Self::Chart
+            | Self::Image
             | Self::ProgRun
             | Self::Netns
             | Self::Permits
@@ -231,6 +237,7 @@ mod tests {
         let usual = [
             Tier::Unit,
             Tier::Chart,
+            Tier::Image,
             Tier::ProgRun,
             Tier::Netns,
             Tier::Permits,
