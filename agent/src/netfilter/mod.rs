@@ -6,6 +6,7 @@
 mod conntrack;
 mod expression;
 mod keeper;
+mod kube_proxy;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod noise;
 mod overruled;
@@ -17,6 +18,7 @@ mod traffic;
 
 pub use conntrack::{Conntrack, ConntrackError};
 pub use keeper::{Keeper, Kept, Rules};
+pub use kube_proxy::tool_of_kube_proxy;
 pub use program::ProgramError;
 pub use ruleset::{InForce, TableError};
 pub use table::PermitTable;

@@ -206,7 +206,7 @@ fn tell(config: &NetworkConfig) {
 /// What to do where `iptables` does not see what a bridge forwards. By nftables nothing asks for
 /// it, as flannel has it too.
 fn bridge_advice(config: &NetworkConfig, found: Result<(), FileError>) -> Option<String> {
-    let error = found.err().filter(|_| !config.nftables)?;
+    let error = found.err().filter(|_| config.nftables != Some(true))?;
     Some(format!(
         "Failed to check br_netfilter: {}: Services that lead to a pod of the same node \
          will not answer; load it with `modprobe br_netfilter`, and at every boot by a line \

@@ -226,6 +226,74 @@ fn what_is_changed_before_it_is_read_back_is_made_good() -> Result<()> {
     Ok(())
 }
 
+/// Nobody has said what the rules are to be written with: kube-proxy's tool is theirs, and goes on
+/// to be when kube-proxy is away.
+#[test]
+fn without_a_word_the_rules_are_of_kube_proxys_kind() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Prefix::unique(), UnderlayOptions::default())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
+    agent.set_programs(&programs(&node, "nft")?);
+    let namespace = node.namespace();
+    namespace.run_lines("nft add table ip kube-proxy")?;
+    agent.start_again()?;
+    let own = agent.wait_ready_for(2 * SECONDS)?.prefix().to_string();
+    let iptables = Iptables {
+        node: namespace,
+        kind: "nft",
+    };
+    let table = ["nft", "list", "table", "ip", "flannel-ipv4"];
+    ensure!(namespace.run(&table)? == golden_table(&own));
+    ensure!(!iptables.run(&["-S"])?.contains("FLANNEL"));
+
+    // It is started again in another mode, and later in the first one.
+    namespace.run_lines("nft delete table ip kube-proxy")?;
+    iptables.run(&["-N", "KUBE-MARK-MASQ"])?;
+    let chains = || iptables.expect(&own, " --random-fully");
+    wait_until("rules of iptables", 2 * SECONDS, || chains().is_ok())?;
+    wait_until("the table is gone", SECONDS, || {
+        namespace.run(&table).is_err()
+    })?;
+    iptables.run(&["-X", "KUBE-MARK-MASQ"])?;
+    namespace.run_lines("nft add table ip6 kube-proxy")?;
+    wait_until("rules of nftables", 2 * SECONDS, || {
+        namespace
+            .run(&table)
+            .is_ok_and(|found| found == golden_table(&own))
+    })?;
+    wait_until("the chains are gone", SECONDS, || {
+        iptables
+            .run(&["-S"])
+            .is_ok_and(|left| !left.contains("FLANNEL"))
+    })
+}
+
+/// Told no, it is no.
+#[test]
+fn a_word_is_worth_more_than_kube_proxys_kind() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut config = by_nftables();
+    config["EnableNFTables"] = false.into();
+    let (prefix, options) = (Prefix::unique(), UnderlayOptions::default());
+    let cluster = Cluster::with_config(prefix, options, &config.to_string())?;
+    let node = cluster.underlay.join("a", NODE_A)?;
+    let mut agent = Agent::new(&node, &cluster.lease_server.url(), &FLAGS);
+    agent.set_programs(&programs(&node, "nft")?);
+    node.namespace().run_lines("nft add table ip kube-proxy")?;
+    agent.start_again()?;
+    let own = agent.wait_ready_for(2 * SECONDS)?.prefix().to_string();
+    let iptables = Iptables {
+        node: node.namespace(),
+        kind: "nft",
+    };
+    iptables.expect(&own, " --random-fully")
+}
+
 /// As a node has it where `EnableNFTables` is switched on.
 #[test]
 fn rules_of_iptables_go_once_those_of_nftables_are_there() -> Result<()> {

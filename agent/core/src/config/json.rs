@@ -53,9 +53,14 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn boolean(&self, name: &str, default: bool) -> Result<bool, ConfigError> {
+        Ok(self.optional_boolean(name)?.unwrap_or(default))
+    }
+
+    /// True, false, or not set.
+    pub(super) fn optional_boolean(&self, name: &str) -> Result<Option<bool>, ConfigError> {
         match self.last_set(name) {
-            None => Ok(default),
-            Some(Json::Plain(Value::Bool(value))) => Ok(*value),
+            None => Ok(None),
+            Some(Json::Plain(Value::Bool(value))) => Ok(Some(*value)),
             Some(other) => Err(self.wrong_type(name, other, "true or false, without quotes")),
         }
     }

@@ -54,8 +54,9 @@ pub struct NetworkConfig {
     pub subnet_min: Ipv4Addr,
     /// Network address of the highest subnet to lease.
     pub subnet_max: Ipv4Addr,
-    /// Whether flannel's rules are written by nftables instead of iptables.
-    pub nftables: bool,
+    /// Whether flannel's rules are written by nftables instead of iptables; not set: as
+    /// kube-proxy's are.
+    pub nftables: Option<bool>,
     /// The backend.
     pub backend: Backend,
     /// What the text says and has no effect, each a sentence for the log.
@@ -139,7 +140,7 @@ impl NetworkConfig {
 
         let mut warnings = Vec::new();
         check_families(&fields)?;
-        let nftables = fields.boolean("EnableNFTables", false)?;
+        let nftables = fields.optional_boolean("EnableNFTables")?;
         for key in IPV6_KEYS {
             if fields.last(key).is_some() {
                 warnings.push(format!("{key}: IPv6 is {NOT_YET}, ignored"));

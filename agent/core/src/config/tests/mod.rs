@@ -50,7 +50,7 @@ fn defaults_are_flannels() {
         subnet_len: 24,
         subnet_min: Ipv4Addr::new(10, 3, 1, 0),
         subnet_max: Ipv4Addr::new(10, 3, 255, 0),
-        nftables: false,
+        nftables: None,
         backend: Backend::Vxlan(default_backend()),
         warnings: Vec::new(),
     };
