@@ -4,6 +4,7 @@
 //! needs no new one. What only the kernel knows (a new device's index) is read again by
 //! the next full observation.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::backend::{Entry, LinkKind, LinkName, LinkSpec, Out, Route};
@@ -142,17 +143,15 @@ fn apply_map_op(maps: &mut ObservedMaps, op: MapOp) {
         MapOp::SetVtep { index, vtep, .. } => {
             maps.vteps.insert(index, vtep);
             maps.path_mtus.remove(&index);
+            maps.subnet_mtus.remove(&index);
         }
         MapOp::ClearVtep { index } => {
             maps.vteps.remove(&index);
             maps.path_mtus.remove(&index);
+            maps.subnet_mtus.remove(&index);
         }
-        MapOp::SetPathMtu { index, bytes } => {
-            match bytes {
-                Some(bytes) => maps.path_mtus.insert(index, bytes),
-                None => maps.path_mtus.remove(&index),
-            };
-        }
+        MapOp::SetPathMtu { index, bytes } => say(&mut maps.path_mtus, index, bytes),
+        MapOp::SetSubnetMtu { index, bytes } => say(&mut maps.subnet_mtus, index, bytes),
         MapOp::SetSource { underlay, index } => {
             maps.sources.insert(underlay, index);
         }
@@ -166,6 +165,13 @@ fn apply_map_op(maps: &mut ObservedMaps, op: MapOp) {
             maps.routes.remove(&subnet);
         }
     }
+}
+
+fn say(mtus: &mut BTreeMap<u32, u32>, index: u32, bytes: Option<u32>) {
+    match bytes {
+        Some(bytes) => mtus.insert(index, bytes),
+        None => mtus.remove(&index),
+    };
 }
 
 fn created(spec: &LinkSpec) -> ObservedDevice {

@@ -222,13 +222,16 @@ impl Maps {
     pub fn observe(&self, vni: u32) -> Result<ObservedMaps, MapsError> {
         let common_prefix = self.config()?.common_prefix_v4.saturating_add(V4_OFFSET);
         let mut vteps = BTreeMap::new();
-        let mut path_mtus = BTreeMap::new();
+        let (mut path_mtus, mut subnet_mtus) = (BTreeMap::new(), BTreeMap::new());
         for (index, vtep) in (0..).zip(self.vteps.iter()) {
             let vtep = vtep.map_err(read(VTEPS.name))?;
             if let Some(remote) = remote(&vtep, vni) {
                 vteps.insert(index, remote);
                 if vtep.path_mtu != 0 {
                     path_mtus.insert(index, vtep.path_mtu);
+                }
+                if vtep.subnet_mtu != 0 {
+                    subnet_mtus.insert(index, vtep.subnet_mtu);
                 }
             }
         }
@@ -254,6 +257,7 @@ impl Maps {
         Ok(ObservedMaps {
             vteps,
             path_mtus,
+            subnet_mtus,
             routes,
             sources,
             vtep_capacity: self.vteps.len(),
@@ -285,6 +289,10 @@ impl Maps {
             }
             MapOp::SetPathMtu { index, bytes } => {
                 let value = vtep_entry::with_path_mtu(&self.vtep(index)?, bytes);
+                self.set_vtep(index, value)
+            }
+            MapOp::SetSubnetMtu { index, bytes } => {
+                let value = vtep_entry::with_subnet_mtu(&self.vtep(index)?, bytes);
                 self.set_vtep(index, value)
             }
             MapOp::SetSource { underlay, index } => self

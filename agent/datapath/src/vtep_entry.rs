@@ -37,7 +37,8 @@ pub(super) fn set(before: &Vtep, remote: RemoteVtep, behind: Subnet, vni: u32) -
         flags: 0,
         generation: last.generation.wrapping_add(1),
         path_mtu: 0,
-        reserved_tail: [0; 2],
+        subnet_mtu: 0,
+        reserved_tail: 0,
     };
     values.push(unused);
     values.push(Vtep {
@@ -61,6 +62,14 @@ pub(super) fn clear(before: &Vtep) -> Vtep {
 pub(super) fn with_path_mtu(before: &Vtep, bytes: Option<u32>) -> Vtep {
     Vtep {
         path_mtu: bytes.unwrap_or(0),
+        ..*before
+    }
+}
+
+/// The value with another MTU of its subnets, bytes; the VTEP is the same.
+pub(super) fn with_subnet_mtu(before: &Vtep, bytes: Option<u32>) -> Vtep {
+    Vtep {
+        subnet_mtu: bytes.unwrap_or(0),
         ..*before
     }
 }
@@ -107,7 +116,8 @@ mod tests {
             flags: 0,
             generation,
             path_mtu: 0,
-            reserved_tail: [0; 2],
+            subnet_mtu: 0,
+            reserved_tail: 0,
         }
     }
 
@@ -142,7 +152,8 @@ mod tests {
                 flags: pick(bits, 4).flags,
                 generation: pick(bits, 5).generation,
                 path_mtu: pick(bits, 6).path_mtu,
-                reserved_tail: [0; 2],
+                subnet_mtu: pick(bits, 6).subnet_mtu,
+                reserved_tail: 0,
             })
             .collect()
     }
@@ -150,7 +161,9 @@ mod tests {
     #[test]
     fn no_reader_ever_sees_half_of_two_vteps() {
         let old = entry(2, 7);
-        let mut freed = vec![old, with_path_mtu(&old, Some(1400)), clear(&old)];
+        let narrow = with_path_mtu(&old, Some(1400));
+        let narrower = with_subnet_mtu(&narrow, Some(1300));
+        let mut freed = vec![old, narrow, narrower, clear(&old)];
         freed.extend(set(&clear(&old), who(3), behind(3), 1));
         // In the place of one that is in use, which no plan wants.
         let mut replaced = vec![entry(4, 20)];

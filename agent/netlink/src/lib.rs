@@ -45,6 +45,7 @@ use twill_core::uplink::Uplink;
 
 pub use self::error::{Error, Failure};
 pub use self::link::VxlanDevice;
+pub use self::path_mtu::RouteWithMtu;
 use self::said::Said;
 use self::socket::Socket;
 pub use self::uplink::{Overlay, UplinkChoice, UplinkError, UplinkTerms};

@@ -238,6 +238,7 @@ pub(super) fn create(spec: &LinkSpec) -> Request {
     let LinkSpec {
         name,
         mtu,
+        former_mtu: _,
         mac,
         address: _,
         kind: LinkKind::Vxlan(vxlan),

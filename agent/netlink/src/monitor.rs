@@ -371,14 +371,16 @@ impl Filter {
         let overlay = self.watch.network.covers(destination) && destination.prefix() < 32;
         let underlay = !self.watch.network.covers(destination);
         let may_limit = mtu_of(message).is_some() || self.mtus.load(Ordering::Relaxed);
-        if underlay && may_limit {
+        // Whatever its table: the way to a node, or that of pods' packets to the overlay.
+        let by_device = || self.device.is_some_and(|device| route.uses(device));
+        if may_limit && (underlay || by_device()) {
             return true;
         }
         route.in_main_table()
             && (destination.prefix() == 0
                 || overlay
                 || (self.watch.every_route && !self.watch.network.covers(destination))
-                || self.device.is_some_and(|device| route.uses(device)))
+                || by_device())
     }
 
     fn entry_matters(&self, message: &NeighbourMessage, exists: bool) -> bool {

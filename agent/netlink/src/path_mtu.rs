@@ -4,19 +4,22 @@
 //! (`ip_mtu_from_fib_result()` in `net/ipv4/fib_frontend.c`, v6.18). MTUs that the kernel learned
 //! it knows by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnetwork::IpNetwork;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use twill_core::subnet::Subnet;
 
 use super::Netlink;
 use super::error::{Error, Failure};
 use super::link::unexpected;
 use super::message::{Message, attribute};
+use super::route::Route;
 use super::socket::Socket;
 
 /// `struct rtmsg`, bytes (`include/uapi/linux/rtnetlink.h`).
@@ -28,17 +31,52 @@ const RTA_DPORT: u16 = 29;
 /// `IPPROTO_UDP`.
 const UDP: u8 = 17;
 
+/// A route that carries an MTU.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RouteWithMtu {
+    /// Where it leads.
+    pub destination: Subnet,
+    /// The interfaces that it may leave by; none where that is not said.
+    pub interfaces: BTreeSet<u32>,
+    /// The MTU, bytes.
+    pub mtu: u32,
+}
+
+impl RouteWithMtu {
+    fn read(message: &RouteMessage) -> Option<Self> {
+        let mtu = mtu_of(message)?;
+        let route = Route::read(message)?;
+        Some(Self {
+            destination: Subnet::containing(IpNetwork::V4(route.destination)),
+            interfaces: route.interfaces().collect(),
+            mtu,
+        })
+    }
+
+    /// Whether it may leave by this interface.
+    pub fn may_use(&self, ifindex: u32) -> bool {
+        self.interfaces.is_empty() || self.interfaces.contains(&ifindex)
+    }
+}
+
 impl Netlink {
-    /// Whether any IPv4 route carries an MTU, whatever its table: nearly nowhere one does.
-    pub async fn routes_carry_mtus(&self) -> Result<bool, Error> {
+    /// The IPv4 routes that carry an MTU, whatever their table: nearly nowhere one does.
+    pub async fn routes_with_mtus(&self) -> Result<Vec<RouteWithMtu>, Error> {
         let socket = &mut *self.0.socket.lock().await;
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
-        let keep = |message: &Message<'_>| Ok(carries_mtu(message.payload).then_some(()));
+        let keep = |message: &Message<'_>| {
+            if !carries_mtu(message.payload) {
+                return Ok(None);
+            }
+            match message.decode()? {
+                RouteNetlinkMessage::NewRoute(route) => Ok(RouteWithMtu::read(&route)),
+                other => Err(unexpected(&other)),
+            }
+        };
         socket
             .dump_raw(RouteNetlinkMessage::GetRoute(request), keep)
             .await
-            .map(|found| !found.is_empty())
             .map_err(|source| Error::RouteMtus { source })
     }
 

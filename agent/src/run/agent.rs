@@ -85,6 +85,8 @@ pub(super) struct Agent {
     pub(super) sources: Option<Sources>,
     /// Whether some route carries an MTU.
     pub(super) mtus_carried: bool,
+    /// Where routes that carry an MTU lead by the overlay's device, and the MTU, bytes.
+    pub(super) overlay_mtus: Vec<(Subnet, u32)>,
     /// The routing rules, once they were read.
     pub(super) routing_rules: Option<Vec<RoutingRule>>,
     /// What they leave to the kernel.
@@ -168,6 +170,7 @@ impl Agent {
             unmapped: BTreeSet::new(),
             sources: None,
             mtus_carried: false,
+            overlay_mtus: Vec::new(),
             routing_rules: None,
             kernel_routed: KernelRouted::default(),
             moved: false,

@@ -224,7 +224,16 @@ impl Agent {
             self.state.set_device_mac(device.mac);
             self.publish();
         }
-        self.report.link(Some(device.mac), device.mtu);
+        self.state.set_device_mtu(device.mtu);
+        let ours = self.state.mtu();
+        if self.report.link(Some(device.mac), device.mtu) && device.mtu != ours {
+            warn!(
+                device = name,
+                mtu = device.mtu,
+                ours,
+                "the device has another MTU than pods are given; it stays"
+            );
+        }
     }
 
     /// Marks the device as one that we made. Without the mark it would only be left alone

@@ -145,10 +145,10 @@ impl Report {
         self.status.public_ip = uplink.public_ip.to_string();
     }
 
-    /// The overlay's link, if the backend has one, and the overlay's MTU.
-    pub(super) fn link(&mut self, mac: Option<MacAddr>, mtu: u32) {
+    /// The overlay's link, if the backend has one, and the overlay's MTU; whether that is news.
+    pub(super) fn link(&mut self, mac: Option<MacAddr>, mtu: u32) -> bool {
         self.status.mac = mac.map(|mac| mac.to_string()).unwrap_or_default();
-        self.status.mtu = mtu;
+        std::mem::replace(&mut self.status.mtu, mtu) != mtu
     }
 
     /// What the store's client knows of its server.

@@ -36,7 +36,8 @@ pub fn fill_maps(pins: &Path, count: u32) -> Result<()> {
             flags: VTEP_FLAG_ACTIVE,
             generation: 1,
             path_mtu: 0,
-            reserved_tail: [0; 2],
+            subnet_mtu: 0,
+            reserved_tail: 0,
         };
         let place = TAKEN + number;
         let write = || format!("write the lease of {}", stranger.prefix());

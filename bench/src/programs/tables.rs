@@ -212,7 +212,8 @@ fn vtep(place: u32) -> Vtep {
         flags: VTEP_FLAG_ACTIVE,
         generation: GENERATION,
         path_mtu: 0,
-        reserved_tail: [0; 2],
+        subnet_mtu: 0,
+        reserved_tail: 0,
     }
 }
 

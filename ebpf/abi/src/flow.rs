@@ -125,8 +125,9 @@ abi_struct! {
         pub gateway_mac: [u8; 6] = 158,
         /// The MAC address that the pod sends this flow to.
         pub sent_to_mac: [u8; 6] = 164,
-        /// Zero.
-        pub reserved: [u8; 2] = 170,
+        /// Largest IP packet that the host's stack hands to the pod as it is, bytes, as the last
+        /// look found it; 0: not known.
+        pub pod_mtu: u16 = 170,
         /// `PERMIT_FLAG_*`.
         pub flags: u32 = 172,
         /// When the next packet in looks whether the pod is still where this says,
@@ -157,7 +158,7 @@ impl Permit {
             pod_mac: [0; 6],
             gateway_mac: [0; 6],
             sent_to_mac: [0; 6],
-            reserved: [0; 2],
+            pod_mtu: 0,
             flags: 0,
             look_at_ns: 0,
         }

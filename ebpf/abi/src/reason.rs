@@ -70,7 +70,7 @@ registry! {
         NextHopUnusable = 12, "next_hop_unusable", "The kernel's route to the VTEP cannot be used by BPF.";
         NextHopElsewhere = 13, "next_hop_elsewhere", "The route to the VTEP does not leave by the uplink.";
         EncapRefused = 14, "encap_refused", "The kernel refused to make room for the outer headers.";
-        OverPathMtu = 15, "over_path_mtu", "Longer than the path to the VTEP takes.";
+        OverPathMtu = 15, "over_path_mtu", "Longer than the path to the VTEP takes, the overlay's device, the route, or the way to the pod.";
         OuterPermitExpired = 16, "outer_permit_expired", "The outer packet's way was not confirmed lately.";
         OuterProbe = 17, "outer_probe", "Sent the kernel's way on purpose, to renew the outer permit.";
         VxlanFlags = 18, "vxlan_flags", "VXLAN flags other than a lone I bit, or reserved bits that are set.";

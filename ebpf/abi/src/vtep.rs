@@ -12,7 +12,7 @@ pub const HEARD_TICKS: u32 = 64;
 abi_struct! {
     /// Where to send a packet whose destination lies in a remote subnet. Written by the
     /// agent alone; index of the map `vteps`. What `flags` says is in use is never rewritten but
-    /// for `flags`, `generation` and `path_mtu`: a reader on another CPU sees no mixture of two
+    /// for `flags`, `generation` and the MTUs: a reader on another CPU sees no mixture of two
     /// VTEPs.
     pub struct Vtep: 64, align 4 {
         /// Underlay address of the remote node: outer destination, and the only trusted outer source.
@@ -34,8 +34,11 @@ abi_struct! {
         /// Largest outer IP packet that the route to it takes, bytes, where that says so (`mtu`
         /// of `ip route`); 0: nothing said. The programs' own lookup knows learned limits only.
         pub path_mtu: u32 = 52,
+        /// Largest outer IP packet with what the routes to its subnets take, bytes, where one of
+        /// them says so: its `mtu` and the 50 bytes of encapsulation; 0: nothing said.
+        pub subnet_mtu: u32 = 56,
         /// Room.
-        pub reserved_tail: [u32; 2] = 56,
+        pub reserved_tail: u32 = 60,
     }
 }
 
@@ -56,7 +59,8 @@ abi_struct! {
         pub source_mac: u64 = 32,
         /// Interface index towards the next hop; 0: none.
         pub ifindex: u32 = 40,
-        /// Largest outer IP packet on the way, bytes.
+        /// Largest outer IP packet on the way, bytes: what the kernel's routing says, and the MTU of
+        /// the overlay's device and [`Vtep::subnet_mtu`] with it.
         pub path_mtu: u32 = 44,
         /// The [`Vtep::generation`] that this belongs to.
         pub generation: u32 = 48,

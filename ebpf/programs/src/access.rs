@@ -376,12 +376,22 @@ impl Packet {
     /// the first gateway of several would always be taken.
     #[inline(always)]
     pub fn leaves_by(&self, source: Be32, destination: Be32, ports: (Be16, Be16)) -> Fib {
+        let params = &mut fib_params();
+        self.ask_fib(params, LOOPBACK_IFINDEX, source, destination, ports, 0)
+    }
+
+    /// The next hop of the main table's route to `destination`, whatever rules there are.
+    #[inline(always)]
+    pub fn main_route(&self, params: &mut FibParams, destination: Be32) -> Fib {
+        let (nobody, no_ports) = (Be32::from_host(0), (Be16::from_host(0), Be16::from_host(0)));
+        *params = fib_params();
         self.ask_fib(
-            &mut fib_params(),
+            params,
             LOOPBACK_IFINDEX,
-            source,
+            nobody,
             destination,
-            ports,
+            no_ports,
+            BPF_FIB_LOOKUP_DIRECT,
         )
     }
 
@@ -396,7 +406,7 @@ impl Packet {
     ) -> Fib {
         let no_ports = (Be16::from_host(0), Be16::from_host(0));
         *params = fib_params();
-        self.ask_fib(params, ifindex, source, destination, no_ports)
+        self.ask_fib(params, ifindex, source, destination, no_ports, 0)
     }
 
     /// `params` is all zero.
@@ -408,6 +418,7 @@ impl Packet {
         source: Be32,
         destination: Be32,
         ports: (Be16, Be16),
+        flags: u32,
     ) -> Fib {
         params.family = AF_INET;
         params.l4_protocol = twill_packet::ipv4::IpProtocol::UDP.0;
@@ -420,7 +431,7 @@ impl Packet {
         params.__bindgen_anon_4.ipv4_dst = destination.to_network();
         let len = size_of::<FibParams>() as i32;
         // SAFETY: `params` is a whole `bpf_fib_lookup`.
-        let answer = unsafe { helpers::bpf_fib_lookup(self.skb.cast(), params, len, 0) };
+        let answer = unsafe { helpers::bpf_fib_lookup(self.skb.cast(), params, len, flags) };
         match answer {
             0 => Fib::Found(NextHop {
                 ifindex: params.ifindex,

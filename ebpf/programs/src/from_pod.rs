@@ -167,8 +167,13 @@ fn fast(
     });
     let path = match way {
         Ok(path) => path,
-        // Conntrack has never seen the flow, and would take this packet for invalid.
-        Err(reason) if direct::is_direct(permit) => {
+        // Conntrack has never seen the flow, and would take this packet for invalid. What is too
+        // long for the overlay the stack answers before it asks, or fragments.
+        Err(reason)
+            if direct::is_direct(permit)
+                && (reason != Reason::OverPathMtu
+                    || nexthop::fits_overlay(packet, flow.headers_len, config, vtep)) =>
+        {
             permit::set_hash(packet, config, pod);
             return direct::to_device(packet, config, flow, vtep, reason);
         }

@@ -241,6 +241,9 @@ fn fast(packet: &Packet, config: &Settings, trusted: &Trusted) -> Result<Verdict
         permit::doubt(permit);
         return pass(Reason::ForeignVeth);
     }
+    if !place::fits(packet, &flow, permit) {
+        return pass(Reason::OverPathMtu);
+    }
     if direct::is_direct(permit) {
         direct::heard(permit);
         direct::keep(permit, now);

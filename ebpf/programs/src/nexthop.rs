@@ -8,6 +8,7 @@ use twill_abi::{
     Address, Be16, CONFIG_FLAG_BARE_UPLINK, CONFIG_FLAG_ROUTED_BY_PORT, Config, HEARD_TICKS,
     Reason, Vtep, VtepState,
 };
+use twill_packet::ethernet::ETHERNET_LEN;
 use twill_packet::vxlan::{ENCAP_OVERHEAD, source_port};
 
 use crate::access::{Fib, Packet};
@@ -16,8 +17,8 @@ use crate::maps;
 /// How long a next hop is used before the kernel is asked again.
 ///
 /// What is sent to a next hop that has changed is lost, and only for so long. Asking costs some
-/// 250 ns (`bench --programs`): by the millisecond it is a quarter of a thousandth of one processor
-/// for each VTEP in use, and less than any word of the agent's would take to get here.
+/// 250 ns (`bench --programs`), and as much again for the overlay's MTU: by the millisecond it is half
+/// a thousandth of one processor for each VTEP in use, and less than any word of the agent's would take to get here.
 const NEXTHOP_NS: u64 = 1_000_000;
 
 /// How many outer permit times a VTEP is slow for after the kernel's packet went another way.
@@ -35,7 +36,7 @@ pub struct Path {
     pub source_mac: [u8; 6],
     /// MAC address of the next hop.
     pub mac: [u8; 6],
-    /// Largest outer IP packet, bytes.
+    /// Largest outer IP packet, bytes, that the path takes and the overlay's device would make.
     pub mtu: u32,
 }
 
@@ -79,10 +80,11 @@ pub fn resolve(
     let ports = (Be16::from_host(config.source_port_min), config.vxlan_port);
     match packet.leaves_by(source, destination, ports) {
         Fib::Found(next) if next.ifindex == config.uplink_ifindex => {
+            let mtu = least(next.mtu, overlay_mtu(packet, config, vtep));
             state.ifindex = next.ifindex;
             state.source_mac = pack_mac(next.source_mac);
             state.nexthop_mac = pack_mac(next.mac);
-            state.path_mtu = next.mtu;
+            state.path_mtu = mtu;
             // Last, so that another CPU never takes the rest for fresh before it is.
             state.nexthop_until_ns = now + NEXTHOP_NS;
             // The index was given to another VTEP meanwhile: what was just remembered is the old
@@ -94,13 +96,38 @@ pub fn resolve(
                 ifindex: next.ifindex,
                 source_mac: next.source_mac,
                 mac: next.mac,
-                mtu: least(next.mtu, vtep.path_mtu),
+                mtu: least(mtu, vtep.path_mtu),
             })
         }
         Fib::Found(_) => Err(Reason::NextHopElsewhere),
         Fib::NoNeighbour => Err(Reason::NextHopUnresolved),
         Fib::Unusable => Err(Reason::NextHopUnusable),
     }
+}
+
+/// Largest outer packet that may carry what the stack would forward to this VTEP by the overlay's
+/// device, as far as that device and the routes to the VTEP's subnets limit it; 0: nothing does.
+#[inline(always)]
+fn overlay_mtu(packet: &Packet, config: &Config, vtep: &Vtep) -> u32 {
+    // Not on the stack, of which kernels before 6.6 leave little to a program of this size.
+    let Some(params) = maps::scratch_fib() else {
+        return vtep.subnet_mtu;
+    };
+    match packet.main_route(params, vtep.subnet.last_word()) {
+        Fib::Found(next) if next.ifindex == config.overlay_ifindex => {
+            least(next.mtu + ENCAP_OVERHEAD, vtep.subnet_mtu)
+        }
+        // The stack would not forward there, or by rules that the agent has to know.
+        _ => vtep.subnet_mtu,
+    }
+}
+
+/// Whether the stack would forward the packet by the overlay's device as it is: longer ones it
+/// answers or fragments, before any encapsulation.
+#[inline(always)]
+pub fn fits_overlay(packet: &Packet, headers_len: u32, config: &Config, vtep: &Vtep) -> bool {
+    let limit = overlay_mtu(packet, config, vtep);
+    limit == 0 || ip_len(packet, headers_len) + ENCAP_OVERHEAD <= limit
 }
 
 /// The smaller limit; `said` is none where it is 0.
@@ -242,17 +269,17 @@ pub fn confirm_outer(
 /// transport headers that each segment of a GSO packet repeats.
 #[inline(always)]
 pub fn fits(packet: &Packet, headers_len: u32, path: &Path) -> bool {
-    let frame_len = packet.len();
-    if frame_len + (ENCAP_OVERHEAD - 14) > IPV4_MAX {
-        return false;
+    packet.len() + (ENCAP_OVERHEAD - ETHERNET_LEN) <= IPV4_MAX
+        && ip_len(packet, headers_len) + ENCAP_OVERHEAD <= path.mtu
+}
+
+/// Length of the IP packet in a frame, or of its segments, bytes.
+#[inline(always)]
+fn ip_len(packet: &Packet, headers_len: u32) -> u32 {
+    match packet.gso_size() {
+        0 => packet.len() - ETHERNET_LEN,
+        gso_size => gso_size + headers_len,
     }
-    let gso_size = packet.gso_size();
-    let inner_len = if gso_size == 0 {
-        frame_len - 14
-    } else {
-        gso_size + headers_len
-    };
-    inner_len + ENCAP_OVERHEAD <= path.mtu
 }
 
 #[inline(always)]

@@ -9,6 +9,7 @@ use twill_packet::arp::ArpSender;
 use twill_packet::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
 
 use crate::access::{Fib, Packet};
+use crate::flow::Flow;
 use crate::{direct, maps, route};
 
 /// How often a record's packets look, nanoseconds: a moved address is the stack's that soon, and
@@ -38,15 +39,32 @@ pub fn is_there(packet: &Packet, config: &Config, permit: &mut Permit, now: u64)
     match packet.forwards_to(params, config.overlay_ifindex, source, destination) {
         // The neighbour table does not know which port of a bridge has a MAC address.
         Fib::Found(next) => {
-            next.mac == mac
+            let is_there = next.mac == mac
                 && leads_to(next.ifindex, ifindex)
-                && place.is_none_or(|place| place.ifindex == ifindex || place.pod_mac != mac)
+                && place.is_none_or(|place| place.ifindex == ifindex || place.pod_mac != mac);
+            if is_there {
+                // Of a bridge, where the pod hangs on one. No IPv4 packet is longer than the type
+                // holds.
+                permit.pod_mtu = u16::try_from(next.mtu).unwrap_or(u16::MAX);
+            }
+            is_there
         }
         Fib::NoNeighbour => {
             direct::is_direct(permit) && place.is_none_or(|place| place.ifindex == ifindex)
         }
         Fib::Unusable => false,
     }
+}
+
+/// Whether the host's stack would hand the packet, or its segments, to the pod of a record as it
+/// is: larger ones it answers or fragments.
+#[inline(always)]
+pub fn fits(packet: &Packet, flow: &Flow, permit: &Permit) -> bool {
+    let len = match packet.gso_size() {
+        0 => flow.ip.total_length(),
+        gso_size => gso_size + flow.headers_len,
+    };
+    permit.pod_mtu == 0 || len <= u32::from(permit.pod_mtu)
 }
 
 /// Whether what the host sends by a link comes to this veth: the link is the veth, or none that

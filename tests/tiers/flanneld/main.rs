@@ -10,6 +10,7 @@ mod beside;
 mod boot;
 mod claims;
 mod cut_off;
+mod device_mtu;
 mod docker;
 mod emptied;
 mod forms;

@@ -37,6 +37,7 @@ mod marks;
 mod modes;
 mod moved;
 mod never_accepted;
+mod overlay_mtu;
 mod path;
 mod places;
 mod pressure;

@@ -5,11 +5,11 @@ use twill_abi::{Program, Reason};
 use twill_testbed::packet::{Ethernet, Ipv4};
 
 use super::check::{Case, NextHop, check};
-use super::lab::{Lab, ip, sysctl};
+use super::lab::{Lab, OVERLAY, ip, sysctl};
 use super::packets::{Outer, datagram, leaving, segment, to_pod_b};
 use super::world::{
     GATEWAY, GATEWAY_MAC, NARROW_MTU, NODE_B, OTHER_MAC, PORT, STRANGER, VTEP_B, VTEP_NARROW,
-    VTEP_SIDE, VTEP_SILENT, VTEP_UNREACHABLE, mac_text, pod_of,
+    VTEP_SIDE, VTEP_SILENT, VTEP_UNREACHABLE, mac_text, pod_of, vtep_mac,
 };
 
 /// A next hop that no lookup would find.
@@ -212,7 +212,7 @@ fn the_mtu_of_the_route_is_kept() {
     let mut outer = Outer::to_node_b();
     outer.ethernet.destination = next_hop.mac;
     outer.ip.destination = super::world::NARROW_NODE;
-    outer.inner.destination = super::world::vtep_mac(VTEP_NARROW);
+    outer.inner.destination = vtep_mac(VTEP_NARROW);
     let fits = Case::encapped("fits", &lab, &inner, &outer)
         .counted_to(VTEP_NARROW)
         .expecting(|expected| expected.learned = Some((VTEP_NARROW, next_hop)));
@@ -259,6 +259,58 @@ fn the_mtu_that_the_agent_found_is_kept_where_it_is_the_smaller() {
         });
         check(&lab, &too_long);
     }
+}
+
+/// The stack forwards nothing longer to the overlay, whatever the path takes.
+#[test]
+fn the_mtus_of_the_overlays_device_and_of_the_subnets_route_are_kept() {
+    let Some(lab) = Lab::open() else { return };
+    let (subnet, mac) = (pod_of(VTEP_B, 0), mac_text(vtep_mac(VTEP_B)));
+    ip(&format!(
+        "neighbour add {subnet} lladdr {mac} dev {OVERLAY} nud permanent
+route add {subnet}/24 via {subnet} dev {OVERLAY} onlink
+"
+    ));
+    for (device, said, longest) in [
+        (1_450, 0, 1_450),
+        (1_300, 0, 1_300),
+        (1_300, 1_400, 1_300),
+        (1_400, 1_350, 1_300),
+        (1_400, 9_000, 1_400),
+    ] {
+        ip(&format!("link set {OVERLAY} mtu {device}\n"));
+        let next_hop = NextHop {
+            path_mtu: longest + 50,
+            ..NextHop::of_node_b(&lab)
+        };
+        let tables = |tables: &mut super::tables::Tables| {
+            tables.vteps[VTEP_B as usize].subnet_mtu = said;
+        };
+        let longest = longest as usize;
+        let inner = segment(&to_pod_b(), longest - 40);
+        let fits = Case::encapped("fits", &lab, &inner, &Outer::to_node_b());
+        let learned = |case: Case| {
+            case.with(tables)
+                .expecting(|expected| expected.learned = Some((VTEP_B, next_hop)))
+        };
+        check(&lab, &learned(fits));
+        let packet = leaving(&segment(&to_pod_b(), longest - 40 + 1));
+        let too_long = Case::passed(
+            "one byte more",
+            Program::ToOverlay,
+            lab.tables(),
+            packet,
+            Reason::OverPathMtu,
+        );
+        check(&lab, &learned(too_long));
+    }
+    // Without the route nothing of the device is said.
+    ip(&format!(
+        "link set {OVERLAY} mtu 1300\nroute del {subnet}/24\n"
+    ));
+    let inner = segment(&to_pod_b(), 1_450 - 40);
+    let gone = Case::encapped("no route", &lab, &inner, &Outer::to_node_b());
+    check(&lab, &gone);
 }
 
 /// To node B by the gateway.

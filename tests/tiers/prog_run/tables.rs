@@ -263,7 +263,8 @@ const NO_VTEP: Vtep = Vtep {
     flags: 0,
     generation: 0,
     path_mtu: 0,
-    reserved_tail: [0; 2],
+    subnet_mtu: 0,
+    reserved_tail: 0,
 };
 
 /// A zeroed `vtep_state` entry.

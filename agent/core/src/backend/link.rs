@@ -51,8 +51,12 @@ impl fmt::Display for LinkName {
 pub struct LinkSpec {
     /// Name.
     pub name: LinkName,
-    /// MTU in bytes.
+    /// MTU in bytes: of a new link, and as far as `former_mtu` says so of an existing one.
     pub mtu: u32,
+    /// The MTU that the link was to have before, bytes, where that has changed while we ran: an
+    /// existing link that still has it follows. Any other is its owner's and stays, as flanneld
+    /// leaves it, unless it is larger than `mtu`.
+    pub former_mtu: Option<u32>,
     /// MAC address for a new link; an existing compatible one keeps its own.
     pub mac: MacAddr,
     /// The address that it carries; `None` until there is a lease.
@@ -95,6 +99,12 @@ impl LinkKind {
 }
 
 impl LinkSpec {
+    /// Whether an existing link is to be given another MTU.
+    pub(crate) fn wants_mtu(&self, device: &ObservedDevice) -> bool {
+        let follows = |former| device.mtu == former || device.mtu > self.mtu;
+        device.mtu != self.mtu && self.former_mtu.is_some_and(follows)
+    }
+
     /// Whether an existing link is used as it is. MTU, MAC address and addresses do not count:
     /// they can be set.
     pub(crate) fn is_compatible(&self, device: &ObservedDevice) -> bool {

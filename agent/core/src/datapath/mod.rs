@@ -12,7 +12,7 @@ use crate::subnet::Subnet;
 use crate::vtep::RemoteVtep;
 
 pub use self::op::MapOp;
-pub use self::path_mtu::plan_path_mtus;
+pub use self::path_mtu::{plan_path_mtus, plan_subnet_mtus, subnet_mtus};
 pub(crate) use self::plan::MapPlan;
 
 /// The maps' side.
@@ -23,6 +23,9 @@ pub struct ObservedMaps {
     /// Index of `vteps` → largest outer packet that the route to it takes, bytes, where one is
     /// said.
     pub path_mtus: BTreeMap<u32, u32>,
+    /// Index of `vteps` → largest outer packet for what the routes to its subnets take, bytes,
+    /// where one is said.
+    pub subnet_mtus: BTreeMap<u32, u32>,
     /// Overlay routes: subnet → index of `vteps`.
     pub routes: BTreeMap<Subnet, u32>,
     /// Underlay address → index of `vteps`.

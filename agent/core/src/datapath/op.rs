@@ -29,6 +29,13 @@ pub enum MapOp {
         /// Bytes; `None`: nothing is said.
         bytes: Option<u32>,
     },
+    /// Say how large an outer packet may be for what the routes to a VTEP's subnets take.
+    SetSubnetMtu {
+        /// Index.
+        index: u32,
+        /// Bytes; `None`: nothing is said.
+        bytes: Option<u32>,
+    },
     /// Map an outer source to its VTEP.
     SetSource {
         /// Underlay address.

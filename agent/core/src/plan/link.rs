@@ -26,7 +26,7 @@ pub(super) fn plan<'a>(
         Some(ObservedLink {
             device, addresses, ..
         }) if wanted.is_compatible(device) => {
-            if device.mtu != wanted.mtu {
+            if wanted.wants_mtu(device) {
                 ops.push(KernelOp::SetMtu {
                     link: link(),
                     mtu: wanted.mtu,

@@ -9,7 +9,7 @@ mod op;
 #[cfg(test)]
 mod tests;
 
-pub use crate::datapath::{MapOp, plan_path_mtus};
+pub use crate::datapath::{MapOp, plan_path_mtus, plan_subnet_mtus, subnet_mtus};
 pub use op::{KernelOp, Op};
 
 use std::borrow::Cow;

@@ -45,6 +45,8 @@ pub struct State {
     uplink: Uplink,
     own_subnet: Option<Subnet>,
     device_mac: MacAddr,
+    /// The overlay's MTU that the device has or had, bytes, until it was seen with the present one.
+    former_mtu: Option<u32>,
     /// Every MAC address that the device was seen with: the store may still have an older one.
     seen_macs: BTreeSet<MacAddr>,
     peers: Peers,
@@ -63,6 +65,7 @@ impl State {
             uplink,
             own_subnet: None,
             device_mac,
+            former_mtu: None,
             seen_macs: BTreeSet::new(),
             peers: Peers::default(),
             contested: Vec::new(),
@@ -82,7 +85,11 @@ impl State {
             }
             Event::UplinkChanged(uplink) if uplink == self.uplink => Change::Nothing,
             Event::UplinkChanged(uplink) => {
+                let before = self.mtu();
                 self.uplink = uplink;
+                if self.mtu() != before {
+                    self.former_mtu.get_or_insert(before);
+                }
                 self.arbitrate();
                 Change::Everything
             }
@@ -107,6 +114,14 @@ impl State {
         if self.device_mac != mac {
             self.device_mac = mac;
             self.arbitrate();
+        }
+    }
+
+    /// The MTU that the device was seen with, bytes.
+    pub fn set_device_mtu(&mut self, mtu: u32) {
+        let ours = self.mtu();
+        if mtu == ours || (mtu < ours && self.former_mtu != Some(mtu)) {
+            self.former_mtu = None;
         }
     }
 
@@ -178,9 +193,14 @@ impl State {
 
     /// The link that carries the overlay as it should be, if the backend has one.
     pub fn link(&self) -> Option<LinkSpec> {
-        self.config
+        let link = self
+            .config
             .backend
-            .link(&self.uplink, self.device_mac, self.own_subnet)
+            .link(&self.uplink, self.device_mac, self.own_subnet);
+        link.map(|link| LinkSpec {
+            former_mtu: self.former_mtu,
+            ..link
+        })
     }
 
     /// The overlay's MTU, bytes.

@@ -323,6 +323,36 @@ fn desired_is_flannels_device_and_address() {
     assert_eq!(link.address, Some(own.into()));
 }
 
+#[test]
+fn the_device_follows_the_uplinks_mtu_and_nobody_elses_is_touched() {
+    let mut state = state();
+    let uplink = |state: &State, mtu| Uplink {
+        mtu,
+        ..state.uplink().clone()
+    };
+    let former = |state: &State| state.link().unwrap().former_mtu;
+    // Whatever it was made with, or found with.
+    assert_eq!(former(&state), None);
+    state.set_device_mtu(1300);
+    assert_eq!(former(&state), None);
+    let smaller = uplink(&state, 1400);
+    state.apply(Event::UplinkChanged(smaller));
+    let larger = uplink(&state, 9000);
+    state.apply(Event::UplinkChanged(larger));
+    // Not yet done, or refused.
+    state.set_device_mtu(1450);
+    assert_eq!(former(&state), Some(1450));
+    state.set_device_mtu(8950);
+    assert_eq!(former(&state), None);
+    // There and back before anybody looked.
+    for mtu in [1400, 9000] {
+        let uplink = uplink(&state, mtu);
+        state.apply(Event::UplinkChanged(uplink));
+    }
+    state.set_device_mtu(8950);
+    assert_eq!(former(&state), None);
+}
+
 fn some_lease() -> impl Strategy<Value = Lease> {
     let prefix = prop_oneof![Just("0/24"), Just("0/24"), Just("0/25"), Just("128/25")];
     (1..7_u8, prefix, 1..5_u8, 1..5_u8, 0..3_u8).prop_map(|(n, prefix, mac, underlay, same)| {

@@ -83,6 +83,7 @@ async fn flannel_1_with(
     Ok(LinkSpec {
         name: link(),
         mtu: 1450,
+        former_mtu: None,
         mac: MacAddr(VTEP_MAC_A),
         address: None,
         kind: LinkKind::Vxlan(vxlan),

@@ -17,7 +17,7 @@ const NOWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
 /// What the routes say of the three, and whether any says anything.
 async fn said(netlink: &Netlink) -> Result<(bool, BTreeMap<IpAddr, u32>)> {
-    let carried = netlink.routes_carry_mtus().await?;
+    let carried = !netlink.routes_with_mtus().await?.is_empty();
     Ok((
         carried,
         netlink

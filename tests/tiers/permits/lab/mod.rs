@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use twill_testbed::cluster::{Cluster, Member};
+use twill_testbed::lease_server::usual_config;
 use twill_testbed::netns::{Namespace, Prefix};
 use twill_testbed::subnet_env::Delegate;
 use twill_testbed::topology::{Node, UnderlayOptions};
@@ -92,6 +93,8 @@ pub(crate) struct Options {
     pub(crate) delegate: Delegate,
     /// Whether the first node is stock in any case.
     pub(crate) stock_sender: bool,
+    /// The MTU in the network config, bytes.
+    pub(crate) backend_mtu: Option<u32>,
     /// What is done to a node before its agent starts.
     pub(crate) prepare: Option<fn(&Node) -> Result<()>>,
 }
@@ -163,7 +166,12 @@ pub(crate) fn twill(
 impl Lab {
     /// Makes the nodes, once they know each other and programs are on every pod's veth.
     fn new(kind: Kind, options: Options) -> Result<Self> {
-        let mut cluster = Cluster::new(Prefix::unique(), options.underlay)?;
+        let mut config: serde_json::Value = serde_json::from_str(&usual_config())?;
+        if let Some(mtu) = options.backend_mtu {
+            config["Backend"]["MTU"] = mtu.into();
+        }
+        let underlay = options.underlay;
+        let mut cluster = Cluster::with_config(Prefix::unique(), underlay, &config.to_string())?;
         for (label, address) in [("a", NODE_A), ("b", NODE_B)] {
             let stock = kind == Kind::Stock || options.stock_sender && address == NODE_A;
             let mut flags = if stock { Kind::Stock } else { kind }.flags().to_vec();

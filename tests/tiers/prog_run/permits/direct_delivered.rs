@@ -4,9 +4,8 @@
 use twill_abi::{LocalPod, Mapping, Program, Reason};
 use twill_testbed::packet::{PROTOCOL_TCP, PROTOCOL_UDP};
 
-use super::direct_in::LOOK_NS;
 use super::direct_out::{direct, record};
-use super::flow::{CLIENT, Inner, SERVICE, into_pod, permit, place, plain, tuple};
+use super::flow::{CLIENT, Inner, SERVICE, into_pod, looked, permit, place, plain, tuple};
 use super::from_uplink::{carried, judged};
 use crate::check::{Case, check};
 use crate::flow_tables::{PAST, at};
@@ -99,10 +98,7 @@ fn what_is_delivered_as_it_came_makes_a_record_that_carries() {
     let outer = Outer::from_node_b();
     let wanted = sent.clone().routed();
     let case = carried("next", output.tables, &outer, &sent, &wanted);
-    check(
-        &lab,
-        &case.then(|flows| flows.permits.at(&flow).look_at_ns = at(LOOK_NS)),
-    );
+    check(&lab, &case.then(|flows| looked(flows.permits.at(&flow))));
 }
 
 /// A bridge that has forgotten a MAC address delivers to every pod: only where the pod has said

@@ -8,7 +8,8 @@ use twill_testbed::packet::{PROTOCOL_TCP, Tcp};
 
 use super::direct_out::{IDLE_NS, direct, direct_holding, known, record};
 use super::flow::{
-    CLIENT, Inner, POD_MAC, PROTOCOLS, SERVICE, into_pod, permit, place, plain, tuple, word,
+    CLIENT, Inner, LOOK_NS, POD_MAC, POD_MTU, PROTOCOLS, SERVICE, into_pod, looked, permit, place,
+    plain, tuple, word,
 };
 use super::from_uplink::{carried, judged};
 use crate::check::{Case, check};
@@ -21,8 +22,6 @@ use crate::world::{OTHER_MAC, POD_A1, mac_text};
 
 /// How long a place is believed, nanoseconds.
 const PLACE_NS: u64 = 600_000_000_000;
-/// How often it is asked whether a record's pod is there, nanoseconds.
-pub(crate) const LOOK_NS: u64 = 100_000_000;
 
 /// The mode `direct`, and our pod seen so long ago.
 fn seen(lab: &Lab, ago_ns: u64) -> Tables {
@@ -57,7 +56,7 @@ fn a_syn_to_a_pod_in_its_place_makes_a_record() {
         );
         let mut made = record(&lab, flow);
         made.flags |= PERMIT_FLAG_UNANSWERED;
-        made.look_at_ns = at(LOOK_NS);
+        looked(&mut made);
         let output = check(&lab, &case.then(|flows| flows.file(made)));
         // Nobody said a word to the first one: the pod may have moved, the stack finds it.
         let again = slow(
@@ -119,6 +118,7 @@ fn a_syn_to_a_pod_in_its_place_makes_a_record() {
                 sent_to_mac: POD_MAC,
                 flags: PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNANSWERED,
                 look_at_ns: at(LOOK_NS),
+                pod_mtu: POD_MTU,
                 ..record(&lab, flow)
             });
         }),
@@ -230,10 +230,7 @@ fn a_record_whose_veth_is_gone_gives_way_to_the_stack() {
         let sent = Inner::received(&flow);
         let tables = direct_holding(&lab, &[held]);
         let case = carried("there", tables, &outer, &sent, &sent.clone().routed());
-        check(
-            &lab,
-            &case.then(|flows| flows.permits.at(&flow).look_at_ns = at(LOOK_NS)),
-        );
+        check(&lab, &case.then(|flows| looked(flows.permits.at(&flow))));
     }
     // No record is made for a connection to there either.
     let mut tables = direct(&lab);

@@ -19,10 +19,11 @@ use super::flow::{
 use super::from_pod::carried;
 use crate::check::{Case, REDIRECT, check};
 use crate::flow_tables::{FAR, ITS_HASH, NEVER, PAST, at};
-use crate::lab::{Lab, OTHER_VETH, ip, monotonic_ns};
+use crate::lab::{Lab, OTHER_VETH, OVERLAY, ip, monotonic_ns};
+use crate::packets::payload;
 use crate::sk_buff::SkBuff;
 use crate::tables::Tables;
-use crate::world::{OTHER_MAC, VTEP_B, mac_text};
+use crate::world::{OTHER_MAC, VTEP_B, mac_text, pod_of};
 
 /// How long a direct record outlives its last packet, nanoseconds.
 pub(crate) const IDLE_NS: u64 = 3_600_000_000_000;
@@ -160,6 +161,42 @@ fn what_bpf_may_not_encapsulate_goes_to_the_device() {
         check(&lab, &case.then(|flows| flows.file(made)));
         tables.flows.file(known(&lab, flow));
         check(&lab, &by_device(tables, &Inner::sent(&flow)));
+    }
+}
+
+/// What is too long for the path the device fragments. What is too long for the overlay's device,
+/// or for the route to the subnet, the stack answers or fragments before any encapsulation.
+#[test]
+fn what_is_too_long_goes_to_the_device_or_to_the_stack_that_says_so() {
+    let Some(lab) = Lab::open() else { return };
+    let (subnet, mac) = (pod_of(VTEP_B, 0), mac_text(VTEP_MAC_B));
+    ip(&format!(
+        "neighbour add {subnet} lladdr {mac} dev {OVERLAY} nud permanent
+route add {subnet}/24 via {subnet} dev {OVERLAY} onlink
+"
+    ));
+    for protocol in PROTOCOLS {
+        let flow = plain(protocol);
+        let headers = if protocol == PROTOCOL_UDP { 28 } else { 40 };
+        let sized = |length: usize| {
+            Inner::sent(&flow).with(|inner| inner.payload = payload(length - headers))
+        };
+        let narrow = |subnet_mtu| {
+            let mut tables = direct_holding(&lab, &[known(&lab, flow)]);
+            let vtep = &mut tables.vteps[VTEP_B as usize];
+            (vtep.path_mtu, vtep.subnet_mtu) = (1_300, subnet_mtu);
+            tables
+        };
+        let reason = Reason::OverPathMtu;
+        for (length, subnet_mtu) in [(1_251, 0), (1_450, 0), (1_350, 1_400)] {
+            let mut case = by_device(narrow(subnet_mtu), &sized(length));
+            case.expected.reason = Some(reason);
+            check(&lab, &case);
+        }
+        for (length, subnet_mtu) in [(1_451, 0), (1_351, 1_400)] {
+            let tables = narrow(subnet_mtu);
+            check(&lab, &noted(&lab, "stack", tables, &sized(length), reason));
+        }
     }
 }
 

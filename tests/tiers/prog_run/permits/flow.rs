@@ -17,6 +17,10 @@ use crate::world::{POD_A1, POD_B1, VTEP_B};
 
 /// How long a permit lasts in these tests, nanoseconds.
 pub(crate) const PERMIT_NS: u64 = 8_000_000_000;
+/// How often it is asked whether a record's pod is there, nanoseconds.
+pub(crate) const LOOK_NS: u64 = 100_000_000;
+/// What is found then: the MTU of the bridge and of the veth.
+pub(crate) const POD_MTU: u16 = 1500;
 /// MAC address that our pod sends to.
 pub(crate) const BRIDGE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
 /// TCP and UDP.
@@ -190,6 +194,12 @@ pub(crate) fn permit(lab: &Lab, pod: FlowTuple, wire: FlowTuple) -> Permit {
 /// A permit that accepts nothing and leads nowhere.
 pub(crate) fn blank(lab: &Lab, pod: FlowTuple, wire: FlowTuple) -> Permit {
     Permit::new(&pod, &wire, lab.veth, 0)
+}
+
+/// The packet has looked whether the pod is there, and it is.
+pub(crate) fn looked(permit: &mut Permit) {
+    permit.look_at_ns = at(LOOK_NS);
+    permit.pod_mtu = POD_MTU;
 }
 
 /// A note of what our pod sent.

@@ -1,18 +1,20 @@
 //! A few times a second a packet in looks whether the pod is still where its record says: what is
 //! redirected to where it was is lost.
 
-use twill_abi::{LocalPod, Reason, VETH_FLAG_ATTACHED, VethFlags};
+use twill_abi::{FlowTuple, LocalPod, Reason, VETH_FLAG_ATTACHED, VethFlags};
+use twill_testbed::packet::{PROTOCOL_TCP, PROTOCOL_UDP};
 
-use super::direct_in::LOOK_NS;
 use super::direct_out::{direct_holding, known};
 use super::flow::{
-    CLIENT, Inner, POD_MAC, PROTOCOLS, SERVICE, holding, permit, place, plain, tuple,
+    CLIENT, Inner, LOOK_NS, POD_MAC, POD_MTU, PROTOCOLS, SERVICE, holding, looked, permit, place,
+    plain, tuple,
 };
 use super::from_uplink::{carried, judged};
 use crate::check::check;
-use crate::flow_tables::{PAST, at};
+use crate::flow_tables::{FlowTables, PAST, at};
 use crate::lab::{BRIDGE, Lab, VETH, ip};
-use crate::packets::Outer;
+use crate::packets::{Outer, payload};
+use crate::sk_buff::SkBuff;
 use crate::tables::Tables;
 use crate::world::{OTHER_MAC, POD_A1, mac_text};
 
@@ -36,6 +38,8 @@ struct Scene<'a> {
     /// What the record says.
     ifindex: u32,
     mac: [u8; 6],
+    /// What is found on the way to the pod.
+    mtu: u16,
 }
 
 impl<'a> Scene<'a> {
@@ -46,6 +50,7 @@ impl<'a> Scene<'a> {
             said: None,
             ifindex: lab.veth,
             mac: POD_MAC,
+            mtu: POD_MTU,
         }
     }
 
@@ -93,10 +98,11 @@ impl<'a> Scene<'a> {
             let name = format!("{name}, {:?}", self.kind);
             let outer = Outer::from_node_b();
             let case = carried(&name, self.tables(protocol), &outer, &sent, &wanted);
-            check(
-                self.lab,
-                &case.then(|flows| flows.permits.at(&pod).look_at_ns = at(LOOK_NS)),
-            );
+            let case = case.then(|flows| {
+                looked(flows.permits.at(&pod));
+                flows.permits.at(&pod).pod_mtu = self.mtu;
+            });
+            check(self.lab, &case);
         }
     }
 
@@ -190,7 +196,10 @@ fn a_neighbour_that_the_host_does_not_know_is_looked_for() {
     ip(&format!("neighbour del {POD_A1} dev {BRIDGE}\n"));
     Scene::new(&lab, Kind::Permit).is_elsewhere("forgotten");
     // Conntrack knows nothing of a direct flow: it stays where nobody says otherwise.
-    let direct = || Scene::new(&lab, Kind::Direct);
+    let direct = || Scene {
+        mtu: 0,
+        ..Scene::new(&lab, Kind::Direct)
+    };
     direct().is_there("forgotten");
     let place = place(&lab, 0);
     direct().saying(place).is_there("the pod said so");
@@ -218,5 +227,81 @@ route add {POD_A1} dev {VETH}
             ..Scene::new(&lab, kind)
         };
         other.is_elsewhere("another pod's");
+    }
+}
+
+/// A bridge, or a veth with a route of its own, may be narrower than the overlay: what is longer the stack answers or
+/// fragments, as soon as a packet has looked.
+#[test]
+fn what_is_too_long_for_the_way_to_the_pod_is_the_stacks() {
+    let Some(lab) = Lab::open() else { return };
+    let outer = Outer::from_node_b();
+    let pod_mac = mac_text(POD_MAC);
+    for (narrow, change) in [
+        (1_300, format!("link set {BRIDGE} mtu 1300\n")),
+        (
+            1_200,
+            format!(
+                "link set {VETH} mtu 1200
+neighbour add {POD_A1} lladdr {pod_mac} dev {VETH} nud permanent
+route add {POD_A1} dev {VETH}
+"
+            ),
+        ),
+    ] {
+        ip(&change);
+        for kind in KINDS {
+            for protocol in PROTOCOLS {
+                let scene = Scene::new(&lab, kind);
+                let headers = if protocol == PROTOCOL_UDP { 28 } else { 40 };
+                let flow = plain(protocol);
+                let pod = match kind {
+                    Kind::Permit => tuple(protocol, CLIENT, SERVICE),
+                    Kind::Direct => flow,
+                };
+                let sized = |of: &FlowTuple, length: usize| {
+                    Inner::received(of).with(|inner| inner.payload = payload(length - headers))
+                };
+                let found = |flows: &mut FlowTables| {
+                    looked(flows.permits.at(&pod));
+                    flows.permits.at(&pod).pod_mtu = u16::try_from(narrow).unwrap();
+                };
+                let name = format!("{change}, {kind:?}");
+                let (sent, wanted) = (sized(&flow, narrow), sized(&pod, narrow).routed());
+                let case = carried(&name, scene.tables(protocol), &outer, &sent, &wanted);
+                check(&lab, &case.then(found));
+                let sent = sized(&flow, narrow + 1).bytes();
+                let reason = Reason::OverPathMtu;
+                let case = judged(&name, scene.tables(protocol), &outer, &sent, reason);
+                check(&lab, &case.then(found));
+            }
+        }
+    }
+}
+
+/// Segments count, not the packet that GRO has made of them. Which kind of segments they are a
+/// program run cannot say, so the kernel does not take them apart.
+#[test]
+fn segments_are_what_has_to_fit_the_way_to_the_pod() {
+    let Some(lab) = Lab::open() else { return };
+    let flow = plain(PROTOCOL_TCP);
+    let outer = Outer::from_node_b();
+    for (gso_size, reason) in [(1_260, Reason::DecapRefused), (1_261, Reason::OverPathMtu)] {
+        let mut held = permit(&lab, flow, flow);
+        held.pod_mtu = 1_300;
+        let sent = Inner::received(&flow).with(|inner| inner.payload = payload(3_000));
+        let context = SkBuff {
+            gso_segs: 3,
+            gso_size,
+            ..SkBuff::default()
+        };
+        let case = judged(
+            "segments",
+            holding(&lab, &[held]),
+            &outer,
+            &sent.bytes(),
+            reason,
+        );
+        check(&lab, &case.in_context(context));
     }
 }

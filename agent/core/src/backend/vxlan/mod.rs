@@ -150,6 +150,7 @@ pub(super) fn link(
     LinkSpec {
         name: link_name(config),
         mtu: mtu(config, uplink),
+        former_mtu: None,
         mac,
         address,
         kind: LinkKind::Vxlan(VxlanLink {

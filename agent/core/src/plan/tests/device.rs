@@ -73,8 +73,24 @@ fn port_counts_where_one_is_configured() {
 
 #[test]
 fn mtu_and_up_are_set_in_place() {
-    check_device(|device| device.mtu = 1500, &["mtu 1450"]);
+    let mut wanted = desired(&[(subnet(1), vtep(1))]);
+    wanted.link.as_mut().unwrap().former_mtu = Some(1400);
+    // What we gave it before, and what does not fit.
+    for mtu in [1400, 1500] {
+        let observed = with_device(|device| device.mtu = mtu);
+        check(&observed, &wanted, &["mtu 1450"]);
+    }
+    for mtu in [1300, 1450] {
+        check(&with_device(|device| device.mtu = mtu), &wanted, &[]);
+    }
     check_device(|device| device.up = false, &["up"]);
+}
+
+#[test]
+fn an_mtu_that_is_not_ours_stays() {
+    for mtu in [1300, 1500] {
+        check_device(|device| device.mtu = mtu, &[]);
+    }
 }
 
 #[test]

@@ -61,6 +61,7 @@ fn link() -> LinkSpec {
     LinkSpec {
         name: link_name(),
         mtu: 1450,
+        former_mtu: None,
         mac: mac(100),
         address: Some(parse("10.244.100.0/32")),
         kind: LinkKind::Vxlan(VxlanLink {
@@ -187,6 +188,7 @@ fn describe(op: &Op) -> String {
             }
             MapOp::ClearVtep { index } => format!("clear vtep[{index}]"),
             MapOp::SetPathMtu { index, bytes } => format!("path mtu[{index}] = {bytes:?}"),
+            MapOp::SetSubnetMtu { index, bytes } => format!("subnet mtu[{index}] = {bytes:?}"),
             MapOp::SetSource { underlay, index } => format!("source[{underlay}] = {index}"),
             MapOp::RemoveSource { underlay } => format!("remove source[{underlay}]"),
             MapOp::SetRoute { subnet, index } => format!("route[{subnet}] = {index}"),
