@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::config::{NetConf, Object};
 use crate::delegate;
 use crate::error::{Code, PluginError};
+use crate::fast_path;
 use crate::invoke;
 use crate::protocol::{self, Call, Command};
 use crate::state::State;
@@ -17,7 +18,7 @@ use crate::subnet_env::SubnetEnv;
 use crate::version::Version;
 
 /// The plugin itself, as configs name it: as its own delegate it would call itself for ever.
-const OURSELVES: &str = "flannel";
+pub(crate) const OURSELVES: &str = "flannel";
 /// The link of a pod whose own name for it is not known any more: what container runtimes give.
 const USUAL_LINK: &str = "eth0";
 
@@ -66,7 +67,8 @@ fn since(version: Version, first: Version, command: Command) -> Result<(), Plugi
 
 fn add(call: &Call, conf: &NetConf) -> Result<Vec<u8>, PluginError> {
     not_our_own(call)?;
-    let delegate = delegate_now(conf)?;
+    let env = subnet_env(conf)?;
+    let delegate = delegate_of(conf, &env)?;
     let kind = plugin(&delegate)?;
     let text = Value::Object(delegate.clone()).to_string();
     // Before the delegate runs: what it leaves behind when it fails is taken away by DEL.
@@ -76,8 +78,10 @@ fn add(call: &Call, conf: &NetConf) -> Result<Vec<u8>, PluginError> {
     say(&format!(
         "delegateAdd: netconf sent to delegate plugin:\n{text}"
     ));
-    invoke::run(call, Command::Add, kind, text.as_bytes(), &[])
-        .map_err(|error| error.within("failed to delegate add"))
+    let result = invoke::run(call, Command::Add, kind, text.as_bytes(), &[])
+        .map_err(|error| error.within("failed to delegate add"))?;
+    fast_path::enter(conf, &env, &result);
+    Ok(result)
 }
 
 /// Whether the pod is as ADD left it: the delegate says so, of the config that it had then.
@@ -108,6 +112,7 @@ fn check(call: &Call, conf: &NetConf) -> Result<Vec<u8>, PluginError> {
 /// part, so that the runtime's next try finds it (flannel's plugin forgets it, and leaks).
 fn del(call: &Call, conf: &NetConf) -> Result<Vec<u8>, PluginError> {
     detach(call, conf, &call.container, &[])?;
+    fast_path::leave(conf);
     Ok(Vec::new())
 }
 
@@ -168,6 +173,7 @@ fn gc(call: &Call, conf: &NetConf) -> Result<Vec<u8>, PluginError> {
             failures.push(error.to_string());
         }
     }
+    fast_path::leave(conf);
     if failures.is_empty() {
         return Ok(Vec::new());
     }
@@ -215,15 +221,20 @@ fn ask(call: &Call, command: Command, delegate: &Object) -> Result<(), PluginErr
 
 /// The delegate's config by what the node's subnet is now.
 fn delegate_now(conf: &NetConf) -> Result<Object, PluginError> {
-    let env = SubnetEnv::load(&conf.subnet_file).map_err(|error| {
+    delegate_of(conf, &subnet_env(conf)?)
+}
+
+fn subnet_env(conf: &NetConf) -> Result<SubnetEnv, PluginError> {
+    SubnetEnv::load(&conf.subnet_file).map_err(|error| {
         let words = format!(
             "failed to load flannel 'subnet.env' file: {error}. Check the flannel pod log for this node."
         );
         PluginError::new(Code::Internal, words)
-    })?;
-    let delegate = delegate::config(conf, &env)
-        .map_err(|error| PluginError::new(Code::Internal, error.to_string()))?;
-    Ok(delegate)
+    })
+}
+
+fn delegate_of(conf: &NetConf, env: &SubnetEnv) -> Result<Object, PluginError> {
+    delegate::config(conf, env).map_err(|error| PluginError::new(Code::Internal, error.to_string()))
 }
 
 /// What was handed to the delegate at ADD.
@@ -267,6 +278,6 @@ fn not_our_own(call: &Call) -> Result<(), PluginError> {
 }
 
 /// For the runtime's log. Where it cannot be written there is nobody to tell.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _told = writeln!(io::stderr(), "{text}");
 }

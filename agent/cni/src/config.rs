@@ -30,6 +30,9 @@ pub(crate) struct NetConf {
     pub(crate) runtime_config: Option<Object>,
     /// ADD's result, for CHECK and DEL.
     pub(crate) prev_result: Option<Value>,
+    /// What it says about Twill, beside what flannel's plugin knows: `instance`, `bpffs`, and
+    /// `confDir`, where the runtime's configs are.
+    pub(crate) twill: Option<Value>,
     /// Attachments that live, for GC.
     pub(crate) valid_attachments: Option<Value>,
 }
@@ -74,6 +77,7 @@ impl NetConf {
             ipam: dictionary(object, "ipam")?.unwrap_or_default(),
             runtime_config: dictionary(object, "runtimeConfig")?,
             prev_result: take(object, "prevResult"),
+            twill: take(object, "twill"),
             valid_attachments: take(object, "cni.dev/valid-attachments"),
         })
     }

@@ -9,10 +9,12 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
 mod commands;
 mod config;
 mod delegate;
 mod error;
+mod fast_path;
 mod invoke;
 mod protocol;
 mod state;

@@ -51,6 +51,7 @@ use maps::Maps;
 use permits::{Permits, VethUse};
 use pins::{PinError, Pins};
 use place::{HOOKS, Hook, Interface, Interfaces, Place};
+use pod_lock::Presence;
 use programs::Programs;
 use settings::Settings;
 
@@ -117,6 +118,7 @@ pub struct Datapath {
     common_prefix: u8,
     attached: Vec<Attachment>,
     post: Post,
+    presence: Option<Presence>,
 }
 
 impl Datapath {
@@ -163,6 +165,7 @@ impl Datapath {
             common_prefix,
             attached: Vec::new(),
             post: Post::default(),
+            presence: None,
         })
     }
 
@@ -201,6 +204,11 @@ impl Datapath {
         Ok(self.permits.set_pods(pods)?)
     }
 
+    /// The veths of pods that the maps know, whoever entered them.
+    pub fn pods(&self) -> Result<BTreeSet<u32>, DatapathError> {
+        Ok(self.permits.veths()?.into_keys().collect())
+    }
+
     /// Programs of others on the TCX hooks of these interfaces, by interface index: the name of
     /// one, where there is one. An interface that could not be looked at is left out.
     pub fn foreign_programs(&self, interfaces: &[Interface]) -> BTreeMap<u32, Option<String>> {
@@ -227,6 +235,9 @@ impl Datapath {
     /// the first time only when the maps are filled.
     pub async fn attach(&mut self, interfaces: &Interfaces) -> Result<(), DatapathError> {
         self.keep_pins()?;
+        if self.presence.is_none() {
+            self.presence = Presence::announce(&self.pins);
+        }
         let guard_pin = self.post.at_xdp(
             self.options.guard,
             &mut self.programs,

@@ -1,14 +1,14 @@
 //! The datapath of a node as its pins hold it, for whoever is not its daemon: one pod after the
 //! other, beside a daemon that does the same or without one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
 use twill_abi::maps::VETH_FLAGS;
-use twill_abi::{Config, GUARD_HEARTBEAT_NS, Program};
+use twill_abi::{Config, GUARD_HEARTBEAT_NS, Guard, Program};
 use twill_core::instance::InstanceName;
 
 use crate::Sizes;
@@ -20,7 +20,7 @@ use crate::maps::{Maps, MapsError, monotonic_ns};
 use crate::permits::{Permits, VethUse};
 use crate::pins::{self, AttachmentKind, PinError, Pins};
 use crate::place::{HOOKS, Hook, Interface, Place};
-use crate::pod_lock::PodLock;
+use crate::pod_lock::{PodLock, Presence};
 use crate::programs::Programs;
 use crate::reader::{self, ReaderError};
 
@@ -128,10 +128,14 @@ impl Pinned {
         &self.config
     }
 
-    /// Whether the daemon has given a sign of life of late.
+    /// Whether a daemon is there, and has given a sign of life of late: it looks at every pod.
     pub fn has_daemon(&self) -> Result<bool, PinnedError> {
         let age = monotonic_ns()?.saturating_sub(self.config.heartbeat_ns);
-        Ok(age < GUARD_HEARTBEAT_NS)
+        let is_there = Presence::is_announced(&self.pins).map_err(|source| PinnedError::Lock {
+            path: self.pins.folder().to_owned(),
+            source,
+        })?;
+        Ok(is_there && age < GUARD_HEARTBEAT_NS)
     }
 
     /// Whether programs are attached by filters here, which need a qdisc.
@@ -144,11 +148,20 @@ impl Pinned {
         self.slot
     }
 
-    /// The name of a TCX program on an interface that is not ours, if there is one.
-    pub fn foreign_program(&self, interface: &Interface) -> Result<Option<String>, PinnedError> {
+    /// TCX programs of others on these interfaces: the name of one by interface index.
+    pub fn foreign_programs(
+        &self,
+        interfaces: &[Interface],
+    ) -> Result<BTreeMap<u32, String>, PinnedError> {
         let ours = attach::programs_with(&self.our_maps);
-        let found = attach::foreign_program(interface, &ours);
-        Ok(found.map_err(DatapathError::from)?)
+        let mut foreign = BTreeMap::new();
+        for interface in interfaces {
+            let found = attach::foreign_program(interface, &ours);
+            if let Some(name) = found.map_err(DatapathError::from)? {
+                foreign.insert(interface.ifindex, name);
+            }
+        }
+        Ok(foreign)
     }
 
     /// Enters a pod: what its veth may do, and the programs on it that belong there.
@@ -166,7 +179,7 @@ impl Pinned {
             before: &[],
             links: &mut self.links,
         };
-        let wanted = |hook: &&Hook| is_pods(hook) && belongs(hook.program, pod);
+        let wanted = |hook: &&Hook| is_pods(hook) && belongs(hook.program, pod, &self.config);
         for hook in HOOKS.iter().filter(wanted) {
             let program = self.programs.classifier(hook.program)?;
             attacher.ensure(hook, interface, program).await?;
@@ -206,9 +219,10 @@ fn is_of_a_pod(program: &str) -> bool {
     hooks.any(|hook| hook.program.label() == program)
 }
 
-/// A pod that is never fast is watched only.
-fn belongs(program: Program, pod: VethUse) -> bool {
-    pod == VethUse::Fast || program == Program::FromPod
+/// A pod that is never fast is watched, where the guard wants that.
+fn belongs(program: Program, pod: VethUse, config: &Config) -> bool {
+    let watches = program == Program::FromPod && config.guard == Guard::Enforce as u32;
+    pod == VethUse::Fast || watches
 }
 
 /// Whether a program works with the maps that are pinned beside it: an older Twill may have put

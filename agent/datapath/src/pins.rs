@@ -219,6 +219,11 @@ impl Pins {
             .join(format!("xdp_{program}_{ifindex}_{kind}"))
     }
 
+    /// The folder of everything that is pinned, whatever version it is of.
+    pub fn folder(&self) -> &Path {
+        &self.instance
+    }
+
     /// The pin of a program, in a folder of an ABI version.
     pub fn program(folder: &Path, program: &str) -> PathBuf {
         folder.join(format!("prog_{program}"))

@@ -1,6 +1,7 @@
-//! Which program belongs where: data, and no more than data.
+//! Which program belongs where, and what a place is called.
 
 use aya::programs::TcAttachType;
+use nix::net::if_::if_indextoname;
 use twill_abi::Program;
 
 /// Which interface a program belongs on.
@@ -80,6 +81,15 @@ pub struct Interface {
     pub ifindex: u32,
 }
 
+impl Interface {
+    /// The interface of this index in the network namespace that we are in, if there is one.
+    pub fn at(ifindex: u32) -> Option<Self> {
+        let name = if_indextoname(ifindex).ok()?.into_string().ok()?;
+        // Where there is none, nix 0.31 gives an empty name, for it takes no null for an error.
+        (!name.is_empty()).then_some(Self { name, ifindex })
+    }
+}
+
 /// The interfaces of each [`Place`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Interfaces {
@@ -104,5 +114,16 @@ impl Interfaces {
             Place::Uplink => std::slice::from_ref(&self.uplink),
             Place::Pod => &self.pods,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_without_an_interface_is_none_s() {
+        assert_eq!(Interface::at(1).unwrap().name, "lo");
+        assert_eq!(Interface::at(i32::MAX.unsigned_abs()), None);
     }
 }

@@ -1,3 +1,5 @@
+//! Who is at the pins: one at a time, and whether that is a daemon that stays.
+//!
 //! One at a time says which pods there are and attaches programs to them: the daemon, or the CNI
 //! plugin, which may come at any moment and may come many times at once.
 //!
@@ -31,6 +33,31 @@ impl PodLock {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
+        }
+    }
+}
+
+/// The daemon's, as long as it has its maps open.
+#[derive(Debug)]
+pub(crate) struct Presence(
+    #[expect(dead_code, reason = "it is locked as long as it is open")] File,
+);
+
+impl Presence {
+    /// Tells everybody who asks; `None` where that cannot be, for a moment perhaps: whoever asks
+    /// does it by the same lock.
+    pub(crate) fn announce(pins: &Pins) -> Option<Self> {
+        let folder = File::open(pins.folder()).ok()?;
+        folder.try_lock().ok()?;
+        Some(Self(folder))
+    }
+
+    /// Whether a daemon is there.
+    pub(crate) fn is_announced(pins: &Pins) -> io::Result<bool> {
+        match File::open(pins.folder())?.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
         }
     }
 }

@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use twill_abi::{
-    Address, Be16, CONFIG_FLAG_BARE_UPLINK, CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES,
-    CONFIG_FLAG_POD_VXLAN, CONFIG_FLAG_ROUTED_BY_PORT, CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE,
+    Address, Be16, CONFIG_FLAG_BARE_UPLINK, CONFIG_FLAG_EXCLUDED_LINKS,
+    CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_POD_VXLAN,
+    CONFIG_FLAG_ROUTED_BY_PORT, CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE,
     CONFIG_FLAG_TCP_PERMITS, Config, FastPath, Guard, Mode,
 };
 use twill_core::subnet::Subnet;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub routed_by_port: bool,
     /// Whether the uplink's packets have no Ethernet header.
     pub bare_uplink: bool,
+    /// Whether the operator wants links of pods slow by their names.
+    pub excluded_links: bool,
     /// What becomes of strangers' VXLAN.
     pub guard: Guard,
     /// Whether every lease is in the maps, and new ones are heard of at once.
@@ -124,6 +127,7 @@ impl Settings {
             | set(self.leases_complete, CONFIG_FLAG_LEASES_COMPLETE)
             | set(self.routed_by_port, CONFIG_FLAG_ROUTED_BY_PORT)
             | set(self.bare_uplink, CONFIG_FLAG_BARE_UPLINK)
+            | set(self.excluded_links, CONFIG_FLAG_EXCLUDED_LINKS)
             | set(self.shared_port, CONFIG_FLAG_SHARED_PORT)
             | set(self.pod_vxlan, CONFIG_FLAG_POD_VXLAN)
     }
@@ -156,6 +160,7 @@ mod tests {
             rule_marks: 0x70,
             routed_by_port: true,
             bare_uplink: true,
+            excluded_links: true,
             guard: Guard::Enforce,
             leases_complete: true,
             shared_port: false,
@@ -175,6 +180,7 @@ mod tests {
                 | CONFIG_FLAG_LEASES_COMPLETE
                 | CONFIG_FLAG_ROUTED_BY_PORT
                 | CONFIG_FLAG_BARE_UPLINK
+                | CONFIG_FLAG_EXCLUDED_LINKS
                 | CONFIG_FLAG_POD_VXLAN
         );
         assert_eq!((config.guard, config.rule_marks), (2, 0x70));

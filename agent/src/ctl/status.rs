@@ -4,13 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use nix::net::if_::if_indextoname;
 use serde_json::json;
 
 use super::permits::{self, PermitCounts};
 use super::{Place, table};
 use crate::datapath::attach::Attachment;
 use crate::datapath::pins::{AttachmentKind, AttachmentPin};
+use crate::datapath::place::Interface;
 use crate::datapath::reader::{PinnedSettings, Reader, VtepStates, Way};
 use crate::files::status::{self, FastPathStatus, GuardStatus, Liveness, PodStatus, Status};
 
@@ -87,10 +87,10 @@ fn by(kind: AttachmentKind) -> String {
 }
 
 pub(super) fn interface(ifindex: u32) -> String {
-    if_indextoname(ifindex)
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_else(|| format!("interface {ifindex}, which is not here"))
+    Interface::at(ifindex).map_or_else(
+        || format!("interface {ifindex}, which is not here"),
+        |interface| interface.name,
+    )
 }
 
 fn print_json(

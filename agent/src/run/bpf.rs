@@ -1,10 +1,10 @@
 //! Whether BPF carries packets, and if not, why and when to try again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use twill_abi::{Config, Mode};
 use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedMaps;
@@ -18,12 +18,16 @@ use crate::datapath::guard::GuardPlace;
 use crate::datapath::permits::VethUse;
 use crate::datapath::pins::Pins;
 use crate::datapath::place::{Interface, Interfaces};
+use crate::datapath::pod_lock::PodLock;
 use crate::datapath::settings::Settings;
 use crate::datapath::source_ports::LastPort;
 use crate::datapath::{Datapath, DatapathError, Options, chain, detach_all};
 
 /// How long until what did not work is tried again.
 const RETRY: Duration = Duration::from_secs(30);
+
+/// How long CNI plugins that enter pods are waited for.
+const PLUGINS: Duration = Duration::from_millis(500);
 
 /// What the maps of a start have been given so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -184,6 +188,31 @@ impl Bpf {
             && let Err(error) = datapath.set_pods(pods)
         {
             failures.add(error.label(), &error);
+        }
+    }
+
+    /// The veths that the maps know as pods', whoever entered them.
+    pub(super) fn entered_pods(&self, failures: &mut Failures) -> BTreeSet<u32> {
+        let Some(datapath) = &self.datapath else {
+            return BTreeSet::new();
+        };
+        datapath.pods().unwrap_or_else(|error| {
+            failures.add(error.label(), &error);
+            BTreeSet::new()
+        })
+    }
+
+    /// Keeps CNI plugins from entering pods until the lock is dropped. One that does not end must
+    /// not keep the daemon.
+    pub(super) async fn lock_pods(&self) -> Option<PodLock> {
+        self.datapath.as_ref()?;
+        let pins = Pins::new(&self.options.bpffs, &self.options.instance);
+        match PodLock::take(&pins, PLUGINS).await {
+            Ok(lock) => lock,
+            Err(error) => {
+                debug!(%error, "lock the pins");
+                None
+            }
         }
     }
 

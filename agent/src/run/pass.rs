@@ -352,6 +352,18 @@ impl Agent {
             .await;
     }
 
+    /// Looks at pods again where a CNI plugin has entered one that was not seen yet; whether that
+    /// was so. What is seen holds as long as the pods are locked.
+    async fn see_entered_pods(&mut self) -> bool {
+        let known = self.pods.known();
+        let entered = self.bpf.entered_pods(&mut self.failures);
+        let is_new = entered.iter().any(|ifindex| !known.contains_key(ifindex));
+        if is_new {
+            self.look_at_pods().await;
+        }
+        is_new
+    }
+
     fn interfaces(&self) -> Option<Interfaces> {
         let name = self.state.config().backend.link_name()?;
         let device = &self.observed.kernel.links.get(&name)?.device;
@@ -390,11 +402,14 @@ impl Agent {
             }
             return;
         }
+        let _alone = self.bpf.lock_pods().await;
+        let entered = self.see_entered_pods().await;
         let (Some(interfaces), Some(settings)) = (self.interfaces(), self.settings()) else {
             return;
         };
         let told = (interfaces, settings, self.pods.uses());
-        if look < Look::Everywhere && self.told_programs.as_ref() == Some(&told) {
+        let is_told = self.told_programs.as_ref() == Some(&told);
+        if look < Look::Everywhere && is_told && !entered {
             return;
         }
         let (interfaces, settings, uses) = &told;
@@ -459,6 +474,7 @@ impl Agent {
             rule_marks: self.kernel_routed.marks,
             routed_by_port: self.kernel_routed.all,
             bare_uplink: self.sentry.bare_uplink,
+            excluded_links: !self.args.exclude_link.is_empty(),
             guard: self.sentry.guard,
             leases_complete: self.knows_every_node(),
             shared_port: self.sentry.shared_port,
@@ -468,6 +484,8 @@ impl Agent {
 
     /// Looks whether somebody detached a program.
     pub(super) async fn guard_programs(&mut self) {
+        let _alone = self.bpf.lock_pods().await;
+        self.see_entered_pods().await;
         if self.may_attach
             && let Some(interfaces) = self.interfaces()
         {

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 use tracing::info;
 use twill_abi::Program;
-use twill_core::pods::{Excluded, HostLinks, OurFilters, PodVeth, Qdisc, Rules, find};
+use twill_core::pods::{
+    Excluded, HostLinks, OurFilters, PodVeth, Qdisc, Rules, find, with_programs,
+};
 use twill_core::subnet::Subnet;
 
 use super::bpf::Bpf;
@@ -83,8 +85,10 @@ impl Pods {
             foreign_programs: BTreeMap::new(),
             excluded: self.excluded.clone(),
         };
-        let mut candidates = interfaces(&find(&host, &rules));
-        candidates.extend(bridges_under(&host, &candidates));
+        let links = with_programs(&host, &find(&host, &rules)).into_iter();
+        let candidates: Vec<_> = links
+            .map(|(ifindex, name)| Interface { name, ifindex })
+            .collect();
         let seen = around.bpf.foreign_programs(&candidates);
         self.foreign = foreign(&candidates, &seen, &self.foreign);
         rules.foreign_programs.clone_from(&self.foreign);
@@ -200,24 +204,6 @@ fn queue(qdiscs: &BTreeSet<Qdisc>) -> Option<&str> {
     })
 }
 
-/// The bridges that these veths are ports of: fast packets skip a bridge's programs as well.
-fn bridges_under(host: &HostLinks, veths: &[Interface]) -> Vec<Interface> {
-    let masters: BTreeSet<u32> = veths
-        .iter()
-        .filter_map(|veth| host.links.get(&veth.ifindex)?.master)
-        .collect();
-    let named = |ifindex| {
-        let name = host.links.get(&ifindex)?.name.clone();
-        Some(Interface { name, ifindex })
-    };
-    masters.into_iter().filter_map(named).collect()
-}
-
-fn interfaces(pods: &BTreeMap<u32, PodVeth>) -> Vec<Interface> {
-    let fast = pods.iter().filter(|(_, pod)| pod.never_fast.is_none());
-    fast.map(interface).collect()
-}
-
 fn interface((&ifindex, pod): (&u32, &PodVeth)) -> Interface {
     Interface {
         name: pod.name.clone(),
@@ -227,8 +213,6 @@ fn interface((&ifindex, pod): (&u32, &PodVeth)) -> Interface {
 
 #[cfg(test)]
 mod tests {
-    use twill_core::pods::HostLink;
-
     use super::*;
 
     #[test]
@@ -242,35 +226,5 @@ mod tests {
         let before = BTreeMap::from([(5, name("old")), (7, name("old")), (9, name("gone"))]);
         let expected = BTreeMap::from([(6, name("retis")), (7, name("old"))]);
         assert_eq!(foreign(&links, &seen, &before), expected);
-    }
-
-    #[test]
-    fn a_bridge_is_looked_at_once_and_a_routed_veth_has_none() {
-        let link = |name: &str, master| HostLink {
-            name: name.to_owned(),
-            master,
-            ..HostLink::default()
-        };
-        let host = HostLinks {
-            links: [
-                (5, link("cni0", None)),
-                (6, link("br-other", None)),
-                (7, link("veth7", Some(5))),
-                (8, link("veth8", Some(5))),
-                (9, link("cali9", None)),
-                // Its master is gone.
-                (10, link("veth10", Some(99))),
-            ]
-            .into(),
-        };
-        let veths = [7, 8, 9, 10].map(|ifindex| Interface {
-            name: String::new(),
-            ifindex,
-        });
-        let cni0 = Interface {
-            name: "cni0".to_owned(),
-            ifindex: 5,
-        };
-        assert_eq!(bridges_under(&host, &veths), [cni0]);
     }
 }

@@ -3,15 +3,17 @@
 use std::fs;
 use std::io::Write;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use ipnetwork::Ipv4Network;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::agent::Agent;
 use crate::command::checked;
+use crate::daemon;
 use crate::netns::{Namespace, Prefix, report};
 use crate::subnet_env::{Delegate, SubnetEnv};
 use crate::topology::Node;
@@ -38,18 +40,40 @@ impl Pod {
 
     /// Makes the pod and wires it by this plugin.
     pub fn add_by(delegate: Delegate, node: &Node, label: &str, env: &SubnetEnv) -> Result<Self> {
-        let data_dir = node.directory().join("cni");
-        fs::create_dir_all(&data_dir).with_context(|| format!("make {}", data_dir.display()))?;
+        let data_dir = addresses(node)?;
+        Self::wire(node, label, env.delegate(delegate, &data_dir))
+    }
+
+    /// Makes the pod and wires it by Twill's own plugin, beside this agent or in its absence.
+    /// The runtime's lists are in `lists`.
+    pub fn add_by_twill(node: &Node, label: &str, agent: &Agent, lists: &Path) -> Result<Self> {
+        let data_dir = addresses(node)?;
+        let config = json!({
+            "cniVersion": "1.0.0",
+            "name": "cbr0",
+            "type": "flannel",
+            "subnetFile": agent.subnet_file(),
+            "dataDir": node.directory().join("plugin"),
+            "ipam": {"dataDir": data_dir},
+            "delegate": {"hairpinMode": true, "isDefaultGateway": true},
+            "twill": {"instance": agent.instance(), "confDir": lists},
+        });
+        Self::wire(node, label, config)
+    }
+
+    fn wire(node: &Node, label: &str, config: Value) -> Result<Self> {
         let namespace = Namespace::under(&Prefix::fixed(node.namespace().name()), label)?;
         let mut pod = Self {
             namespace,
             node: Arc::clone(node.namespace()),
             label: label.to_owned(),
             address: Ipv4Addr::UNSPECIFIED,
-            config: env.delegate(delegate, &data_dir),
+            config,
         };
         let result = pod.call_plugin("ADD")?;
         pod.address = address_in(&result)?;
+        // As runtimes do, for DEL.
+        pod.config["prevResult"] = serde_json::from_str(&result)?;
         Ok(pod)
     }
 
@@ -74,7 +98,12 @@ impl Pod {
         let Some(kind) = self.config["type"].as_str() else {
             bail!("no `type` in {}", self.config);
         };
-        let mut command = Command::new(PathBuf::from(&plugins).join(kind));
+        let program = if kind == "flannel" {
+            daemon::binary(kind)?
+        } else {
+            PathBuf::from(&plugins).join(kind)
+        };
+        let mut command = Command::new(program);
         command
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", self.namespace.name())
@@ -83,7 +112,7 @@ impl Pod {
             .env("CNI_PATH", &plugins)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::inherit());
         let call = || -> Result<String> {
             let mut child = command
                 .spawn()
@@ -105,6 +134,13 @@ impl Drop for Pod {
             report(&error);
         }
     }
+}
+
+/// Where host-local keeps the addresses of a node's pods.
+fn addresses(node: &Node) -> Result<PathBuf> {
+    let folder = node.directory().join("cni");
+    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// The pod's address in a CNI result (version 0.3.1: `ips[].address`).

@@ -40,6 +40,7 @@ mod never_accepted;
 mod overlay_mtu;
 mod path;
 mod places;
+mod plugin;
 mod pressure;
 mod revocation;
 mod same_bytes;

@@ -72,6 +72,23 @@ pub fn find(host: &HostLinks, rules: &Rules) -> BTreeMap<u32, PodVeth> {
         .collect()
 }
 
+/// The links whose programs these pods' packets would skip, by interface index: the veths of those
+/// that nothing else keeps slow, and the bridges that they are ports of.
+pub fn with_programs(host: &HostLinks, pods: &BTreeMap<u32, PodVeth>) -> BTreeMap<u32, String> {
+    let mut links = BTreeMap::new();
+    let may_be_fast = pods.iter().filter(|(_, pod)| pod.never_fast.is_none());
+    for (&ifindex, pod) in may_be_fast {
+        links.insert(ifindex, pod.name.clone());
+        let master = host.links.get(&ifindex).and_then(|link| link.master);
+        if let Some((master, bridge)) =
+            master.and_then(|index| Some((index, host.links.get(&index)?)))
+        {
+            links.insert(master, bridge.name.clone());
+        }
+    }
+    links
+}
+
 fn pod(host: &HostLinks, rules: &Rules, ifindex: u32, link: &HostLink) -> Option<PodVeth> {
     // Into a veth whose other end is here, nothing can be redirected.
     if link.kind != "veth" || !link.peer_elsewhere {

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
-use nix::net::if_::if_indextoname;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -296,14 +295,7 @@ pub(crate) async fn detach(
     if let AttachmentKind::Filter { priority, handle } = pin.kind {
         let slot = Slot { priority, handle };
         // An interface that is gone took its filters along.
-        let interface = if_indextoname(pin.ifindex)
-            .ok()
-            .and_then(|name| name.into_string().ok())
-            .map(|name| Interface {
-                name,
-                ifindex: pin.ifindex,
-            });
-        if let Some(interface) = interface {
+        if let Some(interface) = Interface::at(pin.ifindex) {
             for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
                 if let Some(found) = filter::find(&interface, direction, slot).await?
                     && found.name.as_deref() == Some(pin.program.as_str())

@@ -11,7 +11,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use nix::net::if_::if_indextoname;
 use serde::Serialize;
 use serde_json::json;
 use twill_abi::{FlowTuple, Permit, Vtep};
@@ -21,6 +20,7 @@ use self::record::Surroundings;
 pub(super) use self::record::{Addresses, View};
 use super::{Place, table};
 use crate::datapath::maps::monotonic_ns;
+use crate::datapath::place::Interface;
 use crate::datapath::reader::{self, Reader};
 
 /// What to do with permits.
@@ -113,7 +113,7 @@ fn list(place: &Place, which: Which, state: Option<State>) -> Result<ExitCode> {
 
 /// Every record in words, in the order of its tuple.
 pub(super) fn read(reader: &Reader) -> Result<BTreeMap<String, View>> {
-    let interface = |ifindex| if_indextoname(ifindex).ok()?.into_string().ok();
+    let interface = |ifindex| Some(Interface::at(ifindex)?.name);
     let vtep = |index| -> Option<Vtep> { reader.maps().vtep(index).ok() };
     let records = reader.permits().list().context("read the permits")?;
     let around = Surroundings {

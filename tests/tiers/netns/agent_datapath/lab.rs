@@ -228,6 +228,7 @@ pub(super) fn settings(interfaces: &Interfaces) -> Result<Settings> {
         rule_marks: 0,
         routed_by_port: false,
         bare_uplink: false,
+        excluded_links: false,
         guard: Guard::Off,
         leases_complete: true,
         shared_port: false,

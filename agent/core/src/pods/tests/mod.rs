@@ -171,3 +171,37 @@ proptest! {
         prop_assert_eq!(found, alone);
     }
 }
+
+#[test]
+fn a_bridge_is_looked_at_once_and_a_routed_veth_has_none() {
+    let link = |name: &str, master| HostLink {
+        name: name.to_owned(),
+        master,
+        ..HostLink::default()
+    };
+    let host = HostLinks {
+        links: [
+            (5, link("cni0", None)),
+            (6, link("br-other", None)),
+            (7, link("veth7", Some(5))),
+            (8, link("veth8", Some(5))),
+            (9, link("cali9", None)),
+            // Its master is gone.
+            (10, link("veth10", Some(99))),
+            (11, link("veth11", Some(6))),
+        ]
+        .into(),
+    };
+    let pod = |ifindex: u32, never_fast| PodVeth {
+        name: host.links[&ifindex].name.clone(),
+        wiring: Wiring::Bridge,
+        up: true,
+        never_fast,
+    };
+    let mut pods: BTreeMap<u32, PodVeth> = [7, 8, 9, 10]
+        .map(|ifindex| (ifindex, pod(ifindex, None)))
+        .into();
+    pods.insert(11, pod(11, Some(NeverFast::Excluded)));
+    let asked: Vec<u32> = with_programs(&host, &pods).into_keys().collect();
+    assert_eq!(asked, [5, 7, 8, 9, 10]);
+}
