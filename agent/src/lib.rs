@@ -10,7 +10,6 @@ pub mod args;
 mod complaint;
 pub mod ctl;
 pub mod files;
-pub mod netfilter;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod noise;
 mod open_files;
@@ -22,4 +21,5 @@ pub mod store;
 pub use twill_core::instance;
 pub use twill_datapath as datapath;
 use twill_datapath::crash;
+pub use twill_netfilter as netfilter;
 pub use twill_netlink as netlink;

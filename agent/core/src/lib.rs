@@ -11,6 +11,7 @@
 
 pub mod allocate;
 pub mod backend;
+pub mod chain;
 pub mod condition;
 pub mod config;
 pub mod datapath;

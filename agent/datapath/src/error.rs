@@ -1,10 +1,11 @@
-//! Why BPF does not work, and an error in one line.
+//! Why BPF does not work.
 
 use std::io;
 
 use aya::EbpfError;
 use aya::programs::ProgramError;
 use thiserror::Error;
+pub use twill_core::chain::chain;
 
 use crate::attach::filter::FilterError;
 use crate::attach::tcx::TcxError;
@@ -128,20 +129,4 @@ fn both(tcx: Option<&TcxError>, filter: Option<&FilterError>) -> String {
         .into_iter()
         .chain(filter.map(|error| chain(error)));
     causes.collect::<Vec<_>>().join("; and ")
-}
-
-/// An error with all its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Some libraries repeat the cause in the text.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

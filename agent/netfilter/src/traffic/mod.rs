@@ -188,7 +188,7 @@ fn tell(tool: &str, removed: Result<bool, impl std::error::Error>) {
         Ok(false) => {}
         Ok(true) => info!(tool, "the rules of the other tool are removed"),
         Err(error) => {
-            let error = crate::datapath::chain(&error);
+            let error = twill_core::chain::chain(&error);
             warn!(tool, error, "rules of the other tool may be left");
         }
     }

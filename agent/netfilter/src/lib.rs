@@ -3,12 +3,14 @@
 //!
 //! Nothing else of the host's rule set is read or changed.
 
+#![forbid(unsafe_code)]
+
 mod conntrack;
 mod expression;
 mod keeper;
 mod kube_proxy;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod noise;
+pub mod noise;
 mod overruled;
 mod program;
 mod ruleset;

@@ -3,8 +3,8 @@
 use thiserror::Error;
 
 use super::chains::{Chain, Found, Jumps};
-use crate::netfilter::program::{self, ProgramError};
-use crate::netfilter::ruleset;
+use crate::program::{self, ProgramError};
+use crate::ruleset;
 
 const IPTABLES: &str = "iptables";
 const RESTORE: &str = "iptables-restore";
@@ -15,7 +15,7 @@ const RANDOM_AND_WAIT: Version = (1, 6, 2);
 const WRITINGS: u32 = 3;
 
 /// Major, minor and patch.
-pub(in crate::netfilter) type Version = (u32, u32, u32);
+pub(crate) type Version = (u32, u32, u32);
 
 /// Why rules of iptables are not in force.
 #[derive(Debug, Error)]
@@ -183,7 +183,7 @@ async fn look(chain: &Chain) -> Result<Found, IptablesError> {
 }
 
 /// How many rules of a listing are this one.
-pub(in crate::netfilter) fn count(listing: &str, rule: &str) -> usize {
+pub(crate) fn count(listing: &str, rule: &str) -> usize {
     listing.lines().filter(|line| line.trim() == rule).count()
 }
 
@@ -202,7 +202,7 @@ fn failed(table: &'static str, chain: &'static str) -> impl FnOnce(ProgramError)
 
 /// What is said of a chain that is not there: by the legacy kind, by the `nf_tables` kind since
 /// 1.8.10, and by that of 1.8.9, which takes it for one that it cannot read.
-pub(in crate::netfilter) fn is_absence(said: &str) -> bool {
+pub(crate) fn is_absence(said: &str) -> bool {
     let said = said.to_ascii_lowercase();
     said.contains("no chain/target/match by that name")
         || said.contains("does not exist")
@@ -219,7 +219,7 @@ fn is_incompatible(said: &str) -> bool {
 }
 
 /// The first `v1.2.3` in what `--version` prints.
-pub(in crate::netfilter) fn version(said: &str) -> Option<Version> {
+pub(crate) fn version(said: &str) -> Option<Version> {
     said.match_indices('v').find_map(|(at, _)| {
         let number = said.get(at..)?.strip_prefix('v')?;
         let end = number.find(|c: char| c != '.' && !c.is_ascii_digit());

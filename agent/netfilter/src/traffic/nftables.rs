@@ -5,8 +5,8 @@
 use twill_core::subnet::Subnet;
 
 use super::chains::Networks;
-use crate::netfilter::program::ProgramError;
-use crate::netfilter::ruleset::{self, InForce, TableError};
+use crate::program::ProgramError;
+use crate::ruleset::{self, InForce, TableError};
 
 const FAMILY: &str = "ip";
 const TABLE: &str = "flannel-ipv4";

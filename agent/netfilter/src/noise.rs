@@ -1,4 +1,4 @@
-//! What `iptables` and `nft` print, for [`crate::noise`].
+//! What `iptables` and `nft` print, for the fuzz targets.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::traffic::iptables::{count, is_absence, version};
 const JUMP: &str = "-A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD";
 
 /// What `iptables --version`, `iptables -S` and a failing `iptables` print.
-pub(crate) fn iptables(text: &str) {
+pub fn iptables(text: &str) {
     if let Some((major, minor, patch)) = version(text) {
         let again = version(&format!("v{major}.{minor}.{patch}"));
         assert_eq!(again, Some((major, minor, patch)), "{text:?}");
@@ -23,7 +23,7 @@ pub(crate) fn iptables(text: &str) {
 }
 
 /// What `nft -j list table` prints: the same text is the same table, and no handle is left.
-pub(crate) fn nft(printed: &[u8]) {
+pub fn nft(printed: &[u8]) {
     let table = ruleset::read(printed);
     assert_eq!(table, ruleset::read(printed));
     assert!(!has_handle(&table), "{table}");

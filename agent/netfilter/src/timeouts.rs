@@ -201,7 +201,7 @@ fn without_chains(table: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netfilter::Conntrack;
+    use crate::Conntrack;
 
     #[test]
     fn flows_of_the_overlay_get_a_policy_and_no_others() {
