@@ -9,7 +9,6 @@ pub mod admin;
 pub mod args;
 mod complaint;
 pub mod ctl;
-pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod noise;
 mod open_files;
@@ -21,5 +20,6 @@ pub mod store;
 pub use twill_core::instance;
 pub use twill_datapath as datapath;
 use twill_datapath::crash;
+pub use twill_files as files;
 pub use twill_netfilter as netfilter;
 pub use twill_netlink as netlink;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{FileError, atomic, read};
-use crate::datapath::attach::Attachment;
-use crate::datapath::guard::GuardPlace;
+use twill_datapath::attach::Attachment;
+use twill_datapath::guard::GuardPlace;
 
 /// Everything in `status.json`. Fields are added, never renamed.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

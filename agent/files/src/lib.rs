@@ -2,13 +2,15 @@
 //!
 //! Each is replaced as a whole: a reader sees the old text or the new one.
 
+#![forbid(unsafe_code)]
+
 pub mod docker_opts;
 pub mod host;
 pub mod last_lease;
 pub mod last_store;
 pub mod making;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod noise;
+pub mod noise;
 pub mod status;
 pub mod subnet_env;
 

@@ -1,11 +1,11 @@
-//! What the agent reads of the host and of its own files, for [`crate::noise`].
+//! What the agent reads of the host and of its own files, for the fuzz targets.
 
 use std::time::{Duration, SystemTime};
 
 use super::{host, last_lease, status};
 
 /// What `/proc` and `/proc/sys` say.
-pub(crate) fn proc(text: &str) {
+pub fn proc(text: &str) {
     if let Some((low, high)) = host::port_range(text) {
         assert!(low < high);
         assert_eq!(
@@ -22,7 +22,7 @@ pub(crate) fn proc(text: &str) {
 }
 
 /// Files that an earlier start, another version or a person left.
-pub(crate) fn own(text: &str) {
+pub fn own(text: &str) {
     if let Ok(status) = status::parse(text.as_bytes())
         && let Ok(written) = serde_json::to_string(&status)
     {
