@@ -8,9 +8,11 @@
 pub mod admin;
 pub mod args;
 mod complaint;
+pub mod ctl;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod noise;
 mod open_files;
+pub mod podcidr;
 mod random;
 pub mod run;
 pub mod serve;

@@ -26,6 +26,7 @@ pub mod mtu;
 pub mod observed;
 pub mod peers;
 pub mod plan;
+pub mod podcidr;
 pub mod pods;
 pub mod routing_rules;
 pub mod simulate;

@@ -29,6 +29,7 @@ use crate::datapath::guard::{GuardAttach, GuardOptions};
 use crate::datapath::{Options, Sizes};
 use crate::instance::InstanceName;
 use crate::netlink::UplinkChoice;
+use crate::podcidr::args::PodcidrArgs;
 use crate::serve::args::ServeArgs;
 
 pub use self::check::{ArgsError, StoreChoice};
@@ -89,6 +90,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Writes Docker's options for the node's subnet, as flannel's mk-docker-opts.sh.
     MkDockerOpts(DockerArgs),
+    /// Gives Nodes of Kubernetes their podCIDR, where the controller manager does not.
+    Podcidr(Box<PodcidrArgs>),
 }
 
 /// Who carries packets, by the operator's word.

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let ended = run::logging(&log, &ignored).and_then(|()| match command {
         Some(Command::Serve(args)) => run::block_on(run::serve(args)),
         Some(Command::MkDockerOpts(args)) => run::block_on(run::mk_docker_opts(&args)),
+        Some(Command::Podcidr(args)) => run::block_on(run::podcidr(*args)),
         None => run::block_on(run::run(&agent)),
     });
     match ended {

@@ -38,6 +38,7 @@ use crate::args::{AgentArgs, DockerArgs, LogArgs, LogFormat, Twilld};
 use crate::files::docker_opts;
 use crate::netlink::Netlink;
 use crate::open_files;
+use crate::podcidr::{self, args::PodcidrArgs};
 use crate::serve::{self, args::ServeArgs};
 
 /// The command line and the environment of this process, and what they say that is ignored.
@@ -81,6 +82,11 @@ pub fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
 /// Runs the lease server until somebody stops it.
 pub async fn serve(args: ServeArgs) -> Result<()> {
     Ok(serve::run(args, stopped_by_signal()?).await?)
+}
+
+/// Gives Nodes their podCIDR until somebody stops it.
+pub async fn podcidr(args: PodcidrArgs) -> Result<()> {
+    Ok(podcidr::run(args, stopped_by_signal()?).await?)
 }
 
 /// Writes Docker's options. A way to the subnet by another node is an error, as in flannel's

@@ -168,3 +168,53 @@ fn the_pod_can_be_added_to() {
     let conf: Value = serde_json::from_str(conf.as_str().expect("text")).expect("JSON");
     assert_eq!(conf["Backend"]["Learning"], true);
 }
+
+/// With the rights that `kubernetes::podcidr` works with, and no more.
+#[test]
+fn the_podcidr_controller_is_there_on_request() {
+    if !available() {
+        return;
+    }
+    assert!(!rendered(&[]).keys().any(|name| name.contains("podcidr")));
+    let objects = rendered(&[
+        "twill.podcidrController.enabled=true",
+        r#"podCidrv6="fd00::/48""#,
+        r#"twill.podcidrController.removeTaints=["a","b:NoSchedule"]"#,
+        r#"twill.podcidrController.allocateNodeSelector=[{"key":"k","operator":"Exists"}]"#,
+    ]);
+    let pod = "/spec/template/spec";
+    let pod = at(&objects, "Deployment/twill-podcidr", pod);
+    let command = pod["containers"][0]["command"].as_array().expect("words");
+    for word in [
+        "--cluster-cidr=10.244.0.0/16,fd00::/48",
+        "--remove-taints=a,b:NoSchedule",
+        r#"--node-selector=[{"key":"k","operator":"Exists"}]"#,
+        "--leader-elect=true",
+    ] {
+        assert!(command.contains(&json!(word)), "{word} in {command:?}");
+    }
+    let program = std::env::var("TWILL_BIN_DIR").expect("TWILL_BIN_DIR") + "/twilld";
+    let mut words = command.iter().map(|it| it.as_str().expect("a word"));
+    assert_eq!(words.next(), Some("twilld"));
+    // Its flags are read, and then there is no pod.
+    let output = std::process::Command::new(program)
+        .args(words)
+        .env_clear()
+        .output()
+        .expect("twilld");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no service account of a pod"), "{said}");
+    let rights = |name: &str| {
+        let rights = crate::difference::rights(&objects[name]);
+        rights.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        rights("ClusterRole/twill-podcidr"),
+        "/nodes:get /nodes:list /nodes:patch /nodes:watch"
+    );
+    let leases = "coordination.k8s.io/leases";
+    assert_eq!(
+        rights("Role/twill-podcidr"),
+        format!("{leases}:create {leases}:get {leases}:update")
+    );
+}

@@ -6,3 +6,4 @@
 #![forbid(unsafe_code)]
 
 mod control_plane;
+mod podcidr;
