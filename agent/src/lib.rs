@@ -8,7 +8,6 @@
 pub mod admin;
 pub mod args;
 mod complaint;
-pub mod ctl;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod noise;
 mod open_files;

@@ -12,13 +12,14 @@ const DOCUMENT: &str = "docs/compatibility.md";
 /// The header of the column.
 const COLUMN: &str = "test";
 /// Folders with tests, and what their paths in the module tree begin with here.
-const FOLDERS: [(&str, &str); 8] = [
+const FOLDERS: [(&str, &str); 9] = [
     ("agent/src", "unit"),
     ("agent/core/src", "unit"),
     ("agent/cni/src", "unit"),
     ("agent/datapath/src", "unit::datapath"),
     ("agent/netfilter/src", "unit::netfilter"),
     ("agent/files/src", "unit::files"),
+    ("agent/ctl/src", "unit::ctl"),
     ("agent/netlink/src", "unit::netlink"),
     // Each tier is a folder in it.
     ("tests/tiers", ""),

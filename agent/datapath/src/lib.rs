@@ -14,6 +14,7 @@ pub mod guard;
 pub mod maps;
 pub mod object;
 pub mod operator;
+pub mod permit_state;
 pub mod permits;
 pub mod pinned;
 pub mod pins;

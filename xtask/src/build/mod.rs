@@ -125,6 +125,8 @@ pub(crate) fn build(toolchain: &setup::Toolchain, profile: Profile) -> Result<Bu
             "twill-agent",
             "--package",
             "twill-cni",
+            "--package",
+            "twill-ctl",
             "--bins",
         ])
         .args(profile.flag());
@@ -158,7 +160,14 @@ pub(crate) fn build_next(toolchain: &setup::Toolchain, profile: Profile) -> Resu
     console::step("build twilld and twillctl with the next ABI version, for the tests");
     let mut command = process::cargo();
     command
-        .args(["build", "--package", "twill-agent", "--bins"])
+        .args([
+            "build",
+            "--package",
+            "twill-agent",
+            "--package",
+            "twill-ctl",
+        ])
+        .arg("--bins")
         .args(["--features", "next-abi,crash-points"])
         .args(profile.flag())
         .env("TWILL_BPF_OBJECT", &object);

@@ -14,7 +14,7 @@ use crate::process;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The packages of the workspace whose programs are in the image.
-const OURS: [&str; 2] = ["twill-agent", "twill-cni"];
+const OURS: [&str; 3] = ["twill-agent", "twill-cni", "twill-ctl"];
 
 /// The document.
 pub(super) fn document(rootfs: &Rootfs, packages: &Packages, time: u64) -> Result<Vec<u8>> {

@@ -37,7 +37,7 @@ pub(super) fn optimised(targets: &BTreeSet<&'static str>) -> Result<Binaries> {
     command
         .args(["build", "--target", TARGET, "--bins"])
         .args(["--package", "twill-tests", "--package", "twill-guest"])
-        .args(["--package", "twill-agent"])
+        .args(["--package", "twill-agent", "--package", "twill-ctl"])
         .args(targets.iter().flat_map(|target| ["--test", target]))
         .env("CARGO_TARGET_DIR", folder())
         .env("RUSTFLAGS", "-C target-feature=+crt-static")

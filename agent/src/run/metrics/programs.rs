@@ -11,7 +11,7 @@ use tracing::debug;
 use twill_abi::VtepCounter;
 
 use super::node::{counters, family};
-use crate::ctl::permits::{self, PermitCounts};
+use crate::datapath::permit_state::{self, PermitCounts};
 use crate::datapath::pins::Pins;
 use crate::datapath::reader::Reader;
 use crate::datapath::stats::Count;
@@ -77,7 +77,7 @@ impl Programs {
         Ok(Told {
             counts: reader.counters().all()?,
             vteps,
-            permits: permits::count(&reader)?,
+            permits: permit_state::count(&reader)?,
         })
     }
 }

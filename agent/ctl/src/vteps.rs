@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Place, table};
-use crate::datapath::reader::{Reader, VtepStates, Way};
+use twill_datapath::reader::{Reader, VtepStates, Way};
 
 #[derive(Serialize)]
 struct Row {

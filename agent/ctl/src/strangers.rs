@@ -8,7 +8,7 @@ use twill_abi::Reason;
 
 use super::status::interface;
 use super::{Place, table};
-use crate::datapath::strangers::{self, Sighting};
+use twill_datapath::strangers::{self, Sighting};
 
 pub(super) fn run(place: &Place) -> Result<ExitCode> {
     let found = strangers::read(&place.pins()).context("read what the guard remembers")?;

@@ -2,46 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use clap::ValueEnum;
 use serde::Serialize;
-use twill_abi::{
-    FlowTuple, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_LIVE, PERMIT_TOMBSTONE, Permit,
-    VTEP_FLAG_ACTIVE, Vtep,
-};
+use twill_abi::{FlowTuple, PERMIT_FLAG_DIRECT, PERMIT_TOMBSTONE, Permit, VTEP_FLAG_ACTIVE, Vtep};
+use twill_datapath::permit_state::{State, judge};
 
-/// Nobody accepts a flow for longer: the largest --permit-time, and the idle time of a direct
-/// record. With a minute for a clock that is read twice.
-const LONGEST_NS: u64 = 3_660_000_000_000;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-
-/// What a record is good for right now.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Both directions are accepted: packets are fast.
-    Live,
-    /// One direction is accepted, the other not yet or not any more.
-    Half,
-    /// No direction is accepted any more.
-    Expired,
-    /// The flow was closed: nothing is learned until a SYN or the tombstone's end.
-    Tombstone,
-    /// No program of ours wrote this.
-    Garbage,
-}
-
-impl State {
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Half => "half",
-            Self::Expired => "expired",
-            Self::Tombstone => "tombstone",
-            Self::Garbage => "garbage",
-        }
-    }
-}
 
 /// What is known beside the record.
 pub(super) struct Surroundings<'a> {
@@ -55,55 +21,55 @@ pub(super) struct Surroundings<'a> {
 
 /// A record in words and seconds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(in crate::ctl) struct View {
-    pub(in crate::ctl) state: State,
+pub(crate) struct View {
+    pub(crate) state: State,
     /// Why it is garbage.
-    pub(in crate::ctl) why: Option<String>,
+    pub(crate) why: Option<String>,
     /// `permit` or `direct`.
-    pub(in crate::ctl) kind: &'static str,
-    pub(in crate::ctl) protocol: String,
+    pub(crate) kind: &'static str,
+    pub(crate) protocol: String,
     /// The pod's side, as the pod knows it.
-    pub(in crate::ctl) local: String,
+    pub(crate) local: String,
     /// The other side, as the pod knows it.
-    pub(in crate::ctl) remote: String,
+    pub(crate) remote: String,
     /// The pod's side on the wire.
-    pub(in crate::ctl) wire_local: String,
+    pub(crate) wire_local: String,
     /// The other side on the wire.
-    pub(in crate::ctl) wire_remote: String,
+    pub(crate) wire_remote: String,
     /// Whether the two differ.
-    pub(in crate::ctl) nat: bool,
-    pub(in crate::ctl) ifindex: u32,
+    pub(crate) nat: bool,
+    pub(crate) ifindex: u32,
     /// The pod's host-side veth.
-    pub(in crate::ctl) interface: Option<String>,
-    pub(in crate::ctl) vtep_index: u32,
+    pub(crate) interface: Option<String>,
+    pub(crate) vtep_index: u32,
     /// Underlay address of the VTEP.
-    pub(in crate::ctl) vtep: Option<IpAddr>,
+    pub(crate) vtep: Option<IpAddr>,
     /// Whether the VTEP has changed since: then the record maps nothing.
-    pub(in crate::ctl) stale_vtep: bool,
-    pub(in crate::ctl) age_seconds: f64,
+    pub(crate) stale_vtep: bool,
+    pub(crate) age_seconds: f64,
     /// Time left, out of the pod.
-    pub(in crate::ctl) out_seconds: f64,
+    pub(crate) out_seconds: f64,
     /// Time left, into the pod.
-    pub(in crate::ctl) in_seconds: f64,
+    pub(crate) in_seconds: f64,
     /// Until the next probe out; null: none is due.
-    pub(in crate::ctl) probe_out_seconds: Option<f64>,
+    pub(crate) probe_out_seconds: Option<f64>,
     /// Until the next probe in; null: it waits for the one out.
-    pub(in crate::ctl) probe_in_seconds: Option<f64>,
+    pub(crate) probe_in_seconds: Option<f64>,
     /// Until nothing is left of the tombstone.
-    pub(in crate::ctl) tombstone_seconds: Option<f64>,
-    pub(in crate::ctl) probes: u32,
-    pub(in crate::ctl) renewals: u32,
+    pub(crate) tombstone_seconds: Option<f64>,
+    pub(crate) probes: u32,
+    pub(crate) renewals: u32,
     /// The addresses that a filter looks at.
     #[serde(skip)]
-    pub(in crate::ctl) addresses: Addresses,
+    pub(crate) addresses: Addresses,
 }
 
 /// Addresses of a record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::ctl) struct Addresses {
-    pub(in crate::ctl) pod: IpAddr,
-    pub(in crate::ctl) peer: IpAddr,
-    pub(in crate::ctl) wire_peer: IpAddr,
+pub(crate) struct Addresses {
+    pub(crate) pod: IpAddr,
+    pub(crate) peer: IpAddr,
+    pub(crate) wire_peer: IpAddr,
 }
 
 impl Addresses {
@@ -172,60 +138,6 @@ impl View {
             format!("{} → {}", self.local, self.wire_local)
         }
     }
-}
-
-/// What a record is good for; of garbage also why it is.
-pub(super) fn judge(key: &FlowTuple, record: &Permit, now_ns: u64) -> (State, Option<String>) {
-    match objection(key, record, now_ns) {
-        None => (state(record, now_ns), None),
-        why => (State::Garbage, why),
-    }
-}
-
-fn state(record: &Permit, now_ns: u64) -> State {
-    if record.state == PERMIT_TOMBSTONE {
-        return if now_ns < record.tombstone_until_ns {
-            State::Tombstone
-        } else {
-            State::Expired
-        };
-    }
-    match (now_ns < record.out_until_ns, now_ns < record.in_until_ns) {
-        (true, true) => State::Live,
-        (false, false) => State::Expired,
-        _ => State::Half,
-    }
-}
-
-/// Why no program of ours can have written this record.
-fn objection(key: &FlowTuple, record: &Permit, now_ns: u64) -> Option<String> {
-    let latest = now_ns.saturating_add(LONGEST_NS);
-    let tuples = [key, &record.wire];
-    if record.pod != *key {
-        return Some("its tuple is not its key".to_owned());
-    }
-    if tuples
-        .iter()
-        .any(|tuple| !matches!(tuple.protocol, TCP | UDP))
-    {
-        return Some("neither TCP nor UDP".to_owned());
-    }
-    if key.protocol != record.wire.protocol {
-        return Some("two protocols".to_owned());
-    }
-    if tuples.iter().any(|tuple| tuple.reserved != [0; 3]) {
-        return Some("reserved bytes are not zero".to_owned());
-    }
-    if !matches!(record.state, PERMIT_LIVE | PERMIT_TOMBSTONE) {
-        return Some(format!("unknown state {}", record.state));
-    }
-    if record.flags & !(PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNANSWERED) != 0 {
-        return Some(format!("unknown flags {:#x}", record.flags));
-    }
-    if record.out_until_ns > latest || record.in_until_ns > latest {
-        return Some("accepted for longer than any permit".to_owned());
-    }
-    None
 }
 
 fn protocol(number: u8) -> String {

@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Place, table};
-use crate::crash;
-use crate::datapath::{chain, detach_all};
-use crate::files::status::{self, Liveness};
-use crate::netfilter::{Conntrack, PermitTable, TimeoutTable};
-use crate::netlink::Netlink;
+use twill_datapath::crash;
+use twill_datapath::{chain, detach_all};
+use twill_files::status::{self, Liveness};
+use twill_netfilter::{Conntrack, PermitTable, TimeoutTable};
+use twill_netlink::Netlink;
 
 #[derive(Serialize)]
 struct Step {

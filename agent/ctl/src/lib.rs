@@ -3,6 +3,8 @@
 //! Needs no running agent. Everything can be had as JSON; the tables are for people and may
 //! change.
 
+#![forbid(unsafe_code)]
+
 mod counters;
 pub mod explain;
 pub mod permits;
@@ -21,8 +23,8 @@ use clap::{Args, Parser, Subcommand};
 
 use self::counters::Which;
 use self::teardown::{Device, Sysctl};
-use crate::datapath::pins::Pins;
-use crate::instance::InstanceName;
+use twill_core::instance::InstanceName;
+use twill_datapath::pins::Pins;
 
 /// What the exit code says, for `--help`.
 const EXIT_CODES: &str = "\

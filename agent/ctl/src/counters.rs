@@ -7,8 +7,8 @@ use serde_json::json;
 use twill_abi::{Program, Reason};
 
 use super::{Place, table};
-use crate::datapath::reader::Reader;
-use crate::datapath::stats::Count;
+use twill_datapath::reader::Reader;
+use twill_datapath::stats::Count;
 
 /// Which counters are told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -11,17 +11,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use serde::Serialize;
 use serde_json::json;
 use twill_abi::{FlowTuple, Permit, Vtep};
 
-pub use self::record::State;
 use self::record::Surroundings;
 pub(super) use self::record::{Addresses, View};
 use super::{Place, table};
-use crate::datapath::maps::monotonic_ns;
-use crate::datapath::place::Interface;
-use crate::datapath::reader::{self, Reader};
+use twill_datapath::maps::monotonic_ns;
+pub use twill_datapath::permit_state::State;
+use twill_datapath::place::Interface;
+use twill_datapath::reader::{self, Reader};
 
 /// What to do with permits.
 #[derive(Clone, Debug, Subcommand)]
@@ -122,34 +121,6 @@ pub(super) fn read(reader: &Reader) -> Result<BTreeMap<String, View>> {
         vtep: &vtep,
     };
     Ok(views(&records, &around))
-}
-
-/// How many records are in each state.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub(crate) struct PermitCounts {
-    pub(crate) live: u32,
-    pub(crate) half: u32,
-    pub(crate) expired: u32,
-    pub(crate) tombstone: u32,
-    pub(crate) garbage: u32,
-}
-
-/// Counts the records.
-pub(crate) fn count(reader: &Reader) -> Result<PermitCounts> {
-    let records = reader.permits().list().context("read the permits")?;
-    let now_ns = monotonic_ns()?;
-    let mut counts = PermitCounts::default();
-    for (key, record) in &records {
-        let count = match record::judge(key, record, now_ns).0 {
-            State::Live => &mut counts.live,
-            State::Half => &mut counts.half,
-            State::Expired => &mut counts.expired,
-            State::Tombstone => &mut counts.tombstone,
-            State::Garbage => &mut counts.garbage,
-        };
-        *count += 1;
-    }
-    Ok(counts)
 }
 
 fn views<'a>(

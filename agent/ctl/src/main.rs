@@ -9,11 +9,11 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use twill_agent::ctl::{self, Ctl};
+use twill_ctl::Ctl;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match ctl::run(&Ctl::parse()).await {
+    match twill_ctl::run(&Ctl::parse()).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("twillctl: {error:#}");

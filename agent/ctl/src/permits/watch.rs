@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::record::View;
 use super::{Place, Which, read, table};
-use crate::datapath::reader::Reader;
+use twill_datapath::reader::Reader;
 
 const EVERY: Duration = Duration::from_millis(500);
 

@@ -11,8 +11,8 @@ use twill_abi::{Program, VETH_FLAG_NEVER_FAST};
 
 use super::permits::{self, State, View};
 use super::{Place, table};
-use crate::datapath::reader::{PinnedSettings, Reader, VtepStates, Way};
-use crate::files::status::{self, Status};
+use twill_datapath::reader::{PinnedSettings, Reader, VtepStates, Way};
+use twill_files::status::{self, Status};
 
 /// Which flow.
 #[derive(Args, Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 use super::*;
-use crate::ctl::permits::Addresses;
-use crate::datapath::operator::Word;
-use crate::files::status::{FastPathStatus, PodStatus};
+use crate::permits::Addresses;
+use twill_datapath::operator::Word;
+use twill_files::status::{FastPathStatus, PodStatus};
 
 /// A flow that is fast.
 fn facts() -> Facts {

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::permits::{self, PermitCounts};
 use super::{Place, table};
-use crate::datapath::attach::Attachment;
-use crate::datapath::pins::{AttachmentKind, AttachmentPin};
-use crate::datapath::place::Interface;
-use crate::datapath::reader::{PinnedSettings, Reader, VtepStates, Way};
-use crate::files::status::{self, FastPathStatus, GuardStatus, Liveness, PodStatus, Status};
+use twill_datapath::attach::Attachment;
+use twill_datapath::permit_state::{self, PermitCounts};
+use twill_datapath::pins::{AttachmentKind, AttachmentPin};
+use twill_datapath::place::Interface;
+use twill_datapath::reader::{PinnedSettings, Reader, VtepStates, Way};
+use twill_files::status::{self, FastPathStatus, GuardStatus, Liveness, PodStatus, Status};
 
 /// twilld is not running.
 const NOT_RUNNING: u8 = 3;
@@ -62,7 +62,7 @@ fn read_pins(place: &Place) -> Result<Pinned> {
         settings,
         routes: observed.routes.len(),
         vteps: observed.vteps.len(),
-        permits: permits::count(&reader)?,
+        permits: permit_state::count(&reader)?,
         attachments: reader.attachments().to_vec(),
     })
 }

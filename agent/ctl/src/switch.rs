@@ -9,10 +9,10 @@ use serde_json::json;
 use twill_abi::{CONFIG_FLAG_STALE, FastPath, Mode, PERMIT_FLAG_DIRECT, Program};
 
 use super::{Place, table};
-use crate::datapath::operator::{Override, Switch, Word};
-use crate::datapath::pins::Pins;
-use crate::datapath::reader;
-use crate::files::status;
+use twill_datapath::operator::{Override, Switch, Word};
+use twill_datapath::pins::Pins;
+use twill_datapath::reader;
+use twill_files::status;
 
 /// Who shall carry packets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
