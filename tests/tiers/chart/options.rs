@@ -218,3 +218,24 @@ fn the_podcidr_controller_is_there_on_request() {
         format!("{leases}:create {leases}:get {leases}:update")
     );
 }
+
+/// The same DaemonSet, so that on each node the daemon ends first.
+#[test]
+fn a_handover_takes_the_daemons_place() {
+    if !available() {
+        return;
+    }
+    let handover = daemon(&rendered(&[
+        "twill.handover=true",
+        r#"twill.guard="count""#,
+    ]));
+    let before = daemon(&rendered(&[]));
+    let word = handover["command"][2].as_str().expect("a command");
+    assert!(word.starts_with("twillctl handover && "), "{word}");
+    for absent in ["livenessProbe", "readinessProbe", "ports"] {
+        assert!(handover.get(absent).is_none(), "{absent}");
+    }
+    for same in ["securityContext", "volumeMounts", "name", "image"] {
+        assert_eq!(handover[same], before[same], "{same}");
+    }
+}
