@@ -219,7 +219,7 @@ fn the_podcidr_controller_is_there_on_request() {
     );
 }
 
-/// The same DaemonSet, so that on each node the daemon ends first.
+/// The same set, so that on each node the daemon ends first.
 #[test]
 fn a_handover_takes_the_daemons_place() {
     if !available() {

@@ -5,5 +5,6 @@
 
 #![forbid(unsafe_code)]
 
+mod chart;
 mod control_plane;
 mod podcidr;

@@ -88,6 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .then(|| build::build_next(&toolchain, args.profile))
         .transpose()?;
     let beside_flanneld = tiers.iter().any(|tier| tier.beside_flanneld());
+    let renders = tiers.contains(&Tier::Chart) || tiers.contains(&Tier::Kubernetes);
     let mut built = Built {
         next,
         flanneld: beside_flanneld
@@ -105,12 +106,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             .contains(&Tier::Flanneld)
             .then(|| had(setup::docker::provide()))
             .flatten(),
-        helm: tiers
-            .contains(&Tier::Chart)
-            .then(|| had(setup::helm::provide()))
-            .flatten(),
-        flannel_charts: tiers
-            .contains(&Tier::Chart)
+        helm: renders.then(|| had(setup::helm::provide())).flatten(),
+        flannel_charts: renders
             .then(|| had(setup::flannel_charts::provide()))
             .flatten(),
         ..build::build(&toolchain, args.profile)?
