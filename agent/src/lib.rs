@@ -1,7 +1,7 @@
 //! Twill's agent: the parts that touch the world, each its own kind.
 //!
-//! `run` alone knows them all, and `noise` for the tests; they never import one another. What is a
-//! crate of its own, because more than the daemon needs it, has its old name here.
+//! `run` alone knows them all, and `noise` for the tests; they never import one another. What the
+//! operator's tool or the CNI plugin needs as well is a crate of its own, named here as a module.
 
 #![forbid(unsafe_code)]
 

@@ -18,7 +18,8 @@ use crate::place::{Interface, Interfaces};
 const RETRY: Duration = Duration::from_mins(1);
 
 /// Where the guard shall be.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum GuardAttach {
     /// At XDP in the driver, where that costs nothing; else at TC.
     #[default]

@@ -1,6 +1,5 @@
 //! What a record of the map of permits is good for, and how many are good for what.
 
-use clap::ValueEnum;
 use serde::Serialize;
 use twill_abi::{
     FlowTuple, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_LIVE, PERMIT_TOMBSTONE, Permit,
@@ -16,7 +15,8 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// What a record is good for right now.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Both directions are accepted: packets are fast.

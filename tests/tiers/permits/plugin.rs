@@ -3,18 +3,22 @@
 
 use std::fs;
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::HashMap;
 use aya::programs::links::{FdLink, PinnedLink};
+use nix::net::if_::if_nametoindex;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use serde_json::json;
 use twill_abi::maps::VETH_FLAGS;
 use twill_abi::{VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST, VethFlags};
+use twill_agent::datapath::permits::VethUse;
+use twill_agent::datapath::pinned::Pinned;
+use twill_agent::datapath::place::Interface;
 use twill_testbed::daemon;
 use twill_testbed::pod::Pod;
 use twill_testbed::wait::wait_until;
@@ -216,5 +220,35 @@ fn a_daemon_and_the_plugin_do_not_undo_each_other_s_work() -> Result<()> {
         let log = lab.member(B).agent.log_tail();
         ensure!(!log.contains("somebody detached"), "{log}");
         Ok(())
+    })
+}
+
+/// The daemon looks again at what it finds entered and has not seen, long before its next resync.
+#[test]
+fn what_is_entered_and_is_no_pod_is_taken_back() -> Result<()> {
+    twill(Options::flags(&["--resync-interval", "600"]), |lab| {
+        lab.on(B, "ip link add stray type veth peer name other")?;
+        let instance = lab.member(B).agent.instance().parse()?;
+        let enter = || -> Result<u32> {
+            let stray = Interface {
+                name: "stray".to_owned(),
+                ifindex: if_nametoindex("stray")?,
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                let bpffs = Path::new("/sys/fs/bpf");
+                let pinned = Pinned::open(bpffs, &instance, SECONDS).await?;
+                let mut pinned = pinned.context("nothing is pinned")?;
+                anyhow::Ok(pinned.add_pod(&stray, VethUse::Fast).await?)
+            })?;
+            Ok(stray.ifindex)
+        };
+        let veth = lab.host(B).enter(enter)??;
+        wait_until("the daemon takes it back", SECONDS, || {
+            matches!(lab.flags(veth), Ok(None))
+                && lab.pins_on(veth).is_ok_and(|pins| pins.is_empty())
+        })
     })
 }

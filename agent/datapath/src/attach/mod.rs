@@ -19,7 +19,8 @@ use crate::pins::{self, AttachmentKind, AttachmentPin, PinError, Pins};
 use crate::place::{Hook, Interface};
 
 /// Which ways of attaching are tried.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum AttachBy {
     /// A TCX link, else a tc filter.
     #[default]
