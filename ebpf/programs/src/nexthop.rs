@@ -118,7 +118,7 @@ fn overlay_mtu(packet: &Packet, config: &Config, vtep: &Vtep) -> u32 {
             least(next.mtu + ENCAP_OVERHEAD, vtep.subnet_mtu)
         }
         // The stack would not forward there, or by rules that the agent has to know.
-        _ => vtep.subnet_mtu,
+        Fib::Found(_) | Fib::NoNeighbour | Fib::Unusable => vtep.subnet_mtu,
     }
 }
 
