@@ -5,13 +5,21 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use twill_abi::{VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST};
+use twill_agent::datapath::pins::Pins;
+use twill_agent::datapath::reader;
+use twill_testbed::agent::Agent;
+use twill_testbed::cluster::{Cluster, Member};
 use twill_testbed::daemon;
 use twill_testbed::directory::Directory;
 use twill_testbed::netns::{Namespace, Prefix};
+use twill_testbed::wait::wait_until;
+use twill_testbed::world::NODE_A;
 use twill_tests::required;
 
 const V4: &str = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n";
@@ -20,10 +28,11 @@ const REST: &str = "FLANNEL_MTU=1472\nFLANNEL_IPMASQ=true\n";
 const CONTAINER: &str = "0f3c9a";
 /// What a runtime may wait for the plugin's own part of a call.
 const START: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A node and a pod that is not wired yet.
 struct Host {
-    node: Namespace,
+    node: Arc<Namespace>,
     pod: Namespace,
     folder: Directory,
     /// Our plugin, then real ones.
@@ -38,7 +47,7 @@ impl Host {
             .map(PathBuf::from)
             .context("TWILL_CNI_REAL: `cargo xtask test e2e` builds and names it")?;
         let host = Self {
-            node: Namespace::under(&prefix, "node")?,
+            node: Arc::new(Namespace::under(&prefix, "node")?),
             pod: Namespace::under(&prefix, "pod")?,
             folder: Directory::new(prefix.as_str())?,
             plugins: daemon::binary("flannel")?,
@@ -46,6 +55,30 @@ impl Host {
         };
         fs::write(host.path("subnet.env"), subnet_env)?;
         Ok(host)
+    }
+
+    /// A pod to be of a node that has an agent.
+    fn beside(member: &Member) -> Result<Self> {
+        let host = Self::new(&fs::read_to_string(member.agent.subnet_file())?)?;
+        Ok(Self {
+            node: Arc::clone(member.node.namespace()),
+            ..host
+        })
+    }
+
+    /// Writes the runtime's list: our plugin, and these behind it.
+    fn list(&self, agent: &Agent, behind: &[Value]) -> Result<()> {
+        for folder in ["net.d", "cache"] {
+            fs::create_dir_all(self.path(folder))?;
+        }
+        let mut flannel = self.config("1.1.0");
+        let own = flannel.as_object_mut().context("an object")?;
+        own.retain(|key, _| key != "name" && key != "cniVersion");
+        flannel["twill"] = json!({"instance": agent.instance()});
+        let plugins = [&[flannel], behind].concat();
+        let list = json!({"cniVersion": "1.1.0", "name": "cbr0", "plugins": plugins});
+        fs::write(self.path("net.d/10-flannel.conflist"), list.to_string())?;
+        Ok(())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -389,6 +422,67 @@ fn every_verb_works_in_a_chain() -> Result<()> {
     host.tool("del", mappings)?;
     fs::remove_file(host.path("subnet.env"))?;
     assert!(host.tool("status", "").is_err());
+    Ok(())
+}
+
+/// What the node's maps say about the pod's veth; nothing where it is in none.
+fn entered(agent: &Agent, veth: u32) -> Result<Option<u32>> {
+    let pins = Pins::new(Path::new("/sys/fs/bpf"), &agent.instance().parse()?);
+    Ok(reader::permits(&pins)?.veths()?.get(&veth).copied())
+}
+
+/// The chain beside a daemon, and the fast path by what the chain has done to the pod's veth.
+#[test]
+fn a_chain_decides_whether_its_pod_may_be_fast() -> Result<()> {
+    if !required() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::of(&[("a", NODE_A)])?;
+    let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true});
+    let bandwidth =
+        json!({"type": "bandwidth", "ingressRate": 100_000_000, "ingressBurst": 1_000_000});
+    let tuning = json!({"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}});
+    let firewall = json!({"type": "firewall", "backend": "iptables"});
+    let harmless = [portmap.clone(), tuning.clone(), firewall.clone()];
+    let all = [portmap, bandwidth, tuning, firewall];
+    let mappings =
+        r#"{"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}"#;
+    let member = &mut cluster.members[0];
+    let fast = Some(VETH_FLAG_ATTACHED);
+    let slow = Some(VETH_FLAG_ATTACHED | VETH_FLAG_NEVER_FAST);
+    for (behind, expected) in [(&harmless[..], fast), (&all[..], slow)] {
+        let host = Host::beside(member)?;
+        host.list(&member.agent, behind)?;
+        host.tool("status", "")?;
+        host.tool("add", mappings)?;
+        let veth = host.pod.link_json("eth0")?["link_index"].clone();
+        let veth = u32::try_from(veth.as_u64().context("no veth")?)?;
+        wait_until(
+            "the pod is judged",
+            PATIENCE,
+            || matches!(entered(&member.agent, veth), Ok(flags) if flags == expected),
+        )?;
+        host.tool("check", mappings)?;
+        host.tool("del", mappings)?;
+        assert_eq!(entered(&member.agent, veth)?, None, "after DEL");
+    }
+
+    // Without a daemon, GC takes out of the maps what has gone without DEL.
+    member.agent.kill()?;
+    let host = Host::beside(member)?;
+    host.list(&member.agent, &harmless)?;
+    host.tool("add", mappings)?;
+    let veth = host.pod.link_json("eth0")?["link_index"].clone();
+    let veth = u32::try_from(veth.as_u64().context("no veth")?)?;
+    assert_eq!(entered(&member.agent, veth)?, fast);
+    host.pod.run(&["ip", "link", "del", "eth0"])?;
+    assert_eq!(entered(&member.agent, veth)?, fast, "nobody has told");
+    // By itself: the tool would ask for a DEL first.
+    let mut config = host.config("1.1.0");
+    config["twill"] = json!({"instance": member.agent.instance()});
+    host.done("GC", &config)?;
+    assert_eq!(entered(&member.agent, veth)?, None, "after GC");
+    host.tool("del", mappings)?;
     Ok(())
 }
 
