@@ -9,6 +9,9 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use thiserror::Error;
 use tracing::{info, warn};
 
+/// What `/proc/PID/ns/pid` leads to on the host (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
 /// Why there is no BPF file system.
 #[derive(Debug, Error)]
 pub enum BpffsError {
@@ -61,11 +64,12 @@ pub fn ensure(path: &Path) -> Result<(), BpffsError> {
         });
     }
     info!(path = %path.display(), "BPF file system mounted");
-    if let Ok(false) = shares_mounts_with_init() {
+    if let Ok(false) = outlives_us(path) {
         warn!(
             path = %path.display(),
             "the BPF file system was mounted in a mount namespace that is not the host's: its pins, and with \
-             them the programs, go when that namespace goes; mount it on the host instead"
+             them the programs, go when that namespace goes; mount it on the host instead, in a pod by a \
+             volume with mountPropagation Bidirectional"
         );
     }
     Ok(())
@@ -80,6 +84,50 @@ pub fn is_bpffs(path: &Path) -> Result<bool, BpffsError> {
     Ok(answer.filesystem_type() == BPF_FS_MAGIC)
 }
 
-fn shares_mounts_with_init() -> io::Result<bool> {
-    Ok(std::fs::read_link("/proc/self/ns/mnt")? == std::fs::read_link("/proc/1/ns/mnt")?)
+/// Whether what was mounted there is there when our mount namespace is gone: because that is the
+/// host's, or because it is told to the host's as well.
+fn outlives_us(path: &Path) -> io::Result<bool> {
+    let namespace = |name: &str| std::fs::read_link(format!("/proc/{name}"));
+    // Process 1 of a container is no init: its namespaces are the container's.
+    let is_host = namespace("self/ns/pid")? == Path::new(INITIAL_PID_NAMESPACE)
+        && namespace("self/ns/mnt")? == namespace("1/ns/mnt")?;
+    Ok(is_host || is_shared(&std::fs::read_to_string("/proc/self/mountinfo")?, path))
+}
+
+/// Whether the last mount at `path` has peers (`man 5 proc_pid_mountinfo`).
+fn is_shared(mountinfo: &str, path: &Path) -> bool {
+    let mount = mountinfo.lines().rev().map(|line| {
+        let fields = line.split(' ');
+        fields.take_while(|field| *field != "-").collect::<Vec<_>>()
+    });
+    let mut here = mount.filter(|fields| fields.get(4).is_some_and(|at| Path::new(at) == path));
+    let optional = here.next().unwrap_or_default();
+    optional
+        .iter()
+        .skip(6)
+        .any(|field| field.starts_with("shared:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_with_peers_is_known() {
+        let mounts = "\
+29 1 0:26 / / rw,relatime - ext4 /dev/root rw
+30 29 0:27 / /sys/fs/bpf rw,nosuid shared:9 master:2 - bpf bpf rw,mode=700
+31 29 0:28 / /run/bpf rw,nosuid master:2 - bpf bpf rw
+";
+        for (path, expected) in [
+            ("/sys/fs/bpf", true),
+            ("/run/bpf", false),
+            ("/other", false),
+        ] {
+            assert_eq!(is_shared(mounts, Path::new(path)), expected, "{path}");
+        }
+        // The last one there is the one that is seen.
+        let above = format!("{mounts}32 30 0:29 / /sys/fs/bpf rw - bpf bpf rw\n");
+        assert!(!is_shared(&above, Path::new("/sys/fs/bpf")));
+    }
 }

@@ -137,3 +137,18 @@ fn with_flannels_manifest_the_kernel_carries_the_packets() -> Result<()> {
     assert!(rules.contains("FLANNEL-POSTRTG"), "{rules}");
     Ok(())
 }
+
+/// As in a privileged pod without the host's BPF file system, RKE2's for one: it works, and is said
+/// to end with the pod.
+#[test]
+fn pins_that_end_with_the_pod_are_said_to() -> Result<()> {
+    if !available() {
+        return Ok(());
+    }
+    let rights = ["NET_ADMIN", "NET_RAW", "BPF", "PERFMON", "SYS_ADMIN"];
+    let mut pod = Pod::start("rke2", &rights, false)?;
+    pod.status(|it| it["mode"] == "bpf")?;
+    let log = fs::read_to_string(pod.host.path().join("log"))?;
+    assert!(log.contains("go when that namespace goes"), "{log}");
+    Ok(())
+}
