@@ -105,9 +105,11 @@ impl Attached {
                 .map(|name| name.to_string_lossy().into_owned())
         };
         let guards = pins.iter().filter_map(|pin| Some((pin, name(pin)?)));
-        let guards: Vec<_> = guards.filter(|(_, name)| name.contains("guard")).collect();
+        let guards: Vec<_> = guards
+            .filter(|(_, name)| name.starts_with("xdp_guard"))
+            .collect();
         let [(pin, name)] = guards.as_slice() else {
-            bail!("not one pin of the guard: {pins:?}");
+            bail!("not one link of the guard: {pins:?}");
         };
         ensure!(name.ends_with("_native"), "{pins:?}");
         let shown = shown(arena)?;
