@@ -8,6 +8,9 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -37,27 +40,32 @@ impl PodLock {
     }
 }
 
-/// The daemon's, as long as it has its maps open.
+/// The daemon's, as long as it has its maps open: a name among the sockets of its network namespace,
+/// which goes with the process, and keeps no file of the BPF file system open, which somebody may
+/// want to unmount.
 #[derive(Debug)]
 pub(crate) struct Presence(
-    #[expect(dead_code, reason = "it is locked as long as it is open")] File,
+    #[expect(dead_code, reason = "it has its name as long as it is open")] UnixDatagram,
 );
 
 impl Presence {
-    /// Tells everybody who asks; `None` where that cannot be, for a moment perhaps: whoever asks
-    /// does it by the same lock.
+    /// Tells everybody who asks; `None` where that cannot be, because another has the name.
     pub(crate) fn announce(pins: &Pins) -> Option<Self> {
-        let folder = File::open(pins.folder()).ok()?;
-        folder.try_lock().ok()?;
-        Some(Self(folder))
+        let socket = UnixDatagram::bind_addr(&name(pins).ok()?);
+        socket.ok().map(Self)
     }
 
     /// Whether a daemon is there.
     pub(crate) fn is_announced(pins: &Pins) -> io::Result<bool> {
-        match File::open(pins.folder())?.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(error),
+        match UnixDatagram::unbound()?.connect_addr(&name(pins)?) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+            Err(error) => Err(error),
         }
     }
+}
+
+/// By the pins that it is about. The length of a socket's name has an end.
+fn name(pins: &Pins) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(pins.folder().as_os_str().as_bytes())
 }

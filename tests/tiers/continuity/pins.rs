@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use twill_testbed::agent::Agent;
@@ -56,7 +57,7 @@ fn nobody_notices_that_the_bpf_file_system_is_unmounted() -> Result<()> {
             let agent = &cluster.members[0].agent;
             wait_pins(agent)?;
             let before = running(agent)?;
-            umount2(BPFFS, MntFlags::empty()).context("unmount the BPF file system")?;
+            unmount()?;
             ensure!(!agent.pins().exists(), "nothing was unmounted");
             wait_pins(agent)?;
             ensure!(running(agent)? == before, "programs were taken away");
@@ -67,7 +68,7 @@ fn nobody_notices_that_the_bpf_file_system_is_unmounted() -> Result<()> {
             |cluster| {
                 let agent = &mut cluster.members[0].agent;
                 agent.kill()?;
-                umount2(BPFFS, MntFlags::empty()).context("unmount the BPF file system")?;
+                unmount()?;
                 agent.start_again()?;
                 agent.wait_ready()?;
                 wait_pins(agent)
@@ -78,6 +79,18 @@ fn nobody_notices_that_the_bpf_file_system_is_unmounted() -> Result<()> {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     })
+}
+
+/// For a moment the daemon may have a file open there.
+fn unmount() -> Result<()> {
+    wait_for(
+        "the BPF file system is unmounted",
+        PATIENCE,
+        || match umount2(BPFFS, MntFlags::empty()) {
+            Err(Errno::EBUSY) => Ok(None),
+            other => Ok(Some(other?)),
+        },
+    )
 }
 
 const BPFFS: &str = "/sys/fs/bpf";
