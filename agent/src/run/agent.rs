@@ -13,6 +13,7 @@ use twill_core::condition::Conditions;
 use twill_core::config::NetworkConfig;
 use twill_core::event::Event;
 use twill_core::lease::{Lease, LeaseAttrs};
+use twill_core::leases::StoreEvent;
 use twill_core::observed::Observed;
 use twill_core::routing_rules::{KernelRouted, RoutingRule};
 use twill_core::state::{Change, State};
@@ -23,6 +24,8 @@ use twill_core::vtep::MacAddr;
 
 use super::acceptance::Acceptance;
 use super::bpf::Bpf;
+use super::checkpoint::CheckpointFile;
+use super::conditions::uptime;
 use super::failures::Failures;
 use super::guard::Sentry;
 use super::memory::Memory;
@@ -72,6 +75,7 @@ pub(super) struct Agent {
     pub(super) report: Report,
     /// What the next start is told.
     pub(super) memory: Memory,
+    pub(super) checkpoint: CheckpointFile,
     pub(super) mac: Option<MacAddr>,
     pub(super) attrs: Option<watch::Sender<LeaseAttrs>>,
     /// What has been written to `subnet.env`.
@@ -132,6 +136,7 @@ pub(super) struct Parts {
     pub(super) meters: Meters,
     pub(super) report: Report,
     pub(super) memory: Memory,
+    pub(super) checkpoint: CheckpointFile,
     pub(super) lock: InstanceLock,
 }
 
@@ -149,6 +154,7 @@ impl Agent {
             meters,
             mut report,
             memory,
+            checkpoint,
             lock,
         } = parts;
         report.uplink(&uplink);
@@ -190,6 +196,7 @@ impl Agent {
             notice: Notice::default(),
             report,
             memory,
+            checkpoint,
         }
     }
 
@@ -250,6 +257,13 @@ impl Agent {
         }
     }
 
+    /// Notes for the next start which leases this one knows.
+    pub(super) fn note(&mut self, listed: bool) {
+        let checkpoint = self.state.checkpoint();
+        let now = std::time::Instant::now();
+        self.checkpoint.keep(checkpoint, listed, now);
+    }
+
     /// Runs until somebody stops it, or the lease is lost.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<()> {
         let Some(mut sources) = self.sources.take() else {
@@ -281,11 +295,12 @@ impl Agent {
                     self.notice.alive();
                     self.contact = sources.store.contact();
                     self.look_again().await;
-                    self.beat(self.contact.trouble.is_none()).await;
+                    self.beat(self.state.store_lost().is_none()).await;
                     self.bpf.hear_operator(&mut self.failures);
                     self.guard_programs().await;
                     self.remember();
-                    self.report.store(&self.contact);
+                    self.note(false);
+                    self.report.store(self.state.store_lost(), &self.contact);
                     self.tell_people();
                     continue;
                 }
@@ -300,9 +315,6 @@ impl Agent {
                         }
                     }
                 },
-            }
-            if batch.stop {
-                break;
             }
             let thorough = batch.look == Look::Everywhere;
             self.pass(batch, &sources.monitor).await;
@@ -339,8 +351,9 @@ pub(super) struct Batch {
     pub(super) subnets: BTreeSet<Subnet>,
     /// Whether pods may have come or gone.
     pub(super) pods: bool,
+    /// Whether leases were listed.
+    pub(super) listed: bool,
     taken: usize,
-    stop: bool,
 }
 
 impl Default for Batch {
@@ -349,8 +362,8 @@ impl Default for Batch {
             look: Look::Nowhere,
             subnets: BTreeSet::new(),
             pods: false,
+            listed: false,
             taken: 0,
-            stop: false,
         }
     }
 }
@@ -360,18 +373,17 @@ impl Batch {
         debug!(?event, "event");
         self.taken += 1;
         let look = match &event {
-            Event::LeaseAdded(_) | Event::LeaseRemoved(_) | Event::KernelChanged => Look::Kernel,
-            Event::Resync(_) | Event::UplinkChanged(_) | Event::Tick => Look::Everywhere,
+            Event::Store(StoreEvent::Listed(_)) => {
+                self.listed = true;
+                Look::Everywhere
+            }
+            Event::Store(_) | Event::KernelChanged => Look::Kernel,
             Event::PodsChanged => {
                 self.pods = true;
                 Look::Nowhere
             }
-            Event::Shutdown => {
-                self.stop = true;
-                Look::Nowhere
-            }
         };
-        match state.apply(event) {
+        match state.apply(event, uptime()) {
             Change::Nothing => {}
             Change::Peer(subnet) => {
                 self.subnets.insert(subnet);

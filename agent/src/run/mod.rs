@@ -3,6 +3,7 @@
 mod acceptance;
 mod agent;
 mod bpf;
+mod checkpoint;
 mod conditions;
 mod direct;
 mod failures;

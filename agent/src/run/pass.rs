@@ -6,7 +6,6 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use twill_abi::{FastPath, Guard, Mode};
 use twill_core::backend::{LinkName, Unsuitable};
-use twill_core::event::Event;
 use twill_core::lease::LeaseAttrs;
 use twill_core::observed::ObservedDevice;
 use twill_core::plan::{KernelOp, Op, Plan, plan, plan_peer};
@@ -46,6 +45,7 @@ impl Agent {
             }
         }
         self.reconcile(batch.look, &batch.subnets).await;
+        self.note(batch.listed);
         self.follow_path_mtus(batch.look, &batch.subnets).await;
         monitor.watch_mtus(self.mtus_carried);
         if batch.look == Look::Everywhere {
@@ -272,7 +272,7 @@ impl Agent {
         self.report.uplink(&uplink);
         self.moved |= uplink.address != self.state.uplink().address;
         // What there is to plan is planned by the pass that found it.
-        self.state.apply(Event::UplinkChanged(uplink));
+        self.state.set_uplink(uplink);
         self.publish();
     }
 

@@ -151,10 +151,10 @@ impl Report {
         std::mem::replace(&mut self.status.mtu, mtu) != mtu
     }
 
-    /// What the store's client knows of its server.
-    pub(super) fn store(&mut self, contact: &Contact) {
+    /// What is known of the store: why it is not heard, if it is not, and what its client says.
+    pub(super) fn store(&mut self, lost: Option<&str>, contact: &Contact) {
         let store = &mut self.status.store;
-        let state = contact.trouble.as_deref().unwrap_or("connected");
+        let state = lost.unwrap_or("connected");
         state.clone_into(&mut store.state);
         store.last_contact = contact.last.map(seconds).or(store.last_contact);
     }

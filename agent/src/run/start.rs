@@ -21,6 +21,8 @@ use twill_core::subnet::Subnet;
 use twill_core::vtep::MacAddr;
 
 use super::agent::{Agent, Parts, Sources};
+use super::checkpoint::CheckpointFile;
+use super::conditions::uptime;
 use super::memory::Memory;
 use super::metrics::{Meters, Metrics};
 use super::notice::Notice;
@@ -37,7 +39,7 @@ use crate::files::last_store::LastStore;
 use crate::files::{FileError, InstanceLock, LockError, host, subnet_env};
 use crate::netlink::monitor::{Monitor, RECEIVE_BUFFER_BYTES, Watch};
 use crate::netlink::{self, Netlink};
-use crate::store::{Store, lease_end};
+use crate::store::{Beginning, Store, lease_end};
 
 /// Events that wait for the state's owner before their sources wait.
 const EVENTS: usize = 1024;
@@ -96,8 +98,13 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
 
     let mut memory = Memory::new(args, &address);
     let last = memory.last();
-    let Known { text, config, from } =
-        network_config(&store, &mut report, last.as_ref(), &address).await;
+    let (beginning, from) = begin(&store, &mut report, last.as_ref(), &address).await;
+    let Beginning {
+        text,
+        config,
+        macs,
+        public_ips: _,
+    } = beginning;
     memory.set_config(&text);
     report.network(&config);
     tell(&config);
@@ -122,7 +129,7 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
         let peer = config.backend.peer(&last.lease, config.network).ok()?;
         peer.mac()
     });
-    let fallback_mac = match last_mac {
+    let fallback_mac = match macs.v4.or(last_mac) {
         Some(mac) => mac,
         None => MacAddr(host::random_mac()?),
     };
@@ -137,6 +144,7 @@ pub(super) async fn start(args: &AgentArgs, stop: &CancellationToken) -> Result<
         meters,
         report,
         memory,
+        checkpoint: CheckpointFile::new(LastStore::new(&args.instance_dir())),
         lock,
     });
     agent.ensure_link().await;
@@ -215,27 +223,21 @@ fn bridge_advice(config: &NetworkConfig, found: Result<(), FileError>) -> Option
     ))
 }
 
-/// The network config, and where it is from.
-struct Known {
-    text: String,
-    config: NetworkConfig,
-    from: Origin,
-}
-
+/// Where a beginning is from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Origin {
     Store,
     LastLease,
 }
 
-/// Asks the store for the network config until it answers; but if there is a last lease to start
-/// with meanwhile, then only once.
-async fn network_config(
+/// Asks the store how to begin until it answers; but if there is a last lease to start with
+/// meanwhile, then only once.
+async fn begin(
     store: &Store,
     report: &mut Report,
     last: Option<&LastLease>,
     address: &str,
-) -> Known {
+) -> (Beginning, Origin) {
     if let Some(last) = last {
         match last.usable(address, SystemTime::now()) {
             Err(error) => {
@@ -245,15 +247,11 @@ async fn network_config(
                 );
             }
             Ok(config) => {
-                let asked = tokio::time::timeout(FIRST_WORD, async { line(store.config().await) });
+                let asked = tokio::time::timeout(FIRST_WORD, async { line(store.begin().await) });
                 let error = match asked.await {
-                    Ok(Ok((text, config))) => {
+                    Ok(Ok(beginning)) => {
                         report.store_answered();
-                        return Known {
-                            text,
-                            config,
-                            from: Origin::Store,
-                        };
+                        return (beginning, Origin::Store);
                     }
                     Ok(Err(error)) => error,
                     Err(_elapsed) => format!("no answer within {FIRST_WORD:?}"),
@@ -263,26 +261,19 @@ async fn network_config(
                     "the lease store is away; starting with the last lease"
                 );
                 report.store_failed(&error);
-                return Known {
-                    text: last.config.clone(),
-                    config,
-                    from: Origin::LastLease,
-                };
+                let beginning = Beginning::by_config(last.config.clone(), config);
+                return (beginning, Origin::LastLease);
             }
         }
     }
-    let (text, config) = until_done(
+    let beginning = until_done(
         NO_CONFIG,
-        async || line(store.config().await),
+        async || line(store.begin().await),
         |error| report.store_failed(error),
     )
     .await;
     report.store_answered();
-    Known {
-        text,
-        config,
-        from: Origin::Store,
-    }
+    (beginning, Origin::Store)
 }
 
 /// Brings the node up by its last lease as far as pods of its own need it, and waits for the
@@ -304,7 +295,7 @@ async fn wait_for_the_store(
     let Agent { notice, report, .. } = agent;
     let answered = until_done(
         NO_CONFIG,
-        async || line(store.config().await),
+        async || line(store.begin().await),
         |error| report.store_failed(error),
     );
     let signs = async {
@@ -314,13 +305,13 @@ async fn wait_for_the_store(
             notice.alive();
         }
     };
-    let (_, now) = tokio::select! {
+    let now = tokio::select! {
         answer = answered => answer,
         () = signs => bail!("time stands still"),
     };
     agent.report.store_answered();
     ensure!(
-        now == *config,
+        now.config == *config,
         "the network config is not what it was when the last lease was taken; start again"
     );
     Ok(())
@@ -373,7 +364,7 @@ async fn acquire(store: &Store, agent: &mut Agent, previous: Option<Subnet>) -> 
 /// Starts everything that events come from.
 async fn follow(
     agent: &mut Agent,
-    mut store: Store,
+    store: Store,
     lease: Lease,
     stop: &CancellationToken,
 ) -> Result<()> {
@@ -389,14 +380,20 @@ async fn follow(
         .await
         .context("listen to the kernel")?;
     monitor.watch_uplink(Some(agent.state.uplink().ifindex));
-    let last = LastStore::new(&agent.args.instance_dir());
-    let backend = &agent.state.config().backend;
-    store.remember(last, backend.leases(&agent.observed.kernel));
+    let checkpoint = agent.checkpoint.read();
+    if let Some(checkpoint) = &checkpoint {
+        let backend = &agent.state.config().backend;
+        let leases = backend.leases(&agent.observed.kernel);
+        let kept_until = checkpoint.kept_until;
+        agent.state.remember(&leases, kept_until, uptime());
+    }
+    let after = checkpoint.map(|checkpoint| checkpoint.position);
     let (attrs, published) = watch::channel(lease.attrs.clone());
     agent.attrs = Some(attrs);
     // The node may have another address than when it took the lease.
     agent.publish();
-    tokio::spawn(store.clone().watch(sender, stop.clone()));
+    tokio::spawn(store.clone().watch(after, sender, stop.clone()));
+    tokio::spawn(complete(store.clone(), stop.clone()));
     let keeper = {
         let (store, stop) = (store.clone(), stop.clone());
         tokio::spawn(async move { store.keep(lease, published, stop).await })
@@ -408,6 +405,14 @@ async fn follow(
         keeper,
     });
     Ok(())
+}
+
+/// Tells the store that pods can be reached: once, as flannel does.
+async fn complete(store: Store, stop: CancellationToken) {
+    let told = stop.run_until_cancelled(store.complete()).await;
+    if let Some(Err(error)) = told {
+        warn!(error = chain(&error), "CompleteLease execute error");
+    }
 }
 
 /// An error in one line, as [`until_done`] takes it.

@@ -1,17 +1,16 @@
-//! What the client knows of the server: for people, and for a start without it.
+//! What the client of a store knows of it and of the own lease: for people, and for a start
+//! without the store.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use twill_core::condition::{Condition, NotRenewed, StoreFailure};
 
-/// When the server last answered, and what is wrong since.
+/// When the store last answered, and what is known of the own lease.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Contact {
     /// When it last answered.
     pub last: Option<SystemTime>,
-    /// Why the watch does not stand.
-    pub trouble: Option<String>,
     /// When the own lease ends if nobody renews it; of a reservation and before there is a lease
     /// nobody knows.
     pub lease_until: Option<SystemTime>,
@@ -51,17 +50,9 @@ fn left(until: SystemTime) -> Duration {
 pub(super) struct Contacts(Mutex<Contact>);
 
 impl Contacts {
-    /// The watch stands, and something came by it.
+    /// Something came from the store.
     pub(super) fn heard(&self) {
-        self.write(|contact| {
-            contact.last = Some(SystemTime::now());
-            contact.trouble = None;
-        });
-    }
-
-    /// The watch broke off.
-    pub(super) fn lost(&self, why: &str) {
-        self.write(|contact| contact.trouble = Some(why.to_owned()));
+        self.write(|contact| contact.last = Some(SystemTime::now()));
     }
 
     /// The own lease lasts so long from now on.

@@ -14,8 +14,8 @@ use twill_core::condition::StoreFailure;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
-use super::contact::Contacts;
 use super::own::Ended;
+use super::shared::Shared;
 use super::trouble::Trouble;
 use crate::datapath::chain;
 
@@ -62,8 +62,8 @@ pub(super) trait Keeping: Sync {
     /// Who can mend it.
     fn cause(error: &Self::Error) -> StoreFailure;
 
-    /// Who is told how long the lease lasts, and why it is not renewed.
-    fn contacts(&self) -> &Contacts;
+    /// Where it is told how long the lease lasts, and why it is not renewed.
+    fn shared(&self) -> &Shared;
 }
 
 /// Keeps a lease until `shutdown`. If the subnet has become another node's, it does not fight
@@ -79,7 +79,7 @@ pub(super) async fn keep<S: Keeping>(
         attrs: published,
         ttl_seconds,
     } = lease;
-    store.contacts().leased(ttl_seconds);
+    store.shared().contacts.leased(ttl_seconds);
     let keeper = Keeper {
         store,
         subnet,
@@ -157,12 +157,12 @@ impl<S: Keeping> Keeper<'_, S> {
                 Ok(Some(lease)) => {
                     let seconds = lease.ttl_seconds;
                     info!(subnet = %self.subnet, seconds, "Lease renewed, new expiration");
-                    self.store.contacts().leased(lease.ttl_seconds);
+                    self.store.shared().contacts.leased(lease.ttl_seconds);
                     self.published = attrs;
                     return Ok(Some(lease));
                 }
                 Ok(None) => {
-                    self.store.contacts().found();
+                    self.store.shared().contacts.found();
                     return Ok(None);
                 }
                 Err(error) if S::is_lost(&error) => return Err(error),
@@ -173,7 +173,10 @@ impl<S: Keeping> Keeper<'_, S> {
             if trouble.is_news(&said) {
                 warn!(subnet = %self.subnet, error = said, "Error renewing lease (trying again)");
             }
-            self.store.contacts().not_renewed(S::cause(&error), said);
+            self.store
+                .shared()
+                .contacts
+                .not_renewed(S::cause(&error), said);
             tokio::time::sleep(pause).await;
         }
     }

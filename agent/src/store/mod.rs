@@ -1,20 +1,22 @@
 //! Where leases come from.
 //!
-//! A store has one shape, whatever is behind it: `config`, `acquire`, `keep` (renews until it
-//! is told to stop) and `watch`, which turns what happens to leases into
-//! [`Event`](twill_core::event::Event)s. A store that is away, or answers rubbish, produces no
-//! event: what is programmed stays.
+//! A store is a source, and has one shape, whatever is behind it: `begin` (what it says before
+//! there is a lease), `acquire`, `keep` (renews until it is told to stop), `complete`, and `watch`,
+//! which sends what happens to leases as [`StoreEvent`](twill_core::leases::StoreEvent)s. Which of
+//! them hold is for the index in `twill-core` to say. A store that is away, or answers rubbish,
+//! says nothing of any lease: what is programmed stays.
 
+mod beginning;
 mod contact;
+mod cursor;
 pub mod etcd;
-mod former;
 mod keep;
-mod known;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod noise;
 mod own;
 mod rounds;
 pub mod server;
+mod shared;
 mod trouble;
 mod unread;
 
@@ -25,13 +27,15 @@ use tokio_util::sync::CancellationToken;
 use twill_core::config::NetworkConfig;
 use twill_core::event::Event;
 use twill_core::lease::{Lease, LeaseAttrs};
+use twill_core::leases::Position;
 use twill_core::subnet::Subnet;
 
+pub use self::beginning::Beginning;
 pub use self::contact::{Contact, lease_end};
 use self::etcd::EtcdStore;
 pub use self::own::Ended;
 use self::server::ServerStore;
-use crate::files::last_store::LastStore;
+use self::shared::Shared;
 
 /// A store. Clones share what is known of it.
 #[derive(Clone, Debug)]
@@ -56,34 +60,19 @@ pub enum Error {
 impl Store {
     /// What is known of it: for people.
     pub fn contact(&self) -> Contact {
-        match self {
-            Self::Server(store) => store.contact(),
-            Self::Etcd(store) => store.contact(),
-        }
-    }
-
-    /// Tells which peers an earlier start of the agent left in the kernel, and where the name of
-    /// the store that they are from is written.
-    pub fn remember(&mut self, last: LastStore, peers: Vec<Lease>) {
-        match self {
-            Self::Server(store) => store.remember(last, peers),
-            Self::Etcd(store) => store.remember(last, peers),
-        }
+        self.shared().contacts.get()
     }
 
     /// The node's own address has changed: no answer will come to the old one any more.
     pub fn moved(&self) {
-        match self {
-            Self::Server(store) => store.moved(),
-            Self::Etcd(store) => store.moved(),
-        }
+        self.shared().moved.notify_one();
     }
 
-    /// The network config: its text, and what it says.
-    pub async fn config(&self) -> Result<(String, NetworkConfig), Error> {
+    /// What it says before there is a lease.
+    pub async fn begin(&self) -> Result<Beginning, Error> {
         Ok(match self {
-            Self::Server(store) => store.config().await?,
-            Self::Etcd(store) => store.config().await?,
+            Self::Server(store) => store.begin().await?,
+            Self::Etcd(store) => store.begin().await?,
         })
     }
 
@@ -116,12 +105,36 @@ impl Store {
         }
     }
 
-    /// Sends what happens to leases until `shutdown`, or until nobody takes it. The first
-    /// event, and the first after changes may have been missed, is a [`Event::Resync`].
-    pub async fn watch(self, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
+    /// The node is up: pods can be reached at its lease. For a store that tells others so.
+    #[expect(
+        clippy::unused_async,
+        reason = "a store that others read the node's state from has to write to it"
+    )]
+    pub async fn complete(&self) -> Result<(), Error> {
         match self {
-            Self::Server(store) => store.watch(events, shutdown).await,
-            Self::Etcd(store) => store.watch(events, shutdown).await,
+            Self::Server(_) | Self::Etcd(_) => Ok(()),
+        }
+    }
+
+    /// Sends what happens to leases until `shutdown`, or until nobody takes it; an earlier start
+    /// had come to `after`. The first event, and the first after changes may have been missed, is
+    /// a list.
+    pub async fn watch(
+        self,
+        after: Option<Position>,
+        events: mpsc::Sender<Event>,
+        shutdown: CancellationToken,
+    ) {
+        match self {
+            Self::Server(store) => store.watch(after, events, shutdown).await,
+            Self::Etcd(store) => store.watch(after, events, shutdown).await,
+        }
+    }
+
+    fn shared(&self) -> &Shared {
+        match self {
+            Self::Server(store) => store.shared(),
+            Self::Etcd(store) => store.shared(),
         }
     }
 }

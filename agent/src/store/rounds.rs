@@ -1,20 +1,20 @@
 //! Following a store in rounds, each until something ends it: what the watchers of all stores
-//! have in common. Failures are logged and tried again; they send nothing.
+//! have in common. Failures are logged and tried again; of leases they say nothing.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use twill_core::event::Event;
+use twill_core::leases::StoreEvent;
 
-use super::contact::Contacts;
-use super::known::Step;
+use super::shared::Shared;
 use super::trouble::Trouble;
-use super::unread::Unread;
+use super::unread::{Unread, UnreadLease};
 
 /// Pauses after failures: flannel's, with jitter on top.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -83,7 +83,12 @@ pub(super) async fn run<W: Watcher>(mut watcher: W) {
             }
             RoundEnd::Broken(error) => error,
         };
-        let pause = watcher.rounds().broke_off(&W::words(&error));
+        let words = W::words(&error);
+        let pause = watcher.rounds().broke_off(&words);
+        let lost = watcher.rounds().send(StoreEvent::Lost(words)).await;
+        if let Err(NobodyListens) = lost {
+            return;
+        }
         tokio::time::sleep(pause).await;
     }
 }
@@ -92,8 +97,7 @@ pub(super) async fn run<W: Watcher>(mut watcher: W) {
 #[derive(Debug)]
 pub(super) struct Rounds {
     events: mpsc::Sender<Event>,
-    contacts: Arc<Contacts>,
-    moved: Arc<Notify>,
+    shared: Arc<Shared>,
     trouble: Trouble,
     /// When the first word of this watch came.
     heard_since: Option<Instant>,
@@ -102,15 +106,10 @@ pub(super) struct Rounds {
 
 impl Rounds {
     /// Before the first.
-    pub(super) fn new(
-        events: mpsc::Sender<Event>,
-        contacts: &Arc<Contacts>,
-        moved: &Arc<Notify>,
-    ) -> Self {
+    pub(super) fn new(events: mpsc::Sender<Event>, shared: &Arc<Shared>) -> Self {
         Self {
             events,
-            contacts: Arc::clone(contacts),
-            moved: Arc::clone(moved),
+            shared: Arc::clone(shared),
             trouble: Trouble::new(FIRST_PAUSE, LONGEST_PAUSE),
             heard_since: None,
             unread: Unread::default(),
@@ -119,7 +118,7 @@ impl Rounds {
 
     /// Something came by the watch. One that breaks off right after its first word has not stood.
     pub(super) fn heard(&mut self) {
-        self.contacts.heard();
+        self.shared.contacts.heard();
         let now = Instant::now();
         self.trouble.lives(now);
         let since = *self.heard_since.get_or_insert(now);
@@ -128,29 +127,24 @@ impl Rounds {
         }
     }
 
-    /// Sends a step's events and reports what could not be read.
-    pub(super) async fn take(&mut self, step: Step) -> Result<(), NobodyListens> {
-        let Step {
-            events,
-            unread,
-            replaced: _,
-        } = step;
-        for lease in &unread {
-            self.unread.tell(lease);
+    /// Sends what the store says.
+    pub(super) async fn send(&mut self, event: StoreEvent) -> Result<(), NobodyListens> {
+        match self.events.send(event.into()).await {
+            Ok(()) => Ok(()),
+            Err(_unsent) => Err(NobodyListens),
         }
-        for event in events {
-            if self.events.send(event).await.is_err() {
-                return Err(NobodyListens);
-            }
-        }
-        Ok(())
+    }
+
+    /// Reports a lease that could not be read.
+    pub(super) fn unread(&mut self, lease: &UnreadLease) {
+        self.unread.tell(lease);
     }
 
     /// What `work` gives, unless the node moves meanwhile: then nobody hears the answer.
     pub(super) async fn unless_moved<T>(&self, work: impl Future<Output = T>) -> Result<T, Moved> {
         tokio::select! {
             done = work => Ok(done),
-            () = self.moved.notified() => Err(Moved),
+            () = self.shared.moved.notified() => Err(Moved),
         }
     }
 
@@ -160,7 +154,6 @@ impl Rounds {
         if heard_since.is_some_and(|since| since.elapsed() >= STANDS) {
             self.trouble.is_over();
         }
-        self.contacts.lost(error);
         let pause = self.trouble.pause();
         if self.trouble.is_news(error) {
             warn!(error, "lease watch broke off; peers stay as they are");

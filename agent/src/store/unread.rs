@@ -3,11 +3,21 @@
 use std::collections::BTreeSet;
 
 use tracing::warn;
-
-use super::known::UnreadLease;
+use twill_core::subnet::Subnet;
 
 /// How many are remembered: whoever writes rubbish fills no log.
 const UNREAD: usize = 256;
+
+/// A lease that could not be read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct UnreadLease {
+    /// Its subnet, if at least that could be read.
+    pub(super) subnet: Option<Subnet>,
+    /// The beginning of it.
+    pub(super) value: String,
+    /// What is wrong.
+    pub(super) why: String,
+}
 
 /// What was said.
 #[derive(Debug, Default)]

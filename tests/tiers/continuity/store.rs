@@ -49,9 +49,12 @@ fn nobody_notices_that_the_store_was_emptied_while_the_agents_were_away() -> Res
         wait_for("the first agent notes the store", PATIENCE, || {
             let (mut noted, mut expected) = (noted()?, expected()?);
             for note in [&mut noted, &mut expected] {
-                // It goes on.
-                let revision = note["revision"].take();
-                ensure!(revision.as_u64() > Some(0), "{revision}");
+                // Its number goes on.
+                let position = note["position"].take();
+                let text = position.as_str().context("where the store is")?;
+                let (store, revision) = text.split_once('@').context("its number")?;
+                ensure!(revision.parse::<u64>()? > 0, "{revision}");
+                note["position"] = store.into();
             }
             Ok((noted == expected).then_some(()))
         })

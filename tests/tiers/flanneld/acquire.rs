@@ -28,7 +28,7 @@ fn a_hundred_nodes_that_start_at_once_get_a_subnet_each() -> Result<()> {
         for n in 0..NODES {
             let (store, attrs) = (lab.store()?, attrs(n)?);
             nodes.spawn(async move {
-                let (_, config) = store.config().await?;
+                let config = store.begin().await?.config;
                 store.acquire(&config, &attrs, None).await
             });
         }
@@ -42,7 +42,7 @@ fn a_hundred_nodes_that_start_at_once_get_a_subnet_each() -> Result<()> {
         let granted = lab.etcd.ctl(&["lease", "list"])?;
         ensure!(granted.lines().count() == 101, "{granted}");
         // Nothing is left.
-        let (_, config) = lab.store()?.config().await?;
+        let config = lab.store()?.begin().await?.config;
         let refused = lab.store()?.acquire(&config, &attrs(NODES)?, None).await;
         ensure!(matches!(refused, Err(Error::Allocate(_))), "{refused:?}");
         Ok(())
@@ -160,8 +160,8 @@ fn what_is_missing_is_said() -> Result<()> {
     let lab = Lab::new(1, USUAL)?;
     lab.etcd.ctl(&["del", "--prefix", "/"])?;
     let error = lab.run(async || {
-        let config = lab.store()?.config().await;
-        Ok(config.err().map(|error| error.to_string()))
+        let begun = lab.store()?.begin().await;
+        Ok(begun.err().map(|error| error.to_string()))
     })?;
     let text = error.unwrap_or_default();
     let expected = "flannel config not found in etcd store. \

@@ -33,8 +33,11 @@ fn note(member: &mut Member) -> Result<LastStore> {
 /// Whether the agent has noted how far etcd has come.
 fn is_noted(lab: &Lab, note: &LastStore) -> bool {
     let revision = lab.etcd.revision().ok();
-    let noted = note.read().map(|noted| noted.revision);
-    noted.is_some() && noted == revision.and_then(|revision| u64::try_from(revision).ok())
+    let noted = note.read().map(|noted| noted.position);
+    noted.zip(revision).is_some_and(|(noted, revision)| {
+        let end = format!("@{revision}");
+        noted.as_str().ends_with(&end)
+    })
 }
 
 fn emptied(token: &str, another: bool) -> Result<()> {

@@ -34,7 +34,7 @@ impl Node {
         let (sender, events) = mpsc::channel(1024);
         let (attrs, published) = watch::channel(mine);
         let stop = CancellationToken::new();
-        tokio::spawn(store.clone().watch(sender, stop.clone()));
+        tokio::spawn(store.clone().watch(None, sender, stop.clone()));
         let keeper = {
             let stop = stop.clone();
             tokio::spawn(async move { store.keep(lease, published, stop).await })

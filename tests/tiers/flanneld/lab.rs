@@ -10,6 +10,7 @@ use twill_core::backend::vxlan;
 use twill_core::config::NetworkConfig;
 use twill_core::event::Event;
 use twill_core::lease::LeaseAttrs;
+use twill_core::leases::{Listing, StoreEvent};
 use twill_core::subnet::Subnet;
 use twill_core::vtep::{MacAddr, Vni};
 use twill_testbed::etcd::{Etcd, PREFIX};
@@ -118,16 +119,22 @@ pub(crate) fn value(n: u32) -> String {
     )
 }
 
-/// The next event.
-pub(crate) async fn next(events: &mut mpsc::Receiver<Event>) -> Result<Event> {
-    let event = tokio::time::timeout(PATIENCE, events.recv()).await;
-    event.context("no event came")?.context("the watch ended")
+/// What the store says next of leases.
+pub(crate) async fn next(events: &mut mpsc::Receiver<Event>) -> Result<StoreEvent> {
+    loop {
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await;
+        match event.context("no event came")?.context("the watch ended")? {
+            Event::Store(StoreEvent::Reached(_) | StoreEvent::Lost(_)) => {}
+            Event::Store(said) => return Ok(said),
+            other @ (Event::KernelChanged | Event::PodsChanged) => bail!("{other:?}"),
+        }
+    }
 }
 
 /// The subnets of the complete list that is the next event.
 pub(crate) async fn listed(events: &mut mpsc::Receiver<Event>) -> Result<Vec<String>> {
     let event = next(events).await?;
-    let Event::Resync(leases) = event else {
+    let StoreEvent::Listed(Listing { leases, .. }) = event else {
         bail!("{event:?} is no list");
     };
     let subnets = leases.iter().map(|lease| lease.subnet.to_string());
@@ -137,7 +144,7 @@ pub(crate) async fn listed(events: &mut mpsc::Receiver<Event>) -> Result<Vec<Str
 /// The subnet of the lease that the next event adds.
 pub(crate) async fn added(events: &mut mpsc::Receiver<Event>) -> Result<String> {
     let event = next(events).await?;
-    let Event::LeaseAdded(lease) = event else {
+    let StoreEvent::Put(lease) = event else {
         bail!("{event:?} adds no lease");
     };
     Ok(lease.subnet.to_string())
@@ -146,7 +153,7 @@ pub(crate) async fn added(events: &mut mpsc::Receiver<Event>) -> Result<String> 
 /// The subnet of the lease that the next event removes.
 pub(crate) async fn removed(events: &mut mpsc::Receiver<Event>) -> Result<String> {
     let event = next(events).await?;
-    let Event::LeaseRemoved(subnet) = event else {
+    let StoreEvent::Gone(subnet) = event else {
         bail!("{event:?} removes no lease");
     };
     Ok(subnet.to_string())

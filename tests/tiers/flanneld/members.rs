@@ -78,7 +78,7 @@ fn an_etcd_that_does_not_ask_for_a_password_takes_one() -> Result<()> {
     let config = config(USUAL)?;
     lab.run(async || {
         let store = EtcdStore::new(options)?;
-        store.config().await?;
+        store.begin().await?;
         store.acquire(&config, &attrs(1)?, None).await?;
         Ok(())
     })
@@ -193,7 +193,7 @@ fn etcd_may_ask_for_certificates_and_passwords() -> Result<()> {
         ];
         for options in wrong {
             let shown = format!("{options:?}");
-            let error = EtcdStore::new(options)?.config().await.err();
+            let error = EtcdStore::new(options)?.begin().await.err();
             let text = error.map(|error| error.to_string()).unwrap_or_default();
             ensure!(!text.is_empty(), "taken: {shown}");
             ensure!(!text.contains("swordfish"), "{text}");

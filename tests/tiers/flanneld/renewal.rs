@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use twill_agent::store::etcd::{EtcdStore, Options};
+use twill_agent::store::{Contact, Store};
 use twill_core::condition::{Condition, NotRenewed, StoreFailure};
 use twill_testbed::agent::Agent;
 use twill_testbed::netns::Namespace;
@@ -62,7 +63,8 @@ fn check(
             left.is_some_and(|left| left <= Duration::from_mins(1)),
             "{left:?}"
         );
-        ensure!(store.contact().failed_renewals > 0, "not counted");
+        let contact = contact(&store);
+        ensure!(contact.failed_renewals > 0, "not counted");
         mend(&lab)?;
         until(&store, |told| told.is_none()).await?;
         stop.cancel();
@@ -71,13 +73,17 @@ fn check(
     })
 }
 
+fn contact(store: &EtcdStore) -> Contact {
+    Store::Etcd(store.clone()).contact()
+}
+
 async fn until(
     store: &EtcdStore,
     so: impl Fn(Option<&Condition>) -> bool,
 ) -> Result<Option<Condition>> {
     let end = tokio::time::Instant::now() + 2 * PATIENCE;
     loop {
-        let told = store.contact().condition();
+        let told = contact(store).condition();
         if so(told.as_ref()) {
             return Ok(told);
         }

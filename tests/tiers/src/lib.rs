@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod known;
+
 use aya::programs::ProgramError;
 
 /// Whether the tiers must run: `cargo xtask test <tier>` sets `TWILL_TIERS` after it has

@@ -252,6 +252,20 @@ impl Backend {
         }
     }
 
+    /// The subnet of the node itself, by what is in the kernel, where that says it.
+    pub fn own_subnet(&self, kernel: &ObservedKernel, subnet_len: u8) -> Option<Subnet> {
+        match self {
+            Self::Vxlan(config) => vxlan::own_subnet(config, kernel, subnet_len),
+            Self::HostGw => None,
+        }
+    }
+
+    /// The MAC address of the link that carries the overlay, if there is one.
+    pub fn own_mac(&self, kernel: &ObservedKernel) -> Option<MacAddr> {
+        let link = kernel.links.get(&self.link_name()?)?;
+        Some(link.device.mac)
+    }
+
     /// The planner of entries; `None` where the link that they hang on is not there.
     pub(crate) fn entries<'a>(
         &self,

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 
 use crate::backend::{EntryPlan, Peer, Wanted};
 use crate::datapath::MapPlan;
-use crate::desired::Desired;
+use crate::desired::{Desired, Ownership};
 use crate::observed::Observed;
 use crate::peers::Peers;
 use crate::state::State;
@@ -55,9 +55,12 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
         on_link: &observed.kernel.on_link,
     };
     let mut link_ops = Vec::new();
-    let kernel = match &desired.link {
-        None => Some(Cow::Borrowed(&observed.kernel)),
-        Some(link) => link::plan(&observed.kernel, link, desired.network, &mut link_ops),
+    let kernel = match (desired.ownership, &desired.link) {
+        (Ownership::Nothing, _) => None,
+        (Ownership::Node, None) => Some(Cow::Borrowed(&observed.kernel)),
+        (Ownership::Node, Some(link)) => {
+            link::plan(&observed.kernel, link, desired.network, &mut link_ops)
+        }
     };
     let mut plan = Plan::default();
     plan.extend(link_ops);
@@ -94,9 +97,11 @@ pub fn plan_peer(observed: &Observed, state: &State, subnet: Subnet) -> Plan {
         peers: state.peers(),
         on_link: &NOBODY,
     };
-    let usable = state
-        .link()
-        .is_none_or(|link| link::is_usable(&observed.kernel, &link));
+    let usable = match (state.ownership(), state.link()) {
+        (Ownership::Nothing, _) => false,
+        (Ownership::Node, None) => true,
+        (Ownership::Node, Some(link)) => link::is_usable(&observed.kernel, &link),
+    };
     let entries = usable
         .then(|| state.config().backend.entries(&observed.kernel, wanted))
         .flatten();

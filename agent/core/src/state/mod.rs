@@ -2,13 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use crate::backend::{LinkSpec, Peer};
 use crate::config::NetworkConfig;
-use crate::desired::Desired;
+use crate::desired::{Desired, Ownership};
+pub use crate::event::Change;
 use crate::event::Event;
 use crate::lease::{Lease, LeaseError};
-use crate::peers::{Objection, Peers};
+pub use crate::leases::Conflict;
+use crate::leases::{Checkpoint, Judge, LeaseIndex, Listing, Own, StoreEvent};
+use crate::observed::ObservedKernel;
+use crate::peers::Peers;
 use crate::subnet::Subnet;
 use crate::uplink::Uplink;
 use crate::vtep::MacAddr;
@@ -16,45 +21,15 @@ use crate::vtep::MacAddr;
 #[cfg(test)]
 mod tests;
 
-/// What has to be planned after an event.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Change {
-    /// Nothing.
-    Nothing,
-    /// One peer: [`crate::plan::plan_peer`] against the last observation.
-    Peer(Subnet),
-    /// Observe again, then [`crate::plan::plan`].
-    Everything,
-}
-
-/// A lease that is not taken as a peer because an older one says otherwise.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Conflict {
-    /// The subnet that it claims.
-    pub subnet: Subnet,
-    /// The peer that it names.
-    pub peer: Peer,
-    /// What speaks against it.
-    pub objection: Objection,
-}
-
 /// Everything the agent knows; [`desired`] says what follows from it.
 #[derive(Debug)]
 pub struct State {
     config: NetworkConfig,
-    uplink: Uplink,
-    own_subnet: Option<Subnet>,
-    device_mac: MacAddr,
+    ownership: Ownership,
+    own: Own,
     /// The overlay's MTU that the device has or had, bytes, until it was seen with the present one.
     former_mtu: Option<u32>,
-    /// Every MAC address that the device was seen with: the store may still have an older one.
-    seen_macs: BTreeSet<MacAddr>,
-    peers: Peers,
-    /// Claims that contradict a peer or ourselves, oldest first.
-    contested: Vec<(Subnet, Peer)>,
-    /// Leases that do not say where the subnet is, and why.
-    rejected: BTreeMap<Subnet, LeaseError>,
-    complete: bool,
+    leases: LeaseIndex,
 }
 
 impl State {
@@ -62,58 +37,97 @@ impl State {
     pub fn new(config: NetworkConfig, uplink: Uplink, device_mac: MacAddr) -> Self {
         Self {
             config,
-            uplink,
-            own_subnet: None,
-            device_mac,
+            ownership: Ownership::Node,
+            own: Own::new(uplink, device_mac),
             former_mtu: None,
-            seen_macs: BTreeSet::new(),
-            peers: Peers::default(),
-            contested: Vec::new(),
-            rejected: BTreeMap::new(),
-            complete: false,
+            leases: LeaseIndex::default(),
         }
     }
 
-    /// Takes in an event. Pure: what to do about it is for [`desired`] and the plan to say.
-    pub fn apply(&mut self, event: Event) -> Change {
-        match event {
-            Event::LeaseAdded(lease) => self.add(&lease),
-            Event::LeaseRemoved(subnet) => self.remove(subnet),
-            Event::Resync(leases) => {
-                self.resync(&leases);
-                Change::Everything
-            }
-            Event::UplinkChanged(uplink) if uplink == self.uplink => Change::Nothing,
-            Event::UplinkChanged(uplink) => {
-                let before = self.mtu();
-                self.uplink = uplink;
-                if self.mtu() != before {
-                    self.former_mtu.get_or_insert(before);
-                }
-                self.arbitrate();
-                Change::Everything
-            }
-            Event::KernelChanged | Event::Tick => Change::Everything,
-            Event::PodsChanged | Event::Shutdown => Change::Nothing,
+    /// The same, beside a daemon that has the node's network: nothing of the kernel's is ours.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self {
+            ownership: Ownership::Nothing,
+            ..self
         }
+    }
+
+    /// Tells what an earlier start knew: the leases that it left in the kernel, and until when
+    /// some were kept for a former store.
+    pub fn remember(&mut self, leases: &[Lease], kept_until: Option<Duration>, now: Duration) {
+        let judge = Judge {
+            config: &self.config,
+            own: &self.own,
+        };
+        self.leases.remember(leases, kept_until, judge, now);
+    }
+
+    /// Takes in an event at a time since the machine has started. Pure: what to do about it is
+    /// for [`desired`] and the plan to say.
+    pub fn apply(&mut self, event: Event, now: Duration) -> Change {
+        match event {
+            Event::Store(event) => {
+                let judge = Judge {
+                    config: &self.config,
+                    own: &self.own,
+                };
+                self.leases.apply(event, judge, now)
+            }
+            Event::KernelChanged => Change::Everything,
+            Event::PodsChanged => Change::Nothing,
+        }
+    }
+
+    /// Takes from an observation what a lease store would say, and which part of it is this
+    /// node's: all that is known where the network is another daemon's.
+    pub fn recognise(&mut self, kernel: &ObservedKernel, now: Duration) -> Change {
+        let backend = &self.config.backend;
+        let own = backend.own_subnet(kernel, self.config.subnet_len);
+        let mac = backend.own_mac(kernel);
+        let listing = Listing::of_kernel(backend, kernel);
+        let before = (self.is_complete(), self.peers().clone(), self.own_subnet());
+        self.set_own_subnet(own);
+        if let Some(mac) = mac {
+            self.set_device_mac(mac);
+        }
+        self.apply(StoreEvent::Listed(listing).into(), now);
+        let is_same = before.0 && before.1 == *self.peers() && before.2 == self.own_subnet();
+        if is_same {
+            Change::Nothing
+        } else {
+            Change::Everything
+        }
+    }
+
+    /// Another uplink, or the same with other properties.
+    pub fn set_uplink(&mut self, uplink: Uplink) -> Change {
+        if self.own.uplink == uplink {
+            return Change::Nothing;
+        }
+        let before = self.mtu();
+        self.own.uplink = uplink;
+        if self.mtu() != before {
+            self.former_mtu.get_or_insert(before);
+        }
+        self.leases.judge_again(&self.own);
+        Change::Everything
     }
 
     /// The subnet that this node holds, or that it has none.
     pub fn set_own_subnet(&mut self, subnet: Option<Subnet>) -> Change {
-        if self.own_subnet == subnet {
+        if self.own.subnet == subnet {
             return Change::Nothing;
         }
-        self.own_subnet = subnet;
-        self.arbitrate();
+        self.own.subnet = subnet;
+        self.leases.judge_again(&self.own);
         Change::Everything
     }
 
     /// The MAC address that the device has: the kernel may have given it another.
     pub fn set_device_mac(&mut self, mac: MacAddr) {
-        self.seen_macs.insert(mac);
-        if self.device_mac != mac {
-            self.device_mac = mac;
-            self.arbitrate();
+        if self.own.saw(mac) {
+            self.leases.judge_again(&self.own);
         }
     }
 
@@ -125,6 +139,21 @@ impl State {
         }
     }
 
+    /// Why the lease store is not heard, if it is not.
+    pub fn store_lost(&self) -> Option<&str> {
+        self.leases.lost()
+    }
+
+    /// What the next start must know of the leases, once there was a list.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.leases.checkpoint()
+    }
+
+    /// Whose the node's network is.
+    pub fn ownership(&self) -> Ownership {
+        self.ownership
+    }
+
     /// The network configuration.
     pub fn config(&self) -> &NetworkConfig {
         &self.config
@@ -132,43 +161,37 @@ impl State {
 
     /// The uplink.
     pub fn uplink(&self) -> &Uplink {
-        &self.uplink
+        &self.own.uplink
     }
 
     /// The subnet that this node holds.
     pub fn own_subnet(&self) -> Option<Subnet> {
-        self.own_subnet
+        self.own.subnet
     }
 
     /// Whether a complete list of leases has been seen.
     pub fn is_complete(&self) -> bool {
-        self.complete
+        self.leases.is_complete()
     }
 
     /// The peer that holds a subnet.
     pub fn peer(&self, subnet: Subnet) -> Option<Peer> {
-        self.peers.get(subnet)
+        self.peers().get(subnet)
     }
 
     /// All peers.
     pub fn peers(&self) -> &Peers {
-        &self.peers
+        self.leases.claims().peers()
     }
 
     /// Leases that could not be read as a peer, and why. Where an earlier one could, it holds on.
     pub fn rejected(&self) -> &BTreeMap<Subnet, LeaseError> {
-        &self.rejected
+        self.leases.claims().rejected()
     }
 
     /// Leases that contradict an older one or ourselves.
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict> {
-        self.contested.iter().filter_map(|&(subnet, peer)| {
-            self.objection(subnet, peer).map(|objection| Conflict {
-                subnet,
-                peer,
-                objection,
-            })
-        })
+        self.leases.claims().conflicts(&self.own)
     }
 
     /// Leases of others that contradict this node's own.
@@ -179,24 +202,14 @@ impl State {
 
     /// The underlay addresses that other nodes publish, whether or not they are peers.
     pub fn elsewhere(&self) -> BTreeSet<Ipv4Addr> {
-        let contested = self.contested.iter().copied();
-        let others = self.peers.iter().chain(contested).filter(|(subnet, peer)| {
-            self.own_subnet != Some(*subnet) && peer.mac() != Some(self.device_mac)
-        });
-        others
-            .filter_map(|(_, peer)| match peer.underlay() {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            })
-            .collect()
+        self.leases.claims().elsewhere(&self.own)
     }
 
     /// The link that carries the overlay as it should be, if the backend has one.
     pub fn link(&self) -> Option<LinkSpec> {
-        let link = self
-            .config
-            .backend
-            .link(&self.uplink, self.device_mac, self.own_subnet);
+        let own = &self.own;
+        let backend = &self.config.backend;
+        let link = backend.link(&own.uplink, own.device_mac, own.subnet);
         link.map(|link| LinkSpec {
             former_mtu: self.former_mtu,
             ..link
@@ -205,7 +218,7 @@ impl State {
 
     /// The overlay's MTU, bytes.
     pub fn mtu(&self) -> u32 {
-        self.config.backend.mtu(&self.uplink)
+        self.config.backend.mtu(&self.own.uplink)
     }
 
     /// Peers that this node cannot reach, by the nodes that it is on one link with.
@@ -214,151 +227,10 @@ impl State {
         on_link: &BTreeMap<IpAddr, u32>,
     ) -> impl Iterator<Item = (Subnet, IpAddr)> {
         let needed = self.config.backend.needs_one_link();
-        let peers = self.peers.iter().filter(move |_| needed);
+        let peers = self.peers().iter().filter(move |_| needed);
         peers
             .map(|(subnet, peer)| (subnet, peer.underlay()))
             .filter(|(_, underlay)| !on_link.contains_key(underlay))
-    }
-
-    fn add(&mut self, lease: &Lease) -> Change {
-        let subnet = lease.subnet;
-        let peer = match self.config.backend.peer(lease, self.config.network) {
-            Ok(peer) => peer,
-            Err(why) => {
-                self.rejected.insert(subnet, why);
-                return Change::Nothing;
-            }
-        };
-        self.rejected.remove(&subnet);
-        let before = self.peers.get(subnet);
-        if before == Some(peer) {
-            return Change::Nothing;
-        }
-        self.contested.retain(|&(other, _)| other != subnet);
-        self.peers.remove(subnet);
-        self.offer(subnet, peer);
-        self.changed(subnet, before)
-    }
-
-    fn remove(&mut self, subnet: Subnet) -> Change {
-        self.rejected.remove(&subnet);
-        self.contested.retain(|&(other, _)| other != subnet);
-        let before = self.peers.remove(subnet);
-        self.changed(subnet, before)
-    }
-
-    /// What to plan after one subnet's claim changed. A claim that went may have stood in
-    /// others' way, and then more than one peer changes.
-    fn changed(&mut self, subnet: Subnet, before: Option<Peer>) -> Change {
-        let now = self.peers.get(subnet);
-        if now == before {
-            Change::Nothing
-        } else if before.is_some() && self.settle() {
-            Change::Everything
-        } else {
-            Change::Peer(subnet)
-        }
-    }
-
-    fn resync(&mut self, leases: &[Lease]) {
-        self.rejected.clear();
-        let mut claims: Vec<(Subnet, Peer)> = Vec::with_capacity(leases.len());
-        for lease in leases {
-            match self.config.backend.peer(lease, self.config.network) {
-                Ok(peer) => claims.push((lease.subnet, peer)),
-                Err(why) => {
-                    self.rejected.insert(lease.subnet, why);
-                }
-            }
-        }
-        let readable: BTreeSet<Subnet> = claims.iter().map(|&(subnet, _)| subnet).collect();
-        for &subnet in self.rejected.keys().filter(|s| !readable.contains(s)) {
-            claims.extend(self.peers.get(subnet).map(|peer| (subnet, peer)));
-        }
-        let before = std::mem::take(&mut self.peers);
-        // Whoever was there with the same words is older; of the others the lowest subnet is.
-        claims.sort_by_key(|&(subnet, peer)| {
-            let new = before.get(subnet) != Some(peer);
-            (new, subnet, peer)
-        });
-        claims.dedup();
-        self.contested.clear();
-        for (subnet, peer) in claims {
-            self.offer(subnet, peer);
-        }
-        self.complete = true;
-    }
-
-    /// Judges every claim again, the accepted ones first.
-    fn arbitrate(&mut self) {
-        let accepted = std::mem::take(&mut self.peers);
-        let contested = std::mem::take(&mut self.contested);
-        for (subnet, peer) in accepted.iter().chain(contested) {
-            self.offer(subnet, peer);
-        }
-    }
-
-    /// Takes in contested claims that nothing speaks against any more.
-    fn settle(&mut self) -> bool {
-        let contested = std::mem::take(&mut self.contested);
-        let before = contested.len();
-        for (subnet, peer) in contested {
-            self.offer(subnet, peer);
-        }
-        self.contested.len() < before
-    }
-
-    fn offer(&mut self, subnet: Subnet, peer: Peer) {
-        let accepted =
-            self.own_objection(subnet, peer).is_none() && self.peers.insert(subnet, peer);
-        if !accepted {
-            self.contested.push((subnet, peer));
-        }
-    }
-
-    /// What speaks against a contested claim; `None` for our own lease.
-    fn objection(&self, subnet: Subnet, peer: Peer) -> Option<Objection> {
-        let objection = self.own_objection(subnet, peer);
-        match objection {
-            Some(_) if self.own_subnet == Some(subnet) => {
-                if peer.mac().is_some_and(|mac| self.is_own_mac(mac)) {
-                    None
-                } else if !self.is_own_underlay(peer.underlay()) {
-                    objection
-                } else {
-                    // Until the device was seen nobody knows what ours would say.
-                    let mac = peer.mac().filter(|_| !self.seen_macs.is_empty());
-                    mac.map(Objection::OwnLease)
-                }
-            }
-            objection => objection.or_else(|| self.peers.objection(subnet, peer)),
-        }
-    }
-
-    fn is_own_mac(&self, mac: MacAddr) -> bool {
-        mac == self.device_mac || self.seen_macs.contains(&mac)
-    }
-
-    fn own_objection(&self, subnet: Subnet, peer: Peer) -> Option<Objection> {
-        match self.own_subnet {
-            Some(own) if own.overlaps(subnet) => Some(Objection::OverlapsOwn(own)),
-            _ if self.is_own_underlay(peer.underlay()) => {
-                Some(Objection::OwnUnderlay(peer.underlay()))
-            }
-            // The other end would take our packets for its own that came back, as the kernel's
-            // vxlan_rcv() has it, and drop them.
-            _ => peer
-                .mac()
-                .filter(|&mac| mac == self.device_mac)
-                .map(Objection::OwnMac),
-        }
-    }
-
-    fn is_own_underlay(&self, underlay: IpAddr) -> bool {
-        [self.uplink.address, self.uplink.public_ip].contains(&match underlay {
-            IpAddr::V4(address) => address,
-            IpAddr::V6(_) => return false,
-        })
     }
 }
 
@@ -366,9 +238,10 @@ impl State {
 pub fn desired(state: &State) -> Desired {
     Desired {
         network: state.config.network,
+        ownership: state.ownership,
         backend: state.config.backend.clone(),
         link: state.link(),
-        peers: state.peers.as_map().clone(),
-        complete: state.complete,
+        peers: state.peers().as_map().clone(),
+        complete: state.is_complete(),
     }
 }

@@ -80,7 +80,7 @@ impl EtcdStore {
             .put_if(ATTEMPT, &key, revision, value, etcd_lease)
             .await;
         if let Ok(Some(revision)) = written {
-            self.own.known(subnet, revision);
+            self.shared.own.known(subnet, revision);
             return Ok(Some(Lease {
                 subnet,
                 attrs: attrs.clone(),

@@ -16,9 +16,9 @@ use super::error::Error;
 use super::record::{Held, Record};
 use super::session::Session;
 use crate::random;
-use crate::store::contact::Contacts;
 use crate::store::keep::{Keeping, RESERVED_TERM, Reason, keep};
 use crate::store::own::Ended;
+use crate::store::shared::Shared;
 
 const ATTEMPT: &str = "renew the lease";
 
@@ -58,7 +58,7 @@ impl Keeping for EtcdStore {
     }
 
     async fn touched(&self) {
-        self.own.touched.notified().await;
+        self.shared.own.touched.notified().await;
     }
 
     async fn renew(
@@ -84,8 +84,8 @@ impl Keeping for EtcdStore {
         error.cause()
     }
 
-    fn contacts(&self) -> &Contacts {
-        &self.contacts
+    fn shared(&self) -> &Shared {
+        &self.shared
     }
 }
 
@@ -156,8 +156,8 @@ impl Renewal<'_> {
     /// Whether the own key, which is not as we wrote it, is to be written again. What another
     /// daemon of this node has written is not: two daemons would write for ever.
     fn must_write(&self, record: &Record) -> bool {
-        let own = &self.store.own;
-        if own.revision(self.subnet) == Some(record.mod_revision) {
+        let own = &self.store.shared.own;
+        if own.version(self.subnet) == Some(record.mod_revision) {
             return false;
         }
         // An operator's reservation of the subnet for this node has nothing but the address:

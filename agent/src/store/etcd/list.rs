@@ -4,7 +4,7 @@ use super::EtcdStore;
 use super::error::Error;
 use super::record::Record;
 use super::session::Session;
-use crate::store::known::UnreadLease;
+use crate::store::unread::UnreadLease;
 
 /// What etcd has.
 #[derive(Debug, Default)]

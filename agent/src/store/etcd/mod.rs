@@ -10,26 +10,21 @@ mod keep;
 mod keys;
 mod list;
 mod options;
-mod own;
 mod record;
 mod session;
 mod watch;
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
 use tracing::warn;
-use twill_core::config::NetworkConfig;
-use twill_core::lease::{Lease, LeaseAttrs};
+use twill_core::lease::LeaseAttrs;
 
 pub use self::error::Error;
 use self::keys::Keys;
 pub use self::options::{LEASE_TERM, Options, Password, Tls};
-use self::own::Own;
 use self::session::{Session, Turn};
-use super::contact::{Contact, Contacts};
-use super::former::Former;
-use crate::files::last_store::LastStore;
+use super::beginning::Beginning;
+use super::shared::Shared;
 
 /// The client. Clones share what is known of the cluster.
 #[derive(Clone, Debug)]
@@ -37,11 +32,7 @@ pub struct EtcdStore {
     options: Arc<Options>,
     keys: Keys,
     turn: Arc<Turn>,
-    own: Arc<Own>,
-    contacts: Arc<Contacts>,
-    /// Connections that were made before this are from an address that the node had.
-    moved: Arc<Notify>,
-    former: Option<Arc<Former>>,
+    shared: Arc<Shared>,
 }
 
 impl EtcdStore {
@@ -55,31 +46,17 @@ impl EtcdStore {
             keys: Keys::new(&options.prefix)?,
             options: Arc::new(options),
             turn: Arc::default(),
-            own: Arc::default(),
-            contacts: Arc::default(),
-            moved: Arc::default(),
-            former: None,
+            shared: Arc::default(),
         })
     }
 
-    /// Tells what an earlier start of the agent left in the kernel, and where it is written from
-    /// which etcd that was: one that was emptied since takes no peer away.
-    pub fn remember(&mut self, last: LastStore, peers: Vec<Lease>) {
-        self.former = Some(Arc::new(Former::new(last, peers)));
+    /// What keeper and watcher share.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
-    /// The node's own address has changed: no answer will come to the old one any more.
-    pub fn moved(&self) {
-        self.moved.notify_one();
-    }
-
-    /// What is known of etcd: for people.
-    pub fn contact(&self) -> Contact {
-        self.contacts.get()
-    }
-
-    /// The network config: its text, and what it says.
-    pub async fn config(&self) -> Result<(String, NetworkConfig), Error> {
+    /// The network config.
+    pub async fn begin(&self) -> Result<Beginning, Error> {
         let attempt = "fetch the network config";
         let key = self.keys.config();
         let session = self.session(attempt).await?;
@@ -88,8 +65,7 @@ impl EtcdStore {
             return Err(Error::NoConfig { key });
         };
         let text = String::from_utf8_lossy(kv.value()).into_owned();
-        let config = NetworkConfig::parse(&text)?;
-        Ok((text, config))
+        Ok(Beginning::new(text)?)
     }
 
     async fn session(&self, attempt: &'static str) -> Result<Session, Error> {

@@ -5,7 +5,7 @@ use twill_core::lease_key::LeaseKey;
 
 use super::keys::Keys;
 use super::options::LEASE_TERM;
-use crate::store::known::UnreadLease;
+use crate::store::unread::UnreadLease;
 
 /// How much of an unreadable value is shown, in characters.
 const SHOWN: usize = 200;

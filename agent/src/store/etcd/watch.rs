@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcd_client::{Event as Change, EventType, WatchResponse};
 use tokio::sync::mpsc;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use twill_core::event::Event;
+use twill_core::leases::{Listing, Position, StoreEvent};
 use twill_core::subnet::Subnet;
 
 use super::EtcdStore;
@@ -18,9 +19,9 @@ use super::error::Error;
 use super::keys::Keys;
 use super::list::Listed;
 use super::record::Record;
-use crate::store::former::{Former, Notes};
-use crate::store::known::{Known, List, Step, UnreadLease};
+use crate::store::cursor::Cursor;
 use crate::store::rounds::{RoundEnd, Rounds, Watcher, run};
+use crate::store::unread::UnreadLease;
 
 const ATTEMPT: &str = "watch the leases";
 
@@ -31,33 +32,36 @@ const SILENCE: Duration = Duration::from_secs(90);
 
 struct EtcdWatcher {
     store: EtcdStore,
-    leases: Leases,
-    notes: Option<Notes>,
+    keys: KnownKeys,
     rounds: Rounds,
 }
 
-/// What is known of the leases. Pure.
+/// What is known of the keys of leases. Pure.
 #[derive(Debug, Default)]
-pub(super) struct Leases {
-    known: Known,
+struct KnownKeys {
+    cursor: Cursor,
     /// Subnets that a node with both families holds: two keys may name them.
     twins: HashSet<Subnet>,
 }
 
 impl EtcdStore {
-    /// Sends what happens to leases until `shutdown`, or until nobody takes it.
+    /// Sends what happens to leases until `shutdown`, or until nobody takes it; an earlier start
+    /// had come to `after`.
     ///
-    /// The first event, and the first after changes may have been missed, is a
-    /// [`Event::Resync`]. Failures are logged and tried again; they send nothing.
-    pub async fn watch(self, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
-        let former = self.former.as_deref();
+    /// The first event, and the first after changes may have been missed, is a list. Failures are
+    /// logged and tried again.
+    pub async fn watch(
+        self,
+        after: Option<Position>,
+        events: mpsc::Sender<Event>,
+        shutdown: CancellationToken,
+    ) {
         let watcher = EtcdWatcher {
-            rounds: Rounds::new(events, &self.contacts, &self.moved),
-            leases: Leases {
-                known: former.map(Former::known).unwrap_or_default(),
+            rounds: Rounds::new(events, &self.shared),
+            keys: KnownKeys {
+                cursor: Cursor::after(after.as_ref()),
                 twins: HashSet::new(),
             },
-            notes: former.map(Former::notes),
             store: self,
         };
         shutdown
@@ -76,7 +80,7 @@ impl Watcher for EtcdWatcher {
     type Error = Error;
 
     async fn round(&mut self) -> Result<Infallible, RoundEnd<Error>> {
-        if self.leases.known.resume().is_none() {
+        if self.keys.cursor.resume().is_none() {
             self.list().await?;
         }
         let watched = self.follow().await;
@@ -86,7 +90,7 @@ impl Watcher for EtcdWatcher {
                 Error::Compacted { .. } | Error::TwoKeys { .. } | Error::Replaced
             ))
         ) {
-            self.leases.known.forget_position();
+            self.keys.cursor.forget();
         }
         watched
     }
@@ -109,53 +113,33 @@ impl EtcdWatcher {
                 self.store.list(&session).await
             })
             .await??;
-        let (revision, count) = (listed.revision, listed.records.len());
-        let own = self.store.own.subnet().map(|own| {
+        let shared = &self.store.shared;
+        let own = shared.own.subnet().map(|own| {
             let records = &mut listed.records.iter();
             let record = records.find(|record| record.key.ipv4 == own);
-            (own, record.map_or(0, |record| record.mod_revision))
+            (own, record.map(|record| record.mod_revision))
         });
-        let step = self.leases.listed(listed, Instant::now());
-        if step.replaced {
+        let (revision, unread) = (listed.revision, listed.unread.len());
+        for lease in &listed.unread {
+            self.rounds.unread(lease);
+        }
+        let listing = self.keys.listed(listed);
+        if listing.replaced {
             warn!(
                 revision,
                 "etcd is another cluster than before, or was set back; peers that it does not \
                  know are kept until their leases would have ended"
             );
-            self.store.own.forget_revision();
+            shared.own.forget_version();
         }
         if let Some((own, revision)) = own {
-            self.seen(own, revision);
+            shared.seen(own, revision);
         }
-        info!(
-            revision,
-            leases = count,
-            unread = step.unread.len(),
-            "leases listed"
-        );
-        self.store.contacts.heard();
-        self.rounds.take(step).await?;
-        self.note();
+        let leases = listing.leases.len();
+        info!(revision, leases, unread, "leases listed");
+        shared.contacts.heard();
+        self.rounds.send(StoreEvent::Listed(listing)).await?;
         Ok(())
-    }
-
-    /// The key of a subnet is at this revision, 0 if it is gone.
-    fn seen(&self, subnet: Subnet, revision: i64) {
-        if self.store.own.subnet() == Some(subnet) {
-            self.store.contacts.lease_seen(revision != 0);
-        }
-        self.store.own.seen(subnet, revision);
-    }
-
-    fn note_due(&self) -> Option<Instant> {
-        self.notes.as_ref()?.due(&self.leases.known)
-    }
-
-    /// For the next start.
-    fn note(&mut self) {
-        if let Some(notes) = &mut self.notes {
-            notes.take(&self.leases.known, Instant::now());
-        }
     }
 
     async fn follow(&mut self) -> Result<Infallible, RoundEnd<Error>> {
@@ -163,10 +147,10 @@ impl EtcdWatcher {
             .rounds
             .unless_moved(self.store.session(ATTEMPT))
             .await??;
-        if !self.leases.is_of(session.cluster, session.revision) {
+        if !self.keys.is_of(session.cluster, session.revision) {
             return Err(RoundEnd::Broken(Error::Replaced));
         }
-        let from = i64::try_from(self.leases.known.revision()).unwrap_or(i64::MAX);
+        let from = i64::try_from(self.keys.cursor.revision()).unwrap_or(i64::MAX);
         let prefix = self.store.keys.subnets();
         let stream = session.watch(ATTEMPT, &prefix, from.saturating_add(1));
         let stream = self.rounds.unless_moved(stream).await??;
@@ -177,16 +161,12 @@ impl EtcdWatcher {
         loop {
             let message = tokio::select! {
                 message = stream.message() => message,
-                () = self.store.moved.notified() => return Err(RoundEnd::Moved),
+                () = self.store.shared.moved.notified() => return Err(RoundEnd::Moved),
                 _ = ask.tick() => {
                     // The answer only shows that etcd is there: its revision may be ahead of
                     // changes that are still under way (etcd issue 15220).
                     let asked = sender.request_progress().await;
                     asked.map_err(|source| session.failed(ATTEMPT, source))?;
-                    continue;
-                }
-                () = until(self.note_due()) => {
-                    self.note();
                     continue;
                 }
                 () = tokio::time::sleep_until(heard + SILENCE) => {
@@ -218,119 +198,116 @@ impl EtcdWatcher {
 
     async fn changes(&mut self, message: &WatchResponse) -> Result<(), RoundEnd<Error>> {
         for change in message.events() {
-            let (step, own) = self.leases.change(&self.store.keys, change)?;
-            if let Some((subnet, revision)) = own {
-                self.seen(subnet, revision);
+            match self.keys.change(&self.store.keys, change)? {
+                Said::Put(record) => {
+                    let (subnet, revision) = (record.key.ipv4, record.mod_revision);
+                    self.store.shared.seen(subnet, Some(revision));
+                    let put = StoreEvent::Put(record.into_lease());
+                    self.rounds.send(put).await?;
+                }
+                Said::Unread(lease, revision) => {
+                    if let Some(subnet) = lease.subnet {
+                        self.store.shared.seen(subnet, Some(revision));
+                    }
+                    self.rounds.unread(&lease);
+                }
+                Said::Gone(subnet) => {
+                    self.store.shared.seen(subnet, None);
+                    self.rounds.send(StoreEvent::Gone(subnet)).await?;
+                }
+                Said::Nothing => {}
             }
-            self.rounds.take(step).await?;
         }
-        let step = self.leases.known.prune(Instant::now());
-        self.rounds.take(step).await?;
-        self.note();
+        if let Some(position) = self.keys.cursor.position() {
+            self.rounds.send(StoreEvent::Reached(position)).await?;
+        }
         Ok(())
     }
 }
 
-impl Leases {
+/// What a change of a key says.
+enum Said {
+    /// A lease is new or changed.
+    Put(Record),
+    /// One that could not be read is, at this revision.
+    Unread(UnreadLease, i64),
+    /// A lease is gone.
+    Gone(Subnet),
+    /// Nothing of a lease.
+    Nothing,
+}
+
+impl KnownKeys {
     /// Takes in a list.
-    pub(super) fn listed(&mut self, listed: Listed, now: Instant) -> Step {
+    fn listed(&mut self, listed: Listed) -> Listing {
         let Listed {
             cluster,
             revision,
             records,
             unread,
         } = listed;
-        // A key that names no subnet is none of those that are known.
-        let (unread, nameless): (Vec<_>, Vec<_>) = unread
-            .into_iter()
-            .partition(|unread| unread.subnet.is_some());
         let twins = records.iter().filter(|record| record.key.ipv6.is_some());
         self.twins = twins.map(|record| record.key.ipv4).collect();
-        let list = List {
-            store: store_name(cluster),
-            revision: u64::try_from(revision).unwrap_or_default(),
+        let store = store_name(cluster);
+        let revision = u64::try_from(revision).unwrap_or_default();
+        let (position, replaced) = self.cursor.listed(store, revision);
+        // A key that names no subnet is none of those that are known.
+        let unread = unread.into_iter().filter(|unread| unread.subnet.is_some());
+        Listing {
+            position,
+            replaced,
             leases: records.into_iter().map(Record::into_lease).collect(),
-            unread,
-        };
-        let mut step = self.known.listed(list, now);
-        step.unread.extend(nameless);
-        step
+            unread: unread.map(|unread| unread.subnet).collect(),
+        }
     }
 
-    /// Whether these are the leases of this cluster, and it is where it was or further: a watch
+    /// Whether these are the keys of this cluster, and it is where it was or further: a watch
     /// of another one would wait for a revision that says nothing.
     fn is_of(&self, cluster: u64, revision: i64) -> bool {
-        let reached = u64::try_from(revision).is_ok_and(|now| now >= self.known.revision());
-        self.known.store() == Some(&store_name(cluster)) && reached
+        let reached = u64::try_from(revision).is_ok_and(|now| now >= self.cursor.revision());
+        self.cursor.store() == Some(&store_name(cluster)) && reached
     }
 
-    /// Takes in one change, and says what it makes of the key of a subnet: its revision, 0 if
-    /// it is gone. After an error a list is needed.
-    fn change(
-        &mut self,
-        keys: &Keys,
-        change: &Change,
-    ) -> Result<(Step, Option<(Subnet, i64)>), Error> {
+    /// Takes in one change. After an error a list is needed.
+    fn change(&mut self, keys: &Keys, change: &Change) -> Result<Said, Error> {
         let Some(kv) = change.kv() else {
-            return Ok((Step::default(), None));
+            return Ok(Said::Nothing);
         };
         let revision = kv.mod_revision();
-        let outcome = match change.event_type() {
+        let said = match change.event_type() {
             EventType::Put => {
                 let read = Record::read(keys, kv.key(), kv.value(), kv.lease(), revision);
                 self.put(read, revision)
             }
             EventType::Delete => self.deleted(keys, kv.key())?,
         };
-        self.known
+        self.cursor
             .reached(u64::try_from(revision).unwrap_or_default());
-        Ok(outcome)
+        Ok(said)
     }
 
-    fn put(
-        &mut self,
-        read: Result<Record, UnreadLease>,
-        revision: i64,
-    ) -> (Step, Option<(Subnet, i64)>) {
+    fn put(&mut self, read: Result<Record, UnreadLease>, revision: i64) -> Said {
         match read {
             Ok(record) => {
-                let subnet = record.key.ipv4;
                 if record.key.ipv6.is_some() {
-                    self.twins.insert(subnet);
+                    self.twins.insert(record.key.ipv4);
                 }
-                (
-                    self.known.put(record.into_lease()),
-                    Some((subnet, revision)),
-                )
+                Said::Put(record)
             }
-            Err(unread) => {
-                let subnet = unread.subnet;
-                let step = Step {
-                    unread: vec![unread],
-                    ..Step::default()
-                };
-                (step, subnet.map(|subnet| (subnet, revision)))
-            }
+            Err(unread) => Said::Unread(unread, revision),
         }
     }
 
-    fn deleted(&mut self, keys: &Keys, key: &[u8]) -> Result<(Step, Option<(Subnet, i64)>), Error> {
+    fn deleted(&mut self, keys: &Keys, key: &[u8]) -> Result<Said, Error> {
         let Ok(key) = keys.parse(key) else {
             // It was never taken for a lease.
-            return Ok((Step::default(), None));
+            return Ok(Said::Nothing);
         };
         let subnet = key.ipv4;
         if self.twins.contains(&subnet) {
             return Err(Error::TwoKeys { subnet });
         }
-        Ok((self.known.remove(subnet), Some((subnet, 0))))
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
+        Ok(Said::Gone(subnet))
     }
 }
 

@@ -7,7 +7,7 @@ use thiserror::Error;
 use twill_core::lease::Lease;
 use twill_core::subnet::Subnet;
 
-use crate::store::known::{List, UnreadLease};
+use crate::store::unread::UnreadLease;
 
 /// How much of an unreadable answer is shown, in characters.
 const SHOWN: usize = 200;
@@ -41,6 +41,19 @@ pub enum AnswerError {
         /// How much would be read.
         limit: usize,
     },
+}
+
+/// A list of leases.
+#[derive(Debug)]
+pub(super) struct List {
+    /// The store's name.
+    pub(super) store: String,
+    /// The revision that the list is of.
+    pub(super) revision: u64,
+    /// Every lease that could be read.
+    pub(super) leases: Vec<Lease>,
+    /// The others.
+    pub(super) unread: Vec<UnreadLease>,
 }
 
 /// One line of a watch.

@@ -11,12 +11,12 @@ use twill_core::condition::StoreFailure;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
-use super::ServerStore;
 use super::error::Error;
+use super::{ServerStore, THERE};
 use crate::random;
-use crate::store::contact::Contacts;
 use crate::store::keep::{Keeping, RESERVED_TERM, Reason, keep};
 use crate::store::own::Ended;
+use crate::store::shared::Shared;
 
 impl ServerStore {
     /// Keeps a lease until `shutdown`: renews at half of its term, publishes other attributes
@@ -28,10 +28,8 @@ impl ServerStore {
         attrs: watch::Receiver<LeaseAttrs>,
         shutdown: CancellationToken,
     ) -> Ended {
-        self.own.set(Some(lease.subnet));
-        let ended = keep(self, lease, attrs, shutdown).await;
-        self.own.set(None);
-        ended
+        self.shared.own.known(lease.subnet, THERE);
+        keep(self, lease, attrs, shutdown).await
     }
 }
 
@@ -43,7 +41,7 @@ impl Keeping for ServerStore {
     }
 
     async fn touched(&self) {
-        self.own.missing.notified().await;
+        self.shared.own.touched.notified().await;
         warn!("the store does not have this node's lease");
     }
 
@@ -101,8 +99,8 @@ impl Keeping for ServerStore {
         }
     }
 
-    fn contacts(&self) -> &Contacts {
-        &self.contacts
+    fn shared(&self) -> &Shared {
+        &self.shared
     }
 }
 

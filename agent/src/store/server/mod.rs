@@ -14,9 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde_json::json;
-use tokio::sync::Notify;
 
-use twill_core::config::NetworkConfig;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
 
@@ -25,10 +23,8 @@ use self::answer::{AnswerError, ErrorBody};
 pub use self::answer::AnswerError as UnreadableAnswer;
 pub use self::error::Error;
 
-use super::contact::{Contact, Contacts};
-use super::former::Former;
-use super::own::OwnLease;
-use crate::files::last_store::LastStore;
+use super::beginning::Beginning;
+use super::shared::Shared;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -38,6 +34,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For an answer as a whole, where it is small.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The version of every lease that is there: the server tells no other.
+const THERE: i64 = 1;
+
 /// A config or a lease has some hundred bytes.
 const ANSWER_BYTES: usize = 1 << 20;
 
@@ -46,11 +45,7 @@ const ANSWER_BYTES: usize = 1 << 20;
 pub struct ServerStore {
     client: Client,
     base: String,
-    own: Arc<OwnLease>,
-    contacts: Arc<Contacts>,
-    /// Connections that were made before this are from an address that the node had.
-    moved: Arc<Notify>,
-    former: Option<Arc<Former>>,
+    shared: Arc<Shared>,
 }
 
 impl ServerStore {
@@ -72,37 +67,22 @@ impl ServerStore {
         Ok(Self {
             client,
             base,
-            own: Arc::default(),
-            contacts: Arc::default(),
-            moved: Arc::default(),
-            former: None,
+            shared: Arc::default(),
         })
     }
 
-    /// Tells what an earlier start of the agent left in the kernel, and where it is written from
-    /// which store that was: a store that lost its data since takes no peer away.
-    pub fn remember(&mut self, last: LastStore, peers: Vec<Lease>) {
-        self.former = Some(Arc::new(Former::new(last, peers)));
+    /// What keeper and watcher share.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
-    /// The node's own address has changed: no answer will come to the old one any more.
-    pub fn moved(&self) {
-        self.moved.notify_one();
-    }
-
-    /// What is known of the server: for people.
-    pub fn contact(&self) -> Contact {
-        self.contacts.get()
-    }
-
-    /// The network config: its text, and what it says.
-    pub async fn config(&self) -> Result<(String, NetworkConfig), Error> {
+    /// The network config.
+    pub async fn begin(&self) -> Result<Beginning, Error> {
         let attempt = "fetch the network config";
         let call = self.call(Method::GET, "config", attempt);
         let text = call.small().await?;
         let text = String::from_utf8_lossy(&text).into_owned();
-        let config = NetworkConfig::parse(&text)?;
-        Ok((text, config))
+        Ok(Beginning::new(text)?)
     }
 
     /// Takes a subnet: the one this address holds, the previous one, else a free one.
@@ -317,15 +297,10 @@ fn base(text: &str) -> Result<String, Error> {
 /// See [`super::noise::server`].
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn noise(text: &[u8]) {
-    use super::known::{Known, List};
-
-    if let Ok(list) = List::parse(text) {
-        let (count, mut known) = (list.leases.len(), Known::default());
-        known.listed(list, std::time::Instant::now());
-        assert!(known.leases.len() <= count);
-    }
+    drop(answer::List::parse(text));
     drop(answer::lease(text));
-    let mut known = Known::default();
+    let mut cursor = super::cursor::Cursor::default();
+    cursor.listed("a".to_owned(), 1);
     for pieces in [1, 7, text.len().max(1)] {
         let mut lines = lines::Lines::new(1 << 16);
         let mut count = 0;
@@ -333,7 +308,7 @@ pub(super) fn noise(text: &[u8]) {
             lines.push(piece);
             while let Ok(Some(line)) = lines.next() {
                 count += 1;
-                drop(known.line(&line, std::time::Instant::now()));
+                drop(cursor.line(&line));
             }
         }
         if text.len() <= 1 << 16 {

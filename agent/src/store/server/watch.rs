@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::Method;
 use tokio::sync::mpsc;
@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use twill_core::event::Event;
+use twill_core::leases::{Listing, Position, StoreEvent};
 
+use super::answer::List;
 use super::error::Error;
-use super::line::WatchError;
+use super::line::{Said, WatchError};
 use super::lines::Lines;
-use super::{IDLE_TIMEOUT, ServerStore};
-use crate::store::former::{Former, Notes};
-use crate::store::known::{Known, List, Step};
+use super::{IDLE_TIMEOUT, ServerStore, THERE};
+use crate::store::cursor::Cursor;
 use crate::store::rounds::{RoundEnd, Rounds, Watcher, run};
 
 /// For a whole list: 50,000 leases are 12 MB.
@@ -51,22 +52,25 @@ impl From<WatchError> for RoundEnd<Broken> {
 
 struct ServerWatcher {
     store: ServerStore,
-    known: Known,
-    notes: Option<Notes>,
+    cursor: Cursor,
     rounds: Rounds,
 }
 
 impl ServerStore {
-    /// Sends what happens to leases until `shutdown`, or until nobody takes it.
+    /// Sends what happens to leases until `shutdown`, or until nobody takes it; an earlier start
+    /// had come to `after`.
     ///
-    /// The first event, and the first after changes may have been missed, is a
-    /// [`Event::Resync`]. Failures are logged and tried again; they send nothing.
-    pub async fn watch(self, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
-        let former = self.former.as_deref();
+    /// The first event, and the first after changes may have been missed, is a list. Failures are
+    /// logged and tried again.
+    pub async fn watch(
+        self,
+        after: Option<Position>,
+        events: mpsc::Sender<Event>,
+        shutdown: CancellationToken,
+    ) {
         let watcher = ServerWatcher {
-            rounds: Rounds::new(events, &self.contacts, &self.moved),
-            known: former.map(Former::known).unwrap_or_default(),
-            notes: former.map(Former::notes),
+            rounds: Rounds::new(events, &self.shared),
+            cursor: Cursor::after(after.as_ref()),
             store: self,
         };
         shutdown.run_until_cancelled_owned(run(watcher)).await;
@@ -77,7 +81,7 @@ impl Watcher for ServerWatcher {
     type Error = Broken;
 
     async fn round(&mut self) -> Result<Infallible, RoundEnd<Broken>> {
-        if self.known.resume().is_none() {
+        if self.cursor.resume().is_none() {
             self.list().await?;
         }
         let watched = self.follow().await;
@@ -85,7 +89,7 @@ impl Watcher for ServerWatcher {
             watched,
             Err(RoundEnd::Broken(Broken::Store(Error::Gone { .. })))
         ) {
-            self.known.forget_position();
+            self.cursor.forget();
         }
         watched
     }
@@ -115,19 +119,52 @@ impl ServerWatcher {
             })
             .await??;
         let list = List::parse(&text).map_err(|source| call.unreadable(source))?;
-        let (store, revision, leases) = (list.store.clone(), list.revision, list.leases.len());
-        let step = self.known.listed(list, Instant::now());
-        if step.replaced {
+        self.listed(list).await
+    }
+
+    async fn listed(&mut self, list: List) -> Result<(), RoundEnd<Broken>> {
+        let List {
+            store,
+            revision,
+            leases,
+            unread,
+        } = list;
+        let (position, replaced) = self.cursor.listed(store.clone(), revision);
+        if replaced {
             warn!(%store, revision, "the lease server has another store than before; \
                 peers that it does not know are kept until their leases would have ended");
         }
-        info!(%store, revision, leases, unread = step.unread.len(), "leases listed");
-        self.take(step).await
+        info!(
+            %store,
+            revision,
+            leases = leases.len(),
+            unread = unread.len(),
+            "leases listed"
+        );
+        for lease in &unread {
+            self.rounds.unread(lease);
+        }
+        let unread: Vec<_> = unread.into_iter().map(|lease| lease.subnet).collect();
+        if let Some(own) = self.store.shared.own.subnet() {
+            let there = leases.iter().any(|lease| lease.subnet == own)
+                || unread
+                    .iter()
+                    .any(|unread| unread.is_none_or(|it| it == own));
+            self.store.shared.seen(own, there.then_some(THERE));
+        }
+        let listing = Listing {
+            position,
+            replaced,
+            leases,
+            unread,
+        };
+        self.rounds.send(StoreEvent::Listed(listing)).await?;
+        Ok(())
     }
 
     async fn follow(&mut self) -> Result<Infallible, RoundEnd<Broken>> {
         let mut call = self.store.call(Method::GET, "leases", "watch the leases");
-        if let Some((store, revision)) = self.known.resume() {
+        if let Some((store, revision)) = self.cursor.resume() {
             call.request = call.request.query(&[
                 ("watch", "true"),
                 ("revision", &revision.to_string()),
@@ -150,28 +187,33 @@ impl ServerWatcher {
             };
             lines.push(&chunk);
             while let Some(line) = lines.next().map_err(|source| {
-                self.known.forget_position();
+                self.cursor.forget();
                 call.unreadable(source)
             })? {
-                let step = self.known.line(&line, Instant::now())?;
+                let said = self.cursor.line(&line)?;
                 self.rounds.heard();
-                self.take(step).await?;
+                self.take(said).await?;
+            }
+            if let Some(position) = self.cursor.position() {
+                self.rounds.send(StoreEvent::Reached(position)).await?;
             }
         }
     }
 
-    /// Sends a step's events, and says when the store does not have the own lease.
-    async fn take(&mut self, step: Step) -> Result<(), RoundEnd<Broken>> {
-        self.rounds.take(step).await?;
-        if let Some(notes) = &mut self.notes {
-            notes.take(&self.known, Instant::now());
-        }
-        if let Some(own) = self.store.own.get() {
-            let there = self.known.confirms(own);
-            self.store.contacts.lease_seen(there);
-            if !there {
-                self.store.own.missing.notify_one();
+    /// Sends what a line says, and tells the keeper what it says of the own lease.
+    async fn take(&mut self, said: Said) -> Result<(), RoundEnd<Broken>> {
+        let shared = &self.store.shared;
+        match said {
+            Said::Put(lease) => {
+                shared.seen(lease.subnet, Some(THERE));
+                self.rounds.send(StoreEvent::Put(lease)).await?;
             }
+            Said::Gone(subnet) => {
+                shared.seen(subnet, None);
+                self.rounds.send(StoreEvent::Gone(subnet)).await?;
+            }
+            Said::Unread(lease) => self.rounds.unread(&lease),
+            Said::Bookmark => {}
         }
         Ok(())
     }

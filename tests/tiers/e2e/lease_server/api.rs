@@ -29,7 +29,7 @@ async fn a_node_holds_one_subnet_and_gets_its_previous_one() {
     let directory = tempfile::tempdir().unwrap();
     let server = Running::start(directory.path(), USUAL).await;
     let store = server.store();
-    assert_eq!(store.config().await.unwrap().0, USUAL);
+    assert_eq!(store.begin().await.unwrap().text, USUAL);
 
     let lease = store.acquire(&attrs(1), None).await.unwrap();
     assert_eq!(lease.attrs, attrs(1));

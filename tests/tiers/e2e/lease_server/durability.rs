@@ -76,7 +76,7 @@ impl Daemon {
     async fn ready(&mut self) -> ServerStore {
         let store = ServerStore::new(&format!("http://{}", self.address)).unwrap();
         let deadline = Instant::now() + PATIENCE;
-        while store.config().await.is_err() {
+        while store.begin().await.is_err() {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("twilld serve ended: {status}");
             }

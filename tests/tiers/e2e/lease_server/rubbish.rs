@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use twill_agent::store::server::ServerStore;
 use twill_core::event::Event;
 use twill_core::subnet::Subnet;
+use twill_tests::known::Known;
 
 use super::PATIENCE;
 
@@ -84,7 +85,11 @@ pub(super) fn list(store: &str, revision: u64, nodes: &[u8]) -> String {
         .map(|n| {
             json!({
                 "subnet": format!("10.244.{n}.0/24"),
-                "attrs": {"PublicIP": format!("192.0.2.{n}")},
+                "attrs": {
+                    "PublicIP": format!("192.0.2.{n}"),
+                    "BackendType": "vxlan",
+                    "BackendData": {"VNI": 1, "VtepMAC": format!("02:00:5e:10:00:{n:02x}")},
+                },
                 "ttl_seconds": 86400,
             })
         })
@@ -151,20 +156,6 @@ fn subnets(nodes: &[u8]) -> BTreeSet<Subnet> {
         .collect()
 }
 
-/// The peers after an event.
-fn apply(peers: &mut BTreeSet<Subnet>, event: Event) {
-    match event {
-        Event::Resync(leases) => *peers = leases.iter().map(|lease| lease.subnet).collect(),
-        Event::LeaseAdded(lease) => drop(peers.insert(lease.subnet)),
-        Event::LeaseRemoved(subnet) => drop(peers.remove(&subnet)),
-        other @ (Event::KernelChanged
-        | Event::PodsChanged
-        | Event::UplinkChanged(_)
-        | Event::Tick
-        | Event::Shutdown) => panic!("{other:?}"),
-    }
-}
-
 async fn check(kind: &str, asked: Asked, rubbish: String) {
     // Another store's word, or an older one's, makes every store's word doubtful: node 3
     // stays for as long as its lease can last.
@@ -180,13 +171,20 @@ async fn check(kind: &str, asked: Asked, rubbish: String) {
     let (sender, mut events) = mpsc::channel(64);
     let shutdown = CancellationToken::new();
     let store = ServerStore::new(&format!("http://{address}")).unwrap();
-    let watching = tokio::spawn(store.watch(sender, shutdown.clone()));
+    let watching = tokio::spawn(store.watch(None, sender, shutdown.clone()));
 
-    let mut peers = BTreeSet::new();
+    let mut known = Known::nothing().unwrap();
     let followed = tokio::time::timeout(PATIENCE, async {
         loop {
-            apply(&mut peers, events.recv().await.unwrap());
+            let Event::Store(said) = events.recv().await.unwrap() else {
+                panic!("the kernel is no store");
+            };
+            known.hear(said);
             let seen = answers.load(Ordering::SeqCst);
+            // Before the first list nobody is known.
+            let Some(peers) = known.peers() else {
+                continue;
+            };
             if peers == sane && seen > 3 + RUBBISH_ANSWERS {
                 return;
             }
@@ -194,7 +192,7 @@ async fn check(kind: &str, asked: Asked, rubbish: String) {
         }
     })
     .await;
-    followed.unwrap_or_else(|_| panic!("{kind}: never came to its senses; {peers:?}"));
+    followed.unwrap_or_else(|_| panic!("{kind}: never came to its senses; {:?}", known.peers()));
     shutdown.cancel();
     watching.await.unwrap();
     serving.abort();

@@ -8,8 +8,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use twill_agent::store::Store;
 use twill_agent::store::server::ServerStore;
 use twill_core::event::Event;
+use twill_core::leases::StoreEvent;
 
 use super::PATIENCE;
 use super::rubbish::{list, ok};
@@ -33,7 +35,7 @@ impl Watching {
         let store = ServerStore::new(&url).unwrap();
         let (sender, events) = mpsc::channel(16);
         let stop = CancellationToken::new();
-        tokio::spawn(store.clone().watch(sender, stop.clone()));
+        tokio::spawn(store.clone().watch(None, sender, stop.clone()));
         Self {
             listener,
             store,
@@ -61,7 +63,10 @@ impl Watching {
             .write_all(ok(&list("a", 10, &[1])).as_bytes())
             .await
             .unwrap();
-        assert!(matches!(self.events.recv().await, Some(Event::Resync(_))));
+        assert!(matches!(
+            self.events.recv().await,
+            Some(Event::Store(StoreEvent::Listed(_)))
+        ));
     }
 }
 
@@ -91,7 +96,7 @@ async fn a_node_that_moves_watches_anew_at_once() {
     let (_, mut dead) = watching.asked().await;
     let begin = format!("{HEAD}{BOOKMARK}");
     dead.write_all(begin.as_bytes()).await.unwrap();
-    watching.store.moved();
+    Store::Server(watching.store.clone()).moved();
     // The dead one is still open, and silent for less than what counts as silence.
     let (asked, _stream) = timeout(PATIENCE, watching.asked()).await.unwrap();
     assert!(

@@ -229,3 +229,15 @@ pub(super) fn leases(config: &VxlanConfig, kernel: &ObservedKernel) -> Vec<Lease
     };
     encap.chain(direct).filter_map(lease).collect()
 }
+
+/// The device carries the first address of the node's own subnet, as a `/32`.
+pub(super) fn own_subnet(
+    config: &VxlanConfig,
+    kernel: &ObservedKernel,
+    subnet_len: u8,
+) -> Option<Subnet> {
+    let link = kernel.links.get(&link_name(config))?;
+    let mut hosts = link.addresses.iter().filter(|it| it.prefix() == 32);
+    let subnet = Ipv4Network::new(hosts.next()?.ip(), subnet_len).ok()?;
+    Some(Subnet::containing(subnet.into()))
+}

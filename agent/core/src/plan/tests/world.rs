@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::backend::{Backend, Entry, LinkKind, LinkName, LinkSpec, Out, Peer, Route, VxlanLink};
 use crate::config::VxlanConfig;
-use crate::desired::Desired;
+use crate::desired::{Desired, Ownership};
 use crate::observed::{Observed, ObservedLink, ObservedMaps, ObservedRoute};
 use crate::plan::{KernelOp, MapOp, Op, plan};
 use crate::simulate::apply_op;
@@ -78,6 +78,7 @@ fn link() -> LinkSpec {
 pub(super) fn desired(peers: &[(Subnet, RemoteVtep)]) -> Desired {
     Desired {
         network: parse("10.244.0.0/16"),
+        ownership: Ownership::Node,
         backend: Backend::Vxlan(vxlan()),
         link: Some(link()),
         peers: peers

@@ -1,11 +1,13 @@
-//! What each line of a watch makes of what is known. Pure.
-
-use std::time::Instant;
+//! What each line of a watch says, after those before it. Pure.
 
 use thiserror::Error;
 
+use twill_core::lease::Lease;
+use twill_core::subnet::Subnet;
+
 use super::answer::{AnswerError, Line};
-use crate::store::known::{Known, Step};
+use crate::store::cursor::Cursor;
+use crate::store::unread::UnreadLease;
 
 /// Why a watch cannot go on, so that a list is needed.
 #[derive(Debug, Error)]
@@ -20,33 +22,40 @@ pub(super) enum WatchError {
     Gone(String),
 }
 
-impl Known {
+/// What a line says.
+#[derive(Debug, PartialEq)]
+pub(super) enum Said {
+    /// A lease is new or changed.
+    Put(Lease),
+    /// One that could not be read is.
+    Unread(UnreadLease),
+    /// A lease is gone.
+    Gone(Subnet),
+    /// Nothing more has happened.
+    Bookmark,
+}
+
+impl Cursor {
     /// Takes in one line of a watch. After an error only a list can be taken in.
-    pub(super) fn line(&mut self, text: &[u8], now: Instant) -> Result<Step, WatchError> {
-        let step = Line::parse(text)
+    pub(super) fn line(&mut self, text: &[u8]) -> Result<Said, WatchError> {
+        let said = Line::parse(text)
             .map_err(WatchError::from)
-            .and_then(|line| self.apply(line, now));
-        if step.is_err() {
-            self.forget_position();
+            .and_then(|line| self.apply(line));
+        if said.is_err() {
+            self.forget();
         }
-        step
+        said
     }
 
-    fn apply(&mut self, line: Line, now: Instant) -> Result<Step, WatchError> {
+    fn apply(&mut self, line: Line) -> Result<Said, WatchError> {
         match line {
             Line::Added { revision, lease } => {
                 self.advance(revision)?;
-                Ok(match lease {
-                    Ok(lease) => self.put(lease),
-                    Err(unread) => Step {
-                        unread: vec![unread],
-                        ..Step::default()
-                    },
-                })
+                Ok(lease.map_or_else(Said::Unread, Said::Put))
             }
             Line::Removed { revision, subnet } => {
                 self.advance(revision)?;
-                Ok(self.remove(subnet))
+                Ok(Said::Gone(subnet))
             }
             Line::Bookmark { revision, store } => {
                 if let Some(known) = self.store()
@@ -60,7 +69,7 @@ impl Known {
                 if revision != self.revision() {
                     return Err(self.lost(revision));
                 }
-                Ok(self.prune(now))
+                Ok(Said::Bookmark)
             }
             Line::Gone { why } => Err(WatchError::Gone(why)),
         }

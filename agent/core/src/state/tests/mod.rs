@@ -1,6 +1,9 @@
 //! What events make of the state.
 
+mod fake_store;
+
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -8,6 +11,7 @@ use crate::backend::Peer;
 use crate::config::NetworkConfig;
 use crate::event::Event;
 use crate::lease::{BackendData, Lease, LeaseAttrs};
+use crate::leases::{Listing, Position, StoreEvent};
 use crate::observed::{Observed, ObservedMaps};
 use crate::peers::Objection;
 use crate::plan::{plan, plan_peer};
@@ -77,8 +81,40 @@ fn unreadable(n: u8) -> Lease {
     lease
 }
 
+fn put(lease: Lease) -> Event {
+    StoreEvent::Put(lease).into()
+}
+
+fn gone(subnet: Subnet) -> Event {
+    StoreEvent::Gone(subnet).into()
+}
+
+fn resync(leases: Vec<Lease>) -> Event {
+    let listing = Listing {
+        position: Position::new("1"),
+        replaced: false,
+        leases,
+        unread: Vec::new(),
+    };
+    StoreEvent::Listed(listing).into()
+}
+
+fn replaced(leases: Vec<Lease>) -> Event {
+    let listing = Listing {
+        position: Position::new("1"),
+        replaced: true,
+        leases,
+        unread: Vec::new(),
+    };
+    StoreEvent::Listed(listing).into()
+}
+
+fn apply(state: &mut State, event: Event) -> Change {
+    state.apply(event, Duration::ZERO)
+}
+
 fn add(state: &mut State, n: u8, mac: u8, underlay: u8) -> Change {
-    state.apply(Event::LeaseAdded(lease(subnet(n), mac, underlay)))
+    apply(state, put(lease(subnet(n), mac, underlay)))
 }
 
 fn conflicts(state: &State) -> Vec<(Subnet, Objection)> {
@@ -93,9 +129,9 @@ fn lease_comes_changes_and_goes() {
     assert_eq!(add(&mut state, 1, 1, 1), Change::Nothing);
     assert_eq!(add(&mut state, 1, 2, 1), Change::Peer(subnet(1)));
     assert_eq!(state.peer(subnet(1)), Some(at(2, 1)));
-    let removed = Event::LeaseRemoved(subnet(1));
-    assert_eq!(state.apply(removed.clone()), Change::Peer(subnet(1)));
-    assert_eq!(state.apply(removed), Change::Nothing);
+    let removed = gone(subnet(1));
+    assert_eq!(apply(&mut state, removed.clone()), Change::Peer(subnet(1)));
+    assert_eq!(apply(&mut state, removed), Change::Nothing);
     assert_eq!(state.peer(subnet(1)), None);
 }
 
@@ -172,7 +208,7 @@ fn older_owner_stays() {
     let mut state = state();
     add(&mut state, 5, 5, 5);
     let half: Subnet = "10.244.5.128/25".parse().unwrap();
-    state.apply(Event::LeaseAdded(lease(half, 1, 1)));
+    apply(&mut state, put(lease(half, 1, 1)));
     assert_eq!(add(&mut state, 2, 9, 5), Change::Nothing);
     assert_eq!(add(&mut state, 3, 5, 9), Change::Nothing);
     assert_eq!(state.peers().len(), 1);
@@ -199,7 +235,7 @@ fn loser_gets_in_when_the_winner_goes() {
     let mut state = state();
     add(&mut state, 1, 1, 1);
     add(&mut state, 2, 9, 1);
-    let change = state.apply(Event::LeaseRemoved(subnet(1)));
+    let change = apply(&mut state, gone(subnet(1)));
     assert_eq!(change, Change::Everything);
     assert_eq!(state.peer(subnet(2)), Some(at(9, 1)));
     assert_eq!(conflicts(&state), []);
@@ -222,17 +258,17 @@ fn unreadable_update_keeps_the_last_good_one() {
     let mut state = state();
     add(&mut state, 1, 1, 1);
     for event in [
-        Event::LeaseAdded(unreadable(1)),
-        Event::Resync(vec![unreadable(1), unreadable(2)]),
+        put(unreadable(1)),
+        resync(vec![unreadable(1), unreadable(2)]),
     ] {
-        state.apply(event);
+        apply(&mut state, event);
         assert_eq!(state.peer(subnet(1)), Some(at(1, 1)));
         assert!(state.rejected().contains_key(&subnet(1)));
     }
     assert_eq!(state.peer(subnet(2)), None);
     assert_eq!(state.rejected().len(), 2);
     add(&mut state, 2, 2, 2);
-    state.apply(Event::LeaseRemoved(subnet(1)));
+    apply(&mut state, gone(subnet(1)));
     assert!(state.rejected().is_empty());
     assert_eq!(state.peer(subnet(1)), None);
 }
@@ -242,7 +278,7 @@ fn resync_forgets_what_is_not_listed_and_makes_the_list_complete() {
     let mut state = state();
     add(&mut state, 1, 1, 1);
     assert!(!desired(&state).complete);
-    state.apply(Event::Resync(vec![lease(subnet(2), 2, 2)]));
+    apply(&mut state, resync(vec![lease(subnet(2), 2, 2)]));
     assert!(desired(&state).complete);
     assert_eq!(
         state.peers().iter().collect::<Vec<_>>(),
@@ -252,9 +288,9 @@ fn resync_forgets_what_is_not_listed_and_makes_the_list_complete() {
 
 #[test]
 fn resync_prefers_who_was_there_then_the_lowest_subnet() {
-    let list = |order: [u8; 3]| Event::Resync(order.map(|n| lease(subnet(n), n, 1)).into());
+    let list = |order: [u8; 3]| resync(order.map(|n| lease(subnet(n), n, 1)).into());
     let mut state = state();
-    state.apply(list([3, 2, 1]));
+    apply(&mut state, list([3, 2, 1]));
     assert_eq!(
         state.peers().iter().collect::<Vec<_>>(),
         [(subnet(1), at(1, 1))]
@@ -262,7 +298,7 @@ fn resync_prefers_who_was_there_then_the_lowest_subnet() {
 
     let mut state = self::state();
     add(&mut state, 2, 2, 1);
-    state.apply(list([1, 2, 3]));
+    apply(&mut state, list([1, 2, 3]));
     assert_eq!(
         state.peers().iter().collect::<Vec<_>>(),
         [(subnet(2), at(2, 1))]
@@ -274,7 +310,7 @@ fn resync_prefers_who_was_there_then_the_lowest_subnet() {
 fn subnet_listed_twice_is_a_conflict() {
     let twice = [lease(subnet(1), 2, 2), lease(subnet(1), 1, 1)];
     let mut state = state();
-    state.apply(Event::Resync(twice.to_vec()));
+    apply(&mut state, resync(twice.to_vec()));
     assert_eq!(state.peer(subnet(1)), Some(at(1, 1)));
     assert_eq!(
         conflicts(&state),
@@ -287,14 +323,8 @@ fn another_uplink_is_judged_anew() {
     let mut state = state();
     add(&mut state, 1, 1, 1);
     add(&mut state, 2, 2, OWN);
-    assert_eq!(
-        state.apply(Event::UplinkChanged(uplink(OWN))),
-        Change::Nothing
-    );
-    assert_eq!(
-        state.apply(Event::UplinkChanged(uplink(1))),
-        Change::Everything
-    );
+    assert_eq!(state.set_uplink(uplink(OWN)), Change::Nothing);
+    assert_eq!(state.set_uplink(uplink(1)), Change::Everything);
     assert_eq!(state.peer(subnet(1)), None);
     assert_eq!(state.peer(subnet(2)), Some(at(2, OWN)));
 }
@@ -336,9 +366,9 @@ fn the_device_follows_the_uplinks_mtu_and_nobody_elses_is_touched() {
     state.set_device_mtu(1300);
     assert_eq!(former(&state), None);
     let smaller = uplink(&state, 1400);
-    state.apply(Event::UplinkChanged(smaller));
+    state.set_uplink(smaller);
     let larger = uplink(&state, 9000);
-    state.apply(Event::UplinkChanged(larger));
+    state.set_uplink(larger);
     // Not yet done, or refused.
     state.set_device_mtu(1450);
     assert_eq!(former(&state), Some(1450));
@@ -347,7 +377,7 @@ fn the_device_follows_the_uplinks_mtu_and_nobody_elses_is_touched() {
     // There and back before anybody looked.
     for mtu in [1400, 9000] {
         let uplink = uplink(&state, mtu);
-        state.apply(Event::UplinkChanged(uplink));
+        state.set_uplink(uplink);
     }
     state.set_device_mtu(8950);
     assert_eq!(former(&state), None);
@@ -361,14 +391,28 @@ fn some_lease() -> impl Strategy<Value = Lease> {
     })
 }
 
-fn some_event() -> impl Strategy<Value = Event> {
+/// What may change what is known.
+#[derive(Clone, Debug)]
+enum Step {
+    Event(Event, u64),
+    Uplink(u8),
+}
+
+fn some_step() -> impl Strategy<Value = Step> {
+    let leases = || proptest::collection::vec(some_lease(), 0..6);
+    let event = prop_oneof![
+        6 => some_lease().prop_map(put),
+        3 => some_lease().prop_map(|lease| gone(lease.subnet)),
+        1 => (1..7_u8).prop_map(|n| put(unreadable(n))),
+        1 => leases().prop_map(resync),
+        1 => leases().prop_map(replaced),
+        1 => Just(StoreEvent::Reached(Position::new("2")).into()),
+        1 => Just(StoreEvent::Lost("away".to_owned()).into()),
+        1 => Just(Event::KernelChanged),
+    ];
     prop_oneof![
-        6 => some_lease().prop_map(Event::LeaseAdded),
-        3 => some_lease().prop_map(|lease| Event::LeaseRemoved(lease.subnet)),
-        1 => (1..7_u8).prop_map(|n| Event::LeaseAdded(unreadable(n))),
-        1 => proptest::collection::vec(some_lease(), 0..6).prop_map(Event::Resync),
-        1 => prop_oneof![Just(OWN), 1..5_u8].prop_map(|n| Event::UplinkChanged(uplink(n))),
-        1 => Just(Event::Tick),
+        14 => (event, 0..90_000_u64).prop_map(|(event, pause)| Step::Event(event, pause)),
+        1 => prop_oneof![Just(OWN), 1..5_u8].prop_map(Step::Uplink),
     ]
 }
 
@@ -378,10 +422,10 @@ proptest! {
     /// What the run loop does: plan what the change says, and nothing is left to plan.
     #[test]
     fn change_says_all_that_has_to_be_planned(
-        events in proptest::collection::vec(some_event(), 1..25), capacity in 0..7_u32,
+        steps in proptest::collection::vec(some_step(), 1..25), capacity in 0..7_u32,
     ) {
         let mut state = state();
-        state.apply(Event::Resync(Vec::new()));
+        apply(&mut state, resync(Vec::new()));
         let maps = ObservedMaps {
             vtep_capacity: capacity,
             route_capacity: capacity,
@@ -391,8 +435,16 @@ proptest! {
         for op in plan(&observed, &desired(&state)).ops {
             apply_op(&mut observed, &op);
         }
-        for event in events {
-            let ops = match state.apply(event.clone()) {
+        let mut now = Duration::ZERO;
+        for step in steps {
+            let change = match step.clone() {
+                Step::Uplink(n) => state.set_uplink(uplink(n)),
+                Step::Event(event, pause) => {
+                    now += Duration::from_secs(pause);
+                    state.apply(event, now)
+                }
+            };
+            let ops = match change {
                 Change::Nothing => Vec::new(),
                 Change::Peer(subnet) => plan_peer(&observed, &state, subnet).ops,
                 Change::Everything => plan(&observed, &desired(&state)).ops,
@@ -400,13 +452,10 @@ proptest! {
             for op in ops {
                 apply_op(&mut observed, &op);
             }
-            prop_assert_eq!(plan(&observed, &desired(&state)).ops, vec![], "after {:?}", event);
+            prop_assert_eq!(plan(&observed, &desired(&state)).ops, vec![], "after {:?}", step);
             prop_assert!(state.peer(subnet(OWN)).is_none());
-            for &(subnet, vtep) in &state.contested {
-                let objection = state.own_objection(subnet, vtep);
-                let objection = objection.or(state.peers.objection(subnet, vtep));
-                prop_assert!(objection.is_some(), "{} waits for nothing after {:?}", subnet, event);
-            }
+            let waiting = state.leases.claims().waits_for_nothing(&state.own);
+            prop_assert_eq!(waiting, None, "after {:?}", step);
         }
     }
 }
