@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use twill_abi::{
     Address, Be16, CONFIG_FLAG_BARE_UPLINK, CONFIG_FLAG_EXCLUDED_LINKS,
-    CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_POD_VXLAN,
-    CONFIG_FLAG_ROUTED_BY_PORT, CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE,
+    CONFIG_FLAG_LEASES_COMPLETE, CONFIG_FLAG_ODD_ROUTES, CONFIG_FLAG_OVERLAY_POLICY,
+    CONFIG_FLAG_POD_VXLAN, CONFIG_FLAG_ROUTED_BY_PORT, CONFIG_FLAG_SHARED_PORT, CONFIG_FLAG_STALE,
     CONFIG_FLAG_TCP_PERMITS, Config, FastPath, Guard, Mode,
 };
 use twill_core::subnet::Subnet;
@@ -62,6 +62,8 @@ pub struct Settings {
     pub rule_marks: u32,
     /// Whether a routing rule tells outer packets apart by their source ports.
     pub routed_by_port: bool,
+    /// Whether somebody else's qdisc, filter or program is on the overlay's device.
+    pub overlay_policy: bool,
     /// Whether the uplink's packets have no Ethernet header.
     pub bare_uplink: bool,
     /// Whether the operator wants links of pods slow by their names.
@@ -126,6 +128,7 @@ impl Settings {
             | set(self.stale, CONFIG_FLAG_STALE)
             | set(self.leases_complete, CONFIG_FLAG_LEASES_COMPLETE)
             | set(self.routed_by_port, CONFIG_FLAG_ROUTED_BY_PORT)
+            | set(self.overlay_policy, CONFIG_FLAG_OVERLAY_POLICY)
             | set(self.bare_uplink, CONFIG_FLAG_BARE_UPLINK)
             | set(self.excluded_links, CONFIG_FLAG_EXCLUDED_LINKS)
             | set(self.shared_port, CONFIG_FLAG_SHARED_PORT)
@@ -159,6 +162,7 @@ mod tests {
             stale: false,
             rule_marks: 0x70,
             routed_by_port: true,
+            overlay_policy: true,
             bare_uplink: true,
             excluded_links: true,
             guard: Guard::Enforce,
@@ -179,6 +183,7 @@ mod tests {
                 | CONFIG_FLAG_TCP_PERMITS
                 | CONFIG_FLAG_LEASES_COMPLETE
                 | CONFIG_FLAG_ROUTED_BY_PORT
+                | CONFIG_FLAG_OVERLAY_POLICY
                 | CONFIG_FLAG_BARE_UPLINK
                 | CONFIG_FLAG_EXCLUDED_LINKS
                 | CONFIG_FLAG_POD_VXLAN

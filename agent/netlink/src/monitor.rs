@@ -250,7 +250,7 @@ impl Filter {
     fn changed(&mut self, message: &Message<'_>) -> Result<Changed, Failure> {
         if let Some(change) = tc::change(message) {
             return Ok(Changed {
-                kernel: self.tc_concerns_uplink(change),
+                kernel: self.tc_concerns_node(change),
                 pods: self.tc_concerns_pods(change),
             });
         }
@@ -322,9 +322,14 @@ impl Filter {
         }
     }
 
-    fn tc_concerns_uplink(&self, change: tc::Change) -> bool {
-        let uplink = self.uplink.load(Ordering::Relaxed);
-        change == tc::Change::Of(uplink) && uplink != 0
+    /// Whether a policy may have come to the uplink or to our device, or gone.
+    fn tc_concerns_node(&self, change: tc::Change) -> bool {
+        match change {
+            tc::Change::Of(ifindex) => !self.may_be_pods(ifindex),
+            // A block that one of them may share.
+            tc::Change::OfAny => true,
+            tc::Change::Other => false,
+        }
     }
 
     /// Whether a link is neither our device nor the uplink, as far as these are known.

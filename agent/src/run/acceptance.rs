@@ -39,6 +39,8 @@ pub(super) struct Acceptance {
     outlook: Outlook,
     /// Why nothing may be fast for now, though all is in order here.
     policy: Option<String>,
+    /// Why nothing may skip the overlay's device, fast or not.
+    overlay_policy: Option<String>,
     /// Why nothing can be fast: packets do not pass the uplink.
     astray: Option<String>,
 }
@@ -64,6 +66,7 @@ impl Acceptance {
             cleared: false,
             outlook: Outlook::new(args.permit_time),
             policy: None,
+            overlay_policy: None,
             astray: None,
         }
     }
@@ -77,7 +80,9 @@ impl Acceptance {
     pub(super) fn trouble(&self) -> Option<&str> {
         let reasons = [self.outlook.trouble(), self.astray.as_deref()];
         let first = reasons.into_iter().flatten().next();
-        first.or(self.policy.as_deref())
+        first
+            .or(self.overlay_policy.as_deref())
+            .or(self.policy.as_deref())
     }
 
     /// What the operator wants, whether or not it may be right now.
@@ -105,23 +110,39 @@ impl Acceptance {
         self.astray = astray;
     }
 
-    /// Somebody's policy that fast packets would go past, or none.
+    /// Somebody's policy on the uplink that fast packets would go past, or none.
     pub(super) fn set_policy(&mut self, reason: Option<String>) {
         let policy = reason.map(|reason| format!("the fast path is off: {reason}"));
         if policy != self.policy && self.wanted != FastPath::Off {
-            if let Some(reason) = &policy {
-                warn!(reason, "somebody else's policy is on the uplink");
-            } else {
-                info!("nobody else's policy is on the uplink any more");
-            }
+            tell("the uplink", policy.as_deref());
         }
         self.policy = policy;
+    }
+
+    /// Somebody's policy on the overlay's device, or none. Without a fast path as well it keeps
+    /// packets from BPF, so it is told as well.
+    pub(super) fn set_overlay_policy(&mut self, reason: Option<String>) {
+        let policy = reason.map(|reason| {
+            format!(
+                "the fast path is off, and the kernel carries what goes to other nodes: {reason}"
+            )
+        });
+        if policy != self.overlay_policy {
+            tell("the overlay's device", policy.as_deref());
+        }
+        self.overlay_policy = policy;
+    }
+
+    /// Whether somebody's policy is on the overlay's device.
+    pub(super) fn has_overlay_policy(&self) -> bool {
+        self.overlay_policy.is_some()
     }
 
     /// What flows may do, as it was found last.
     pub(super) fn allowed(&self) -> Allowed {
         let mut allowed = self.outlook.allowed();
-        if self.policy.is_some() || self.astray.is_some() {
+        let policy = self.policy.is_some() || self.overlay_policy.is_some();
+        if policy || self.astray.is_some() {
             allowed.fast_path = FastPath::Off;
         }
         allowed
@@ -235,6 +256,15 @@ impl Acceptance {
             // No nft, no table.
             Err(error) => tracing::debug!(error = %chain(&error), "remove the permit table"),
         }
+    }
+}
+
+/// Tells that somebody's policy has come, or gone.
+fn tell(place: &str, policy: Option<&str>) {
+    if let Some(reason) = policy {
+        warn!(reason, "somebody else's policy is on {place}");
+    } else {
+        info!("nobody else's policy is on {place} any more");
     }
 }
 

@@ -473,6 +473,7 @@ impl Agent {
             stale: self.acceptance.is_stale(),
             rule_marks: self.kernel_routed.marks,
             routed_by_port: self.kernel_routed.all,
+            overlay_policy: self.acceptance.has_overlay_policy(),
             bare_uplink: self.sentry.bare_uplink,
             excluded_links: !self.args.exclude_link.is_empty(),
             guard: self.sentry.guard,

@@ -35,6 +35,9 @@ pub const CONFIG_FLAG_ROUTED_BY_PORT: u32 = 1 << 10;
 /// The uplink's packets have no Ethernet header (TUN, `WireGuard`, PPP): nothing is carried past the
 /// kernel, and the guard reads them from their IP header on.
 pub const CONFIG_FLAG_BARE_UPLINK: u32 = 1 << 11;
+/// Somebody else's qdisc, filter or program is on the overlay's device: its packets are the
+/// kernel's, which asks it.
+pub const CONFIG_FLAG_OVERLAY_POLICY: u32 = 1 << 12;
 /// The operator wants some links of pods slow, by names that only the agent knows: whoever enters a
 /// pod without it takes none for fast.
 pub const CONFIG_FLAG_EXCLUDED_LINKS: u32 = 1 << 14;

@@ -101,7 +101,7 @@ registry! {
         NotAccepted = 43, "not_accepted", "Netfilter let it pass, but not as part of an established connection.";
         Learned = 44, "learned", "Netfilter's acceptance was remembered; counted beside the packet's own reason.";
         Ended = 45, "ended", "A permit was ended because netfilter no longer accepts the flow.";
-        NeverFast = 46, "never_fast", "The veth carries somebody else's qdisc, filter or program, or is excluded.";
+        NeverFast = 46, "never_fast", "The veth, or the overlay's device, carries somebody else's qdisc, filter or program; or the veth is excluded.";
         OuterConfirmed = 47, "outer_confirmed", "The kernel sent VXLAN to a VTEP: its outer permit was renewed.";
         StackOwned = 48, "stack_owned", "Mode `direct`: the host's stack or a NAT owns this tuple.";
         PodVxlan = 49, "pod_vxlan", "VXLAN that a pod made, to a node's VXLAN port.";

@@ -3,7 +3,7 @@
 //! Netfilter has said all it has to say of the inner packet here, so this is where its
 //! acceptance is learned, and where one map lookup does the work of neighbour table and FDB.
 
-use twill_abi::{Program, Reason};
+use twill_abi::{CONFIG_FLAG_OVERLAY_POLICY, Program, Reason};
 use twill_packet::ethernet::ETHERNET_LEN;
 use twill_packet::ipv4::Ipv4Header;
 
@@ -59,6 +59,9 @@ fn try_decide(packet: &Packet) -> Result<Verdict, Failure> {
     };
     if routed_by_mark {
         return pass(Reason::RoutedByRule);
+    }
+    if config.flags & CONFIG_FLAG_OVERLAY_POLICY != 0 {
+        return pass(Reason::NeverFast);
     }
     let path =
         nexthop::resolve(packet, config, (index, vtep), state, now).map_err(Failure::Untouched)?;

@@ -1,7 +1,9 @@
 //! Outer permits: `to_overlay` encapsulates only while the kernel's own VXLAN was seen to leave
 //! by the uplink lately, and `to_uplink` is who sees it.
 
-use twill_abi::{CONFIG_FLAG_ROUTED_BY_PORT, Program, Reason, VtepState};
+use twill_abi::{
+    CONFIG_FLAG_OVERLAY_POLICY, CONFIG_FLAG_ROUTED_BY_PORT, Program, Reason, VtepState,
+};
 use twill_testbed::packet::{ETHER_TYPE_IPV6, Vxlan};
 
 use super::check::{Case, NextHop, check};
@@ -267,4 +269,14 @@ fn what_a_rule_looks_at_and_bpf_cannot_ask_with_is_the_kernel_s() {
     let mut by_port = tables;
     by_port.config.flags |= CONFIG_FLAG_ROUTED_BY_PORT;
     check(&lab, &passed("ports", by_port, Reason::RoutedByRule));
+}
+
+#[test]
+fn what_somebody_has_on_the_overlays_device_gets_every_packet() {
+    let Some(lab) = Lab::open() else { return };
+    let tables = permitted(&lab, NEVER, NEVER);
+    check(&lab, &encapped("nobody's", &lab, &tables));
+    let mut shaped = tables;
+    shaped.config.flags |= CONFIG_FLAG_OVERLAY_POLICY;
+    check(&lab, &passed("a shaper", shaped, Reason::NeverFast));
 }

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::subnet::Subnet;
 
 pub use self::links::{Filter, Hook, HostLink, HostLinks, Qdisc};
-pub use self::never_fast::{NeverFast, OurFilters, judge_uplink};
+pub use self::never_fast::{NeverFast, OurFilters, judge_overlay, judge_uplink};
 
 /// What the node knows of itself, and what its operator wants.
 #[derive(Clone, Debug, Eq, PartialEq)]

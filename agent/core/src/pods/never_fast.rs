@@ -14,6 +14,9 @@ use super::{Excluded, Rules};
 /// v6.12). None of them goes by marks.
 const DEFAULT_QDISCS: &[&str] = &["noqueue", "mq", "pfifo_fast", "fq_codel", "fq", "noop"];
 
+/// What the kernel gives a virtual link.
+const VIRTUAL_QDISCS: &[&str] = &["noqueue"];
+
 /// A reason to keep a pod's packets on the slow path.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum NeverFast {
@@ -182,6 +185,16 @@ pub fn judge_uplink(
     first_foreign(uplink, Some(ours), foreign_program, DEFAULT_QDISCS)
 }
 
+/// Why no packet of this node may skip the overlay's device, for what that carries: fast packets
+/// never come there, and our program on it redirects before any qdisc.
+pub fn judge_overlay(
+    device: &HostLink,
+    ours: &OurFilters,
+    foreign_program: Option<&str>,
+) -> Option<NeverFast> {
+    first_foreign(device, Some(ours), foreign_program, VIRTUAL_QDISCS)
+}
+
 fn foreign(
     rules: &Rules,
     ifindex: u32,
@@ -189,8 +202,7 @@ fn foreign(
     ours: Option<&OurFilters>,
 ) -> Option<NeverFast> {
     let program = rules.foreign_programs.get(&ifindex).map(String::as_str);
-    // What the kernel gives a virtual link.
-    first_foreign(link, ours, program, &["noqueue"])
+    first_foreign(link, ours, program, VIRTUAL_QDISCS)
 }
 
 /// The first of qdiscs, filters and programs that is not ours, where the root qdisc may be one

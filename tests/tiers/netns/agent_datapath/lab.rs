@@ -227,6 +227,7 @@ pub(super) fn settings(interfaces: &Interfaces) -> Result<Settings> {
         stale: false,
         rule_marks: 0,
         routed_by_port: false,
+        overlay_policy: false,
         bare_uplink: false,
         excluded_links: false,
         guard: Guard::Off,
