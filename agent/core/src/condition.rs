@@ -61,6 +61,10 @@ pub enum StoreFailure {
     Unauthenticated,
     /// It knows the user, who may not do that.
     Denied,
+    /// Kubernetes does not know this node's credentials, or this node not Kubernetes'.
+    Unidentified,
+    /// Kubernetes knows the user, who may not do that.
+    Forbidden,
     /// It has no room for a write.
     Full,
     /// Anything else: its words say what.
@@ -108,6 +112,15 @@ impl StoreFailure {
             Self::Denied => {
                 "grant the user's role readwrite on all keys that begin with --etcd-prefix \
                  (etcdctl role grant-permission)"
+            }
+            Self::Unidentified => {
+                "give twilld credentials that the API server takes (the pod's service account, or \
+                 a --kubeconfig-file whose user has no other certificate or token now); files are \
+                 read again, a restart is not needed"
+            }
+            Self::Forbidden => {
+                "grant the user get, list and watch on nodes and patch on nodes/status (ClusterRole \
+                 flannel; kubectl auth can-i)"
             }
             Self::Full => {
                 "make room in the lease store (etcd: compact it, etcdctl defrag, etcdctl alarm \
@@ -365,6 +378,14 @@ mod tests {
             (
                 Condition::LeaseGone(failure),
                 ["the lease is gone", "grant-permission"],
+            ),
+            (
+                Condition::LeaseNotRenewed(not_renewed(StoreFailure::Unidentified, None)),
+                ["not renewed", "--kubeconfig-file"],
+            ),
+            (
+                Condition::LeaseNotRenewed(not_renewed(StoreFailure::Forbidden, None)),
+                ["not renewed", "patch on nodes/status"],
             ),
             (
                 contradicted("10.244.1.0/24", Objection::OwnMac(mac)),

@@ -21,6 +21,7 @@ pub mod event;
 pub mod family;
 pub mod forward;
 pub mod instance;
+pub mod kube;
 pub mod lease;
 pub mod lease_key;
 pub mod leases;

@@ -31,6 +31,9 @@ const IPV6_KEYS: [&str; 4] = [
     "IPv6SubnetLen",
 ];
 
+/// Keys that say which subnets there are to lease.
+const SUBNET_KEYS: [&str; 3] = ["SubnetLen", "SubnetMin", "SubnetMax"];
+
 /// The keys that are read.
 const KEYS: [&str; 8] = [
     "EnableIPv4",
@@ -135,6 +138,16 @@ pub enum ConfigError {
 impl NetworkConfig {
     /// Parses and validates the text of `net-conf.json`.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        Self::parse_with(text, None)
+    }
+
+    /// The same where Kubernetes gives the subnets to its Nodes: what the text says of subnets has
+    /// no effect, and one as long as this node's may be anywhere in the network.
+    pub fn parse_for_nodes(text: &str, own: Subnet) -> Result<Self, ConfigError> {
+        Self::parse_with(text, Some(own))
+    }
+
+    fn parse_with(text: &str, own: Option<Subnet>) -> Result<Self, ConfigError> {
         let object: Object = serde_json::from_str(text).map_err(ConfigError::Syntax)?;
         let fields = Fields::new("", &object);
 
@@ -149,8 +162,18 @@ impl NetworkConfig {
         warnings.extend(fields.unknown(&[&KEYS[..], &IPV6_KEYS[..]].concat()));
 
         let network = network(&fields)?;
-        let subnet_len = subnet_len(&fields, network)?;
-        let (subnet_min, subnet_max) = subnet_range(&fields, network, subnet_len)?;
+        let (subnet_len, (subnet_min, subnet_max)) = if let Some(own) = own {
+            for key in SUBNET_KEYS {
+                if fields.last(key).is_some() {
+                    warnings.push(format!("{key}: Kubernetes gives the subnets, ignored"));
+                }
+            }
+            let len = own.prefix().max(network.subnet.prefix());
+            (len, (network.first, network.last_subnet(len)))
+        } else {
+            let len = subnet_len(&fields, network)?;
+            (len, subnet_range(&fields, network, len)?)
+        };
         let backend = backend::read(fields.last("Backend"), &mut warnings)?;
         Ok(Self {
             network: network.subnet,
@@ -194,6 +217,12 @@ impl Network {
             .checked_shr(self.subnet.prefix().into())
             .unwrap_or(0);
         Ipv4Addr::from(u32::from(self.first) | host_bits)
+    }
+
+    /// The first address of the last subnet of that length.
+    fn last_subnet(self, len: u8) -> Ipv4Addr {
+        let within = u32::MAX.checked_shr(len.into()).unwrap_or(0);
+        Ipv4Addr::from(u32::from(self.last()) & !within)
     }
 }
 

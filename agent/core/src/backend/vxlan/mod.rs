@@ -26,7 +26,7 @@ use crate::uplink::Uplink;
 use crate::vtep::{MacAddr, RemoteVtep, Vni};
 
 /// `Backend.Type` and `BackendType`.
-pub(super) const NAME: &str = "vxlan";
+pub(crate) const NAME: &str = "vxlan";
 
 /// The keys of [`VxlanData`].
 pub(super) const KEYS: [&str; 2] = ["VNI", "VtepMAC"];

@@ -369,6 +369,62 @@ fn value() -> impl Strategy<Value = String> {
     ]
 }
 
+#[test]
+fn where_kubernetes_gives_the_subnets_the_text_says_nothing_of_them() {
+    for (network, keys, own, min, max) in [
+        // The first subnet is a node's as any other.
+        (
+            "10.244.0.0/16",
+            "",
+            "10.244.0.0/24",
+            "10.244.0.0",
+            "10.244.255.0",
+        ),
+        (
+            "10.244.0.0/16",
+            "",
+            "10.244.3.64/26",
+            "10.244.0.0",
+            "10.244.255.192",
+        ),
+        // What flannel checks only where it gives subnets itself.
+        (
+            "10.244.7.0/24",
+            "",
+            "10.244.7.0/24",
+            "10.244.7.0",
+            "10.244.7.0",
+        ),
+        (
+            "10.244.7.0/29",
+            "",
+            "10.244.7.0/30",
+            "10.244.7.0",
+            "10.244.7.4",
+        ),
+        (
+            "10.244.0.0/16",
+            r#","SubnetLen":7,"SubnetMin":"192.0.2.1","SubnetMax":"x""#,
+            "10.244.3.0/24",
+            "10.244.0.0",
+            "10.244.255.0",
+        ),
+    ] {
+        let text = format!(r#"{{"Network":"{network}","Backend":{{"Type":"vxlan"}}{keys}}}"#);
+        let own: Subnet = own.parse().unwrap();
+        let config = NetworkConfig::parse_for_nodes(&text, own).unwrap();
+        assert_eq!(config.subnet_len, own.prefix());
+        assert_eq!(config.subnet_min.to_string(), min, "{text}");
+        assert_eq!(config.subnet_max.to_string(), max, "{text}");
+        assert!(config.fits(own), "{text}");
+        let told = config.warnings.iter();
+        let told = told.filter(|warning| warning.contains("Kubernetes gives the subnets"));
+        assert_eq!(told.count(), keys.matches("Subnet").count(), "{text}");
+    }
+    let own = "10.244.0.0/24".parse().unwrap();
+    assert!(NetworkConfig::parse_for_nodes(r#"{"Backend":{"Type":"vxlan"}}"#, own).is_err());
+}
+
 proptest! {
     #[test]
     fn noise_never_panics(text in "\\PC*") {
