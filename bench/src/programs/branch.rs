@@ -213,7 +213,11 @@ impl Branch {
         let to_pod = Ethernet::ipv4(GATEWAY_MAC, POD_MAC);
         let peer = pod(1);
         match self {
-            Self::Nothing | Self::ToUplinkConfirm => vxlan(OWN_UNDERLAY, underlay(1), &[0; 64]),
+            // As the kernel sends it.
+            Self::Nothing | Self::ToUplinkConfirm => {
+                let outer = outer(OWN_UNDERLAY, underlay(1), &[0; 64]);
+                Ethernet::ipv4(UPLINK_MAC, NEXT_MAC).over(&outer)
+            }
             Self::ToOverlayNoRoute => leaving(NOBODY),
             Self::ToOverlayKernel
             | Self::ToOverlayFast
@@ -285,15 +289,19 @@ pub(crate) fn from_nobody() -> Vec<u8> {
     vxlan(STRANGER, OWN_UNDERLAY, &inner)
 }
 
+/// As the uplink receives it.
 fn vxlan(from: Ipv4Addr, to: Ipv4Addr, inner: &[u8]) -> Vec<u8> {
+    Ethernet::ipv4(NEXT_MAC, UPLINK_MAC).over(&outer(from, to, inner))
+}
+
+fn outer(from: Ipv4Addr, to: Ipv4Addr, inner: &[u8]) -> Vec<u8> {
     let inner = Ethernet::ipv4(VTEP_MAC, OWN_VTEP_MAC).over(inner);
     let payload = Vxlan::new(VNI).over(&inner);
     let outer = Ipv4 {
         fragment: 0,
         ..Ipv4::new(from, to)
     };
-    let outer = outer.udp(&Udp::without_checksum(50_000, PORT), &payload);
-    Ethernet::ipv4(NEXT_MAC, UPLINK_MAC).over(&outer)
+    outer.udp(&Udp::without_checksum(50_000, PORT), &payload)
 }
 
 #[cfg(test)]
