@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -15,11 +15,11 @@ use nix::net::if_::if_nametoindex;
 use serde_json::Value;
 use thiserror::Error;
 use twill_abi::{CONFIG_FLAG_EXCLUDED_LINKS, Config, FastPath, Program};
+use twill_core::chain::chain;
 use twill_core::instance::{InstanceName, ParseInstanceError};
 use twill_core::pods::{Excluded, OurFilters, PodVeth, Rules, find, with_programs};
 use twill_core::subnet::Subnet;
 use twill_datapath::attach::filter::Slot;
-use twill_datapath::chain;
 use twill_datapath::permits::VethUse;
 use twill_datapath::pinned::{Pinned, PinnedError};
 use twill_datapath::pins::Pins;
@@ -55,8 +55,8 @@ enum FastPathError {
     #[error(transparent)]
     Netlink(#[from] twill_netlink::Error),
     /// The pins are another node's: several may share a kernel.
-    #[error("the pins in {0} are of another network namespace or subnet")]
-    OtherNode(String),
+    #[error("the pins in {} are of another network namespace or subnet", .0.display())]
+    OtherNode(PathBuf),
 }
 
 impl From<PinnedError> for FastPathError {
@@ -76,7 +76,7 @@ pub(crate) fn enter(conf: &NetConf, env: &SubnetEnv, result: &[u8]) {
                 .subnet
                 .is_some_and(|subnet| own_subnet == Some(Subnet::containing(subnet)));
             let Some(own_subnet) = own_subnet.filter(|_| is_ours) else {
-                return Err(FastPathError::OtherNode(folder(conf)));
+                return Err(FastPathError::OtherNode(pinned.folder().to_owned()));
             };
             // The daemon has programs on pods only where their flows may be fast.
             if pinned.config().fast_path == FastPath::Off as u32 {
@@ -173,7 +173,7 @@ fn with_pins(
         };
         let netlink = Netlink::connect()?;
         if !is_this_node(pinned.config(), &netlink).await? {
-            return Err(FastPathError::OtherNode(folder(conf)));
+            return Err(FastPathError::OtherNode(pinned.folder().to_owned()));
         }
         work(&mut pinned, &netlink).await
     })
@@ -249,10 +249,4 @@ fn host_links(result: &Value) -> BTreeSet<String> {
 fn text<'a>(conf: &'a NetConf, key: &str) -> Option<&'a str> {
     let twill: Option<&Object> = conf.twill.as_ref().and_then(Value::as_object);
     twill?.get(key)?.as_str().filter(|text| !text.is_empty())
-}
-
-fn folder(conf: &NetConf) -> String {
-    let bpffs = text(conf, "bpffs").unwrap_or(BPFFS);
-    let instance = text(conf, "instance").unwrap_or(INSTANCE);
-    format!("{bpffs}/twill/{instance}")
 }

@@ -123,6 +123,11 @@ impl Pinned {
         }))
     }
 
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        self.pins.folder()
+    }
+
     /// The daemon's settings, as it wrote them last.
     pub fn config(&self) -> &Config {
         &self.config

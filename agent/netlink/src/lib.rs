@@ -96,26 +96,21 @@ impl Netlink {
 
     /// Whether the packets of a link have Ethernet headers; `None` if there is no such link.
     pub async fn has_ethernet_headers(&self, name: &str) -> Result<Option<bool>, Error> {
-        let socket = &mut *self.0.socket.lock().await;
-        let link = link::by_name(socket, name)
-            .await
-            .map_err(|source| Error::FindDevice {
-                device: name.to_owned(),
-                source,
-            })?;
-        Ok(link.map(|link| link.mac.is_some()))
+        Ok(self.find(name).await?.map(|link| link.mac.is_some()))
     }
 
     /// Reads a link by its exact name; `None` if there is none.
     pub async fn device(&self, name: &str) -> Result<Option<ObservedDevice>, Error> {
+        Ok(self.find(name).await?.map(|link| link.device))
+    }
+
+    async fn find(&self, name: &str) -> Result<Option<link::Link>, Error> {
         let socket = &mut *self.0.socket.lock().await;
-        let link = link::by_name(socket, name)
-            .await
-            .map_err(|source| Error::FindDevice {
-                device: name.to_owned(),
-                source,
-            })?;
-        Ok(link.map(|link| link.device))
+        let found = link::by_name(socket, name).await;
+        found.map_err(|source| Error::FindDevice {
+            device: name.to_owned(),
+            source,
+        })
     }
 
     /// Finds the underlay interface and its address.

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
+use twill_core::kube::ListMeta;
 use twill_core::podcidr::CidrNode;
 
 /// Less than the time by which another one waits longer than a leader works, so that no request
@@ -99,15 +100,6 @@ struct Page {
     items: Vec<CidrNode>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ListMeta {
-    #[serde(default)]
-    resource_version: String,
-    #[serde(default, rename = "continue")]
-    next: String,
-}
-
 impl Api {
     pub(super) async fn connect(kubeconfig: Option<&Path>) -> Result<Self, ApiError> {
         let config = match kubeconfig {
@@ -141,7 +133,7 @@ impl Api {
             let page: Page = self.ask("list the Nodes", LIST, get(&path)).await?;
             listed.nodes.extend(page.items);
             listed.version = page.metadata.resource_version;
-            next = page.metadata.next;
+            next = page.metadata.continue_token.unwrap_or_default();
             if next.is_empty() {
                 return Ok(listed);
             }

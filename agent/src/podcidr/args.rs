@@ -87,7 +87,7 @@ impl PodcidrArgs {
     pub fn pools(&self) -> Result<Vec<Pool>, PodcidrArgsError> {
         for (place, one) in self.cluster_cidr.iter().enumerate() {
             let others = self.cluster_cidr.iter().skip(place + 1);
-            if let Some(other) = others.clone().find(|other| overlap(**other, *one)) {
+            if let Some(other) = others.clone().find(|other| other.overlaps(*one)) {
                 let (one, other) = (*one, *other);
                 return Err(PodcidrArgsError::Overlap { one, other });
             }
@@ -120,10 +120,6 @@ impl PodcidrArgs {
     pub fn taints(&self) -> Vec<TaintPattern> {
         self.remove_taints.iter().flatten().cloned().collect()
     }
-}
-
-fn overlap(one: Subnet, other: Subnet) -> bool {
-    one.contains(other.network()) || other.contains(one.network())
 }
 
 /// An entry without text is none, as in a chart's empty value.

@@ -1,5 +1,6 @@
 //! `xtask/image/contents`: what is taken out of Debian's packages, and the links.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -50,14 +51,9 @@ impl Contents {
     }
 
     /// The packages, each once.
-    pub(super) fn packages(&self) -> Vec<&str> {
-        let mut names: Vec<_> = self
-            .takes
-            .iter()
-            .map(|take| take.package.as_str())
-            .collect();
-        names.dedup();
-        names
+    pub(super) fn packages(&self) -> BTreeSet<&str> {
+        let takes = self.takes.iter();
+        takes.map(|take| take.package.as_str()).collect()
     }
 }
 
@@ -68,11 +64,13 @@ mod tests {
 
     #[test]
     fn lines_are_read() {
-        let contents =
-            Contents::parse("# x\npackage a\ntake /b\ntake /c\n\nlink /d e\npackage f\ntake /g\n")
-                .unwrap();
-        assert_eq!(contents.packages(), ["a", "f"]);
-        assert_eq!(contents.takes.len(), 3);
+        let contents = Contents::parse(
+            "# x\npackage a\ntake /b\ntake /c\n\nlink /d e\npackage f\ntake /g\n\
+                             package a\ntake /h\n",
+        )
+        .unwrap();
+        assert_eq!(contents.packages(), ["a", "f"].into());
+        assert_eq!(contents.takes.len(), 4);
         assert_eq!(contents.links, [("/d".to_owned(), "e".to_owned())]);
         for bad in ["take /a", "package", "copy a b", "link /a"] {
             assert!(Contents::parse(bad).is_err(), "{bad}");
@@ -82,6 +80,6 @@ mod tests {
     #[test]
     fn the_list_can_be_read() {
         let contents = Contents::read(&places::root().join("xtask/image/contents")).unwrap();
-        assert!(contents.packages().contains(&"iptables"));
+        assert!(contents.packages().contains("iptables"));
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Package {
 pub(super) type Packages = BTreeMap<String, Package>;
 
 /// These packages and all that they depend on.
-pub(super) fn provide(names: &[&str]) -> Result<Packages> {
+pub(super) fn provide(names: &BTreeSet<&str>) -> Result<Packages> {
     let cache = places::cache()?.join("image-packages");
     fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
     let closure = closure(names).or_else(|_no_lists| {
@@ -55,7 +55,7 @@ fn download(cache: &Path, names: &BTreeSet<String>) -> Result<()> {
 }
 
 /// All that apt would install for them on a machine that has nothing.
-fn closure(names: &[&str]) -> Result<BTreeSet<String>> {
+fn closure(names: &BTreeSet<&str>) -> Result<BTreeSet<String>> {
     let mut command = Command::new("apt-cache");
     command.args(["depends", "--recurse", "--no-recommends", "--no-suggests"]);
     command.args([
