@@ -10,8 +10,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Place, table};
+use twill_core::chain::chain;
 use twill_datapath::crash;
-use twill_datapath::{chain, detach_all};
+use twill_datapath::detach_all;
 use twill_files::status::{self, Liveness};
 use twill_netfilter::{Conntrack, PermitTable, TimeoutTable};
 use twill_netlink::Netlink;

@@ -5,7 +5,7 @@ use std::io;
 use aya::EbpfError;
 use aya::programs::ProgramError;
 use thiserror::Error;
-pub use twill_core::chain::chain;
+use twill_core::chain::chain;
 
 use crate::attach::filter::FilterError;
 use crate::attach::tcx::TcxError;

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 use twill_abi::{Guard, Program};
+use twill_core::chain::chain;
 
-use super::chain;
 use super::pins::{AttachmentKind, Pins, XdpKind};
 use super::programs::Programs;
 use crate::attach::tcx::{self, Links};

@@ -39,6 +39,7 @@ use aya::maps::Map;
 use ipnetwork::Ipv4Network;
 use tracing::{debug, warn};
 use twill_abi::{Config, Mode, Program};
+use twill_core::chain::chain;
 use twill_core::instance::InstanceName;
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
@@ -56,7 +57,7 @@ use pod_lock::Presence;
 use programs::Programs;
 use settings::Settings;
 
-pub use error::{DatapathError, chain};
+pub use error::DatapathError;
 
 /// How the datapath is set up.
 #[derive(Clone, Debug)]

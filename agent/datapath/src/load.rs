@@ -14,6 +14,7 @@ use aya::sys::is_program_supported;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::{debug, info, warn};
 use twill_abi::MapSpec;
+use twill_core::chain::chain;
 
 use super::exclusions::Exclusions;
 use super::maps::{Maps, MapsError};
@@ -23,7 +24,7 @@ use super::pins::{self, AttachmentKind, Entries, PinError, Pins};
 use super::undisturbed::{self, Undisturbed};
 use super::{Options, Sizes, probe};
 use crate::attach::{tcx, xdp};
-use crate::error::{DatapathError, chain};
+use crate::error::DatapathError;
 use crate::place::HOOKS;
 use crate::programs::{Programs, classifier};
 

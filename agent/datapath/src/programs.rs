@@ -11,9 +11,10 @@ use aya::{Ebpf, pin};
 use aya_obj::programs::xdp::XdpAttachType;
 use tracing::{debug, warn};
 use twill_abi::Program;
+use twill_core::chain::chain;
 
 use crate::attach::xdp;
-use crate::error::{DatapathError, chain};
+use crate::error::DatapathError;
 use crate::pins::{self, PinError, Pins};
 use crate::place::HOOKS;
 

@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
+use twill_core::chain::chain;
 use twill_core::podcidr::{Candidate, LeaseRecord, Move, Times};
 
 use super::api::{Api, ApiError};
@@ -176,7 +177,7 @@ fn record(lease: &Value) -> LeaseRecord {
 }
 
 fn tell(what: &str, error: &ApiError) {
-    warn!(error = crate::datapath::chain(error), "{what}");
+    warn!(error = chain(error), "{what}");
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use thiserror::Error;
 use tokio::time::{Instant, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use twill_core::chain::chain;
 use twill_core::podcidr::{CidrNode, Controller, Decision, Trouble};
 
 use self::api::{Api, ApiError};
@@ -108,10 +109,7 @@ async fn work(api: &Api, args: &PodcidrArgs) -> Result<(), PodcidrError> {
         match worker.follow().await {
             Ok(()) => {}
             Err(error) => {
-                warn!(
-                    error = crate::datapath::chain(&error),
-                    "listing the Nodes again"
-                );
+                warn!(error = chain(&error), "listing the Nodes again");
                 sleep(PAUSE).await;
             }
         }
@@ -224,11 +222,7 @@ impl Worker<'_> {
         if error.code() == Some(404) {
             return;
         }
-        warn!(
-            node = name,
-            error = crate::datapath::chain(error),
-            "trying again"
-        );
+        warn!(node = name, error = chain(error), "trying again");
         self.open.insert(name.to_owned());
     }
 

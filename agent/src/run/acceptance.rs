@@ -7,13 +7,13 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 use tracing::{info, warn};
 use twill_abi::{Config, FastPath};
+use twill_core::chain::chain;
 use twill_core::config::NetworkConfig;
 use twill_core::subnet::Subnet;
 
 use super::failures::Failures;
 use super::outlook::{Allowed, Outlook, Rest};
 use crate::args::AgentArgs;
-use crate::datapath::chain;
 use crate::netfilter::{Conntrack, Keeper, Kept, PermitTable, TimeoutTable};
 
 /// Why TCP has no permits where flows cannot have timeouts of their own.

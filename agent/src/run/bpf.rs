@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use twill_abi::{Config, Mode};
+use twill_core::chain::chain;
 use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedMaps;
 use twill_core::plan::MapOp;
@@ -21,7 +22,7 @@ use crate::datapath::place::{Interface, Interfaces};
 use crate::datapath::pod_lock::PodLock;
 use crate::datapath::settings::Settings;
 use crate::datapath::source_ports::LastPort;
-use crate::datapath::{Datapath, DatapathError, Options, chain, detach_all};
+use crate::datapath::{Datapath, DatapathError, Options, detach_all};
 
 /// How long until what did not work is tried again.
 const RETRY: Duration = Duration::from_secs(30);

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use tracing::warn;
+use twill_core::chain::chain;
 use twill_core::leases::Checkpoint;
 
 use crate::complaint::Complaint;
-use crate::datapath::chain;
 use crate::files::last_store::LastStore;
 
 /// How old the position in the file may be: it is not worth a write for each of many nodes that

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use tracing::error;
-
-use crate::datapath::chain;
+use twill_core::chain::chain;
 
 /// How many failures of one pass are told in words.
 const TOLD: usize = 10;

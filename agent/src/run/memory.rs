@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use tracing::warn;
+use twill_core::chain::chain;
 use twill_core::lease::Lease;
 
 use crate::args::AgentArgs;
 use crate::complaint::Complaint;
-use crate::datapath::chain;
 use crate::files::last_lease::{self, LastLease};
 
 /// The file, and what it says.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use twill_abi::{ABI_VERSION, FastPath, Guard, Program};
+use twill_core::chain::chain;
 use twill_core::condition::{Condition, Conditions};
 use twill_core::config::NetworkConfig;
 use twill_core::observed::ObservedKernel;
@@ -28,7 +29,6 @@ use super::outlook::Allowed;
 use super::pods::Pods;
 use crate::args::AgentArgs;
 use crate::complaint::Complaint;
-use crate::datapath::chain;
 use crate::datapath::operator::fast_path_name;
 use crate::datapath::pins::Pins;
 use crate::files::status::{

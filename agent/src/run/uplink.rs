@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tokio::time::Instant;
 use tracing::{info, warn};
+use twill_core::chain::chain;
 use twill_core::config::NetworkConfig;
 use twill_core::uplink::{Uplink, sample};
 
 use crate::args::AgentArgs;
-use crate::datapath::chain;
 use crate::netlink::{Netlink, Overlay, UplinkChoice, UplinkTerms};
 
 /// How long an uplink that is there may be down, or without a carrier, before another one is

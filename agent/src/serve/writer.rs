@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use twill_core::chain::chain;
 use twill_core::lease::Lease;
 
 use super::clock::Clock;
@@ -20,7 +21,6 @@ use super::error::Error;
 use super::record::{Change, Record};
 use super::table::{Refusal, Request, Table};
 use super::view::View;
-use crate::datapath::chain;
 
 /// How many requests one commit takes at most.
 const BATCH: usize = 512;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use twill_core::chain::chain;
 use twill_core::condition::StoreFailure;
 use twill_core::lease::{Lease, LeaseAttrs};
 use twill_core::subnet::Subnet;
@@ -17,7 +18,6 @@ use twill_core::subnet::Subnet;
 use super::own::Ended;
 use super::shared::Shared;
 use super::trouble::Trouble;
-use crate::datapath::chain;
 
 /// Pauses after failures, with jitter on top.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

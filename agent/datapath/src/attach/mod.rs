@@ -7,6 +7,7 @@ pub mod xdp;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use twill_core::chain::chain;
 
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use tracing::{info, warn};
 
 use self::filter::{Filter, FilterError, Slot};
 use self::tcx::{Links, OnHook, TcxError};
-use crate::error::{DatapathError, chain};
+use crate::error::DatapathError;
 use crate::pins::{self, AttachmentKind, AttachmentPin, PinError, Pins};
 use crate::place::{Hook, Interface};
 

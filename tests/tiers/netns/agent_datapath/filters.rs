@@ -74,7 +74,7 @@ fn a_foreign_filter_in_our_slot_stays_and_is_named() -> Result<()> {
     let error = error
         .downcast_ref::<DatapathError>()
         .context("a datapath error")?;
-    let text = twill_agent::datapath::chain(error);
+    let text = twill_core::chain::chain(error);
     assert!(
         text.contains("--tc-priority") && text.contains("up0"),
         "{text}"
