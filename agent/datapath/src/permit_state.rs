@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use twill_abi::{
-    FlowTuple, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_LIVE, PERMIT_TOMBSTONE, Permit,
+    FlowTuple, PERMIT_FLAG_DIRECT, PERMIT_FLAGS, PERMIT_LIVE, PERMIT_TOMBSTONE, Permit,
 };
 
 use crate::maps::monotonic_ns;
@@ -89,7 +89,9 @@ fn objection(key: &FlowTuple, record: &Permit, now_ns: u64) -> Option<String> {
     if !matches!(record.state, PERMIT_LIVE | PERMIT_TOMBSTONE) {
         return Some(format!("unknown state {}", record.state));
     }
-    if record.flags & !(PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNANSWERED) != 0 {
+    let is_direct = record.flags & PERMIT_FLAG_DIRECT != 0;
+    let known = if is_direct { PERMIT_FLAGS } else { 0 };
+    if record.flags & !known != 0 {
         return Some(format!("unknown flags {:#x}", record.flags));
     }
     if record.out_until_ns > latest || record.in_until_ns > latest {

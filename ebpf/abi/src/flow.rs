@@ -14,6 +14,8 @@ pub const PERMIT_FLAG_DIRECT: u32 = 1 << 0;
 pub const PERMIT_FLAG_UNANSWERED: u32 = 1 << 1;
 /// A packet that went direct out of the pod, to which nothing has come back by the uplink's hook.
 pub const PERMIT_FLAG_UNHEARD: u32 = 1 << 2;
+/// All of them: what else is set there, no program of ours has set.
+pub const PERMIT_FLAGS: u32 = PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNANSWERED | PERMIT_FLAG_UNHEARD;
 
 /// A program of ours sits on this veth.
 pub const VETH_FLAG_ATTACHED: u32 = 1 << 0;

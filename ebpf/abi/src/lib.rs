@@ -39,8 +39,8 @@ pub use config::{
 pub use counter::{Counter, VtepCounter};
 pub use flow::{
     FlowTuple, LocalPod, Mapping, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_FLAG_UNHEARD,
-    PERMIT_LIVE, PERMIT_TOMBSTONE, Pending, Permit, VETH_FLAG_ATTACHED, VETH_FLAG_NEVER_FAST,
-    VethFlags,
+    PERMIT_FLAGS, PERMIT_LIVE, PERMIT_TOMBSTONE, Pending, Permit, VETH_FLAG_ATTACHED,
+    VETH_FLAG_NEVER_FAST, VethFlags,
 };
 pub use maps::{MAPS, MapKind, MapSpec};
 pub use order::{Be16, Be32};

@@ -2,7 +2,10 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
-use twill_abi::{Address, Be16, PERMIT_FLAG_DIRECT, PERMIT_LIVE, PERMIT_TOMBSTONE};
+use twill_abi::{
+    Address, Be16, PERMIT_FLAG_DIRECT, PERMIT_FLAG_UNANSWERED, PERMIT_FLAG_UNHEARD, PERMIT_FLAGS,
+    PERMIT_LIVE, PERMIT_TOMBSTONE,
+};
 
 use super::watch::{Change, changes};
 use super::*;
@@ -206,6 +209,27 @@ fn a_direct_record_has_no_probes() {
         ..service()
     });
     assert_eq!((direct.kind, direct.probe_out_seconds), ("direct", None));
+}
+
+#[test]
+fn a_direct_record_is_one_before_the_other_side_was_heard_as_well() {
+    let why = |flags| {
+        let record = Permit { flags, ..service() };
+        view(&record).why
+    };
+    for flags in [
+        PERMIT_FLAG_DIRECT,
+        PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNANSWERED,
+        PERMIT_FLAG_DIRECT | PERMIT_FLAG_UNHEARD,
+        PERMIT_FLAGS,
+    ] {
+        assert_eq!(why(flags), None, "{flags:#x}");
+    }
+    // None of a permit, and none that nobody knows.
+    for flags in [PERMIT_FLAG_UNANSWERED, PERMIT_FLAG_UNHEARD, 9] {
+        let expected = format!("unknown flags {flags:#x}");
+        assert_eq!(why(flags), Some(expected));
+    }
 }
 
 #[test]
