@@ -1,10 +1,12 @@
 //! Somebody else's policy on the uplink or on the overlay's device: no packet goes past it.
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use twill_testbed::cluster::{Cluster, Member};
 use twill_testbed::wait::wait_until;
 use twill_testbed::world::{NODE_A, NODE_B, OVERLAY_LINK, UPLINK};
-use twill_tests::required;
+use twill_tests::{load_program, required, small_object};
 
 use crate::agent_daemon::{SECONDS, wait_mode};
 
@@ -103,5 +105,22 @@ fn a_policy_on_the_overlays_device_sees_every_packet_until_it_goes() -> Result<(
     ))?;
     wait(member, "off", "u32 filter")?;
     tc(&format!("filter del dev {OVERLAY_LINK} ingress prio 7"))?;
+    wait(member, "permit", "")?;
+
+    // The kernel tells nobody of programs by TCX. The next look finds them: a change of qdiscs
+    // makes it come at once.
+    let mut theirs = small_object()?;
+    let program: &mut SchedClassifier = theirs
+        .program_mut("to_pod")
+        .context("the object has no such program")?
+        .try_into()?;
+    load_program(|| program.load())?;
+    let order = || TcAttachOptions::TcxOrder(LinkOrder::default());
+    let attach = || program.attach_with_options(OVERLAY_LINK, TcAttachType::Ingress, order());
+    let link = node.enter(attach)??;
+    tc(&format!("qdisc del dev {OVERLAY_LINK} clsact"))?;
+    wait(member, "off", "TCX program to_pod")?;
+    program.detach(link)?;
+    tc(&format!("qdisc add dev {OVERLAY_LINK} clsact"))?;
     wait(member, "permit", "")
 }

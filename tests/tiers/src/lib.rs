@@ -4,7 +4,10 @@
 
 pub mod known;
 
+use anyhow::{Context as _, Result};
 use aya::programs::ProgramError;
+use aya::{Ebpf, EbpfLoader};
+use twill_abi::maps::MAPS;
 
 /// Whether the tiers must run: `cargo xtask test <tier>` sets `TWILL_TIERS` after it has
 /// provided root, the BPF object and the tools. Without it a plain `cargo test` says what
@@ -27,4 +30,15 @@ pub fn load_program(
         }
     }
     load()
+}
+
+/// The object under test, with maps that take little room: to the agent its programs are
+/// somebody else's.
+pub fn small_object() -> Result<Ebpf> {
+    let path = std::env::var_os("TWILL_BPF_OBJECT").context("TWILL_BPF_OBJECT names the object")?;
+    let mut loader = EbpfLoader::new();
+    for map in MAPS {
+        loader.map_max_entries(map.name, map.max_entries.min(4096));
+    }
+    Ok(loader.load(&std::fs::read(path)?)?)
 }

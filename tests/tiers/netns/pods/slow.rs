@@ -1,13 +1,12 @@
 //! A foreign qdisc or filter keeps a pod slow from the moment it appears until it is gone.
 
 use anyhow::{Context, Result};
+use aya::Ebpf;
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle};
 use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode};
-use aya::{Ebpf, EbpfLoader};
-use twill_abi::maps::MAPS;
 use twill_testbed::pod::Pod;
 use twill_testbed::subnet_env::Delegate;
-use twill_tests::load_program;
+use twill_tests::{load_program, small_object};
 
 use super::{Watched, on_a_node};
 
@@ -204,7 +203,7 @@ fn a_filter_in_a_shared_block_is_seen() -> Result<()> {
 fn a_pods_own_xdp_program_keeps_it_slow() -> Result<()> {
     on_a_node(async |watched| {
         let pod = with_pod(watched, Delegate::Bridge).await?;
-        let mut ebpf = object()?;
+        let mut ebpf = small_object()?;
         let program: &mut Xdp = ebpf.program_mut("guard").unwrap().try_into()?;
         load_program(|| program.load())?;
         let mut attached = None;
@@ -241,17 +240,8 @@ fn attach(
     Ok(())
 }
 
-fn object() -> Result<Ebpf> {
-    let path = std::env::var_os("TWILL_BPF_OBJECT").context("TWILL_BPF_OBJECT names the object")?;
-    let mut loader = EbpfLoader::new();
-    for map in MAPS {
-        loader.map_max_entries(map.name, map.max_entries.min(4096));
-    }
-    Ok(loader.load(&std::fs::read(path)?)?)
-}
-
 fn load() -> Result<Ebpf> {
-    let mut ebpf = object()?;
+    let mut ebpf = small_object()?;
     for name in ["from_pod", "to_pod"] {
         let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into()?;
         load_program(|| program.load())?;
