@@ -340,7 +340,8 @@ pub(crate) fn stay_on_one_cpu() {
     let mut one = CpuSet::new();
     let here = sched_getcpu().expect("ask for the CPU");
     one.set(here).expect("a CPU of this machine");
-    sched_setaffinity(Pid::this(), &one).expect("choose a CPU");
+    // The calling thread; by its own id it would be the process' first one alone.
+    sched_setaffinity(Pid::from_raw(0), &one).expect("choose a CPU");
 }
 
 /// Runs `ip` with one command in each line.
