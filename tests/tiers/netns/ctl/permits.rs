@@ -6,12 +6,16 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use twill_abi::{FlowTuple, Permit};
 use twill_testbed::agent::Agent;
+use twill_testbed::pod::Pod;
 use twill_testbed::traffic::EchoServer;
 use twill_testbed::traffic::echo::ECHO_PORT;
+use twill_testbed::wait::wait_until;
 use twill_testbed::world::NODE_B;
 use twill_tests::required;
 
-use super::{SERVICE, Talk, address, agent, list, packets, pair, pods, until_fast, wait_attached};
+use super::{
+    SERVICE, SOON, Talk, address, agent, list, packets, pair, pods, until_fast, wait_attached,
+};
 
 #[test]
 fn a_services_nat_is_shown_and_a_flush_makes_it_slow_once() -> Result<()> {
@@ -72,6 +76,8 @@ fn a_services_nat_is_shown_and_a_flush_makes_it_slow_once() -> Result<()> {
         assert_eq!(nobody["ended"], 0);
         assert_eq!(list(agent, &["--pod", &pod])?.len(), 1);
         let slow = packets(agent, "from_pod", "no_permit")?;
+        // The answer's ACK may come late, and after the flush it would ask netfilter as any packet.
+        settled(b)?;
         let ended = agent.ctl(&["permits", "flush", "--pod", &pod, "--peer", "10.96.0.1"])?;
         assert_eq!(ended["ended"], 1);
         assert_eq!(list(agent, &[])?.len(), 0);
@@ -81,6 +87,16 @@ fn a_services_nat_is_shown_and_a_flush_makes_it_slow_once() -> Result<()> {
         assert_eq!(list(agent, &["--state", "live"])?.len(), 1);
         Ok(())
     })())
+}
+
+/// Waits until everything that a pod has sent by TCP was acknowledged.
+fn settled(pod: &Pod) -> Result<()> {
+    wait_until("everything is acknowledged", SOON, || {
+        let sockets = pod.namespace().run(&["ss", "-Htn", "state", "established"]);
+        // Receive queue, then send queue: what is not acknowledged yet.
+        let is_empty = |line: &str| line.split_whitespace().nth(1) == Some("0");
+        sockets.is_ok_and(|text| !text.is_empty() && text.lines().all(is_empty))
+    })
 }
 
 fn pinned(agent: &Agent) -> Result<HashMap<MapData, FlowTuple, Permit>> {
