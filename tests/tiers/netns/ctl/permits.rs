@@ -143,6 +143,7 @@ fn what_no_program_wrote_is_shown_as_garbage_and_can_be_flushed() -> Result<()> 
         let text = agent.ctl_text(&["permits", "list"])?;
         assert!(text.contains("garbage: its tuple is not its key"), "{text}");
         assert_eq!(list(agent, &["--state", "live"])?.len(), 1);
+        settled(b)?;
         assert_eq!(agent.ctl(&["permits", "flush", "--all"])?["ended"], 2);
         assert_eq!(list(agent, &[])?.len(), 0);
         Ok(())
